@@ -7,18 +7,18 @@
  *   gemv     fused decode and multiply for few activation rows (m <= mr), reads the weights once
  *   gemm     decoded panels x many activation rows; knows nothing of codings
  *
- * THE CANONICAL NUMBERS. Every kernel gives the same bits as reference.c, on every ISA, for every m, tile and thread
- * count. Per output, groups g in ascending k, super-blocks B in ascending k, fma = one rounding:
- *   dot_g = sum (code - bias) * q, exact in int32
- *   g32       f = fma(float(dot_g), d_g * as_g, f)
- *   g32min    f = fma(float(dot_g), d_g * as_g, f);  f = fma(min_g, ss_g, f)         ss_g = as_g * float(sum_g)
- *   two-level s = 0; for g in B: s = fma(float(dot_g), float(sc_g), s);  f = fma(s, d_B * as_B, f)
+ * THE CANONICAL NUMBERS. Every kernel gives the same bits as reference.c, on every ISA, for every
+ * m, tile and thread count. Per output, groups g in ascending k, super-blocks B in ascending k, fma
+ * = one rounding: dot_g = sum (code - bias) * q, exact in int32 g32       f = fma(float(dot_g), d_g
+ * * as_g, f) g32min    f = fma(float(dot_g), d_g * as_g, f);  f = fma(min_g, ss_g, f)         ss_g
+ * = as_g * float(sum_g) two-level s = 0; for g in B: s = fma(float(dot_g), float(sc_g), s);  f =
+ * fma(s, d_B * as_B, f)
  *   ... min   then: i = sum_g min_g * sum_g, exact in int32;  f = fma(-float(i), dmin_B * as_B, f)
  *   floats    f = fma(w_k, x_k, f)
  * starting from f = 0. Padding super-blocks take part (their scales are zero).
  *
- * Activation rows (mb_activation_layout): amax over the group, scale = amax / 127, inverse = amax ? 127 / amax : 0,
- * q = round to nearest even (x * inverse). Sums are of the q. */
+ * Activation rows (mb_activation_layout): amax over the group, scale = amax / 127, inverse = amax ?
+ * 127 / amax : 0, q = round to nearest even (x * inverse). Sums are of the q. */
 #ifndef MIXBIT_KERNELS_KERNEL_H
 #define MIXBIT_KERNELS_KERNEL_H
 
@@ -33,16 +33,28 @@ enum mb_isa {
 
 /* CPU features an ISA level may require; detected (OS state included) in dispatch/cpu.c. */
 enum mb_cpu_feature {
-    MB_CPU_AVX2 = 1 << 0, MB_CPU_FMA = 1 << 1, MB_CPU_F16C = 1 << 2, MB_CPU_AVXVNNI = 1 << 3,
-    MB_CPU_AVX512F = 1 << 4, MB_CPU_AVX512BW = 1 << 5, MB_CPU_AVX512VL = 1 << 6, MB_CPU_AVX512DQ = 1 << 7,
-    MB_CPU_AVX512VNNI = 1 << 8, MB_CPU_AVX512VBMI = 1 << 9, MB_CPU_AVX512BF16 = 1 << 10, MB_CPU_AMX_INT8 = 1 << 11,
-    MB_CPU_NEON = 1 << 16, MB_CPU_DOTPROD = 1 << 17, MB_CPU_I8MM = 1 << 18
+    MB_CPU_AVX2 = 1 << 0,
+    MB_CPU_FMA = 1 << 1,
+    MB_CPU_F16C = 1 << 2,
+    MB_CPU_AVXVNNI = 1 << 3,
+    MB_CPU_AVX512F = 1 << 4,
+    MB_CPU_AVX512BW = 1 << 5,
+    MB_CPU_AVX512VL = 1 << 6,
+    MB_CPU_AVX512DQ = 1 << 7,
+    MB_CPU_AVX512VNNI = 1 << 8,
+    MB_CPU_AVX512VBMI = 1 << 9,
+    MB_CPU_AVX512BF16 = 1 << 10,
+    MB_CPU_AMX_INT8 = 1 << 11,
+    MB_CPU_NEON = 1 << 16,
+    MB_CPU_DOTPROD = 1 << 17,
+    MB_CPU_I8MM = 1 << 18
 };
 
 enum mb_op { MB_OP_PREPARE, MB_OP_DECODE, MB_OP_GEMV, MB_OP_GEMM };
 
-/* One activation row record: [ codes or floats ][ scales f32 ][ sums ], padded so that its length is an odd multiple
- * of 64 bytes: rows then never share L1 sets, whatever k is. Offsets are in bytes from the row's start. */
+/* One activation row record: [ codes or floats ][ scales f32 ][ sums ], padded so that its length
+ * is an odd multiple of 64 bytes: rows then never share L1 sets, whatever k is. Offsets are in
+ * bytes from the row's start. */
 struct mb_activation_layout {
     size_t padded_k;   /* i8g32: multiple of 64; i8g256: multiple of 256; f32: k */
     size_t scale;      /* f32 [padded_k / 32] or [padded_k / 256] */
@@ -55,19 +67,21 @@ struct mb_activation_layout mb_activation_layout(enum mb_activation type, size_t
 
 /* Decoded super-blocks of one panel, all in the caller's workspace, 64-byte aligned. */
 struct mb_decoded {
-    uint8_t *code;      /* [k / 4][16][4]; floats: unused */
-    float *scale;       /* one-level: d f32 [groups][16]; two-level: sub-scale as f32 [groups][16]; floats: w [k][16] */
-    float *d;           /* two-level: [superblocks][16] */
-    float *min;         /* one-level with min: [groups][16]; two-level with min: dmin [superblocks][16] */
+    uint8_t *code; /* [k / 4][16][4]; floats: unused */
+    float *scale;  /* one-level: d f32 [groups][16]; two-level: sub-scale as f32 [groups][16];
+                      floats: w [k][16] */
+    float *d;      /* two-level: [superblocks][16] */
+    float *min; /* one-level with min: [groups][16]; two-level with min: dmin [superblocks][16] */
     int16_t *min_pairs; /* two-level with min: [groups / 2][16][2] */
 };
 
 typedef void (*mb_prepare_fn)(const float *x, size_t k, void *row);
-typedef void (*mb_decode_fn)(const uint8_t *panel, size_t superblocks, const struct mb_decoded *out);
+typedef void (*mb_decode_fn)(const uint8_t *panel, size_t superblocks,
+                             const struct mb_decoded *out);
 
-/* gemv: y[r][j] for r < m <= mr and j < n, weights read once. bias_sum holds -bias * sum_g as int32 [m][groups], what an
- * accumulator starts from (NULL when the scale kind has a min, or for floats). y has room for exactly n floats a row:
- * the tail panel is stored with a mask. */
+/* gemv: y[r][j] for r < m <= mr and j < n, weights read once. bias_sum holds -bias * sum_g as int32
+ * [m][groups], what an accumulator starts from (NULL when the scale kind has a min, or for floats).
+ * y has room for exactly n floats a row: the tail panel is stored with a mask. */
 struct mb_gemv_args {
     const uint8_t *panels;
     size_t panel_bytes;
@@ -76,15 +90,16 @@ struct mb_gemv_args {
     const uint8_t *activations; /* m row records */
     const struct mb_activation_layout *layout;
     const int32_t *bias_sum;
-    size_t bias_stride;         /* int32 elements between rows */
+    size_t bias_stride; /* int32 elements between rows */
     size_t m;
     float *y;
-    size_t y_stride;            /* floats */
+    size_t y_stride; /* floats */
 };
 typedef void (*mb_gemv_fn)(const struct mb_gemv_args *args);
 
-/* gemm: m rows x (nr / 16) decoded panels over a run of k; continues from y unless `first`. Activation pointers are of
- * the whole record; `k0` says where the run starts. n <= nr columns are stored. */
+/* gemm: m rows x (nr / 16) decoded panels over a run of k; continues from y unless `first`.
+ * Activation pointers are of the whole record; `k0` says where the run starts. n <= nr columns are
+ * stored. */
 struct mb_gemm_args {
     const struct mb_decoded *panels; /* nr / 16 of them */
     size_t k0, k;                    /* multiples of the super-block */
@@ -100,18 +115,21 @@ struct mb_gemm_args {
 };
 typedef void (*mb_gemm_fn)(const struct mb_gemm_args *args);
 
-/* The descriptor. `name` is the identity everywhere: <op>_<coding>_<scale kind>_<activation>_<MRxNR>_<isa>
- * (prepare_<activation>_<isa> and decode_<coding>_<scale kind>_<isa> have fewer parts, since nothing else applies). */
+/* The descriptor. `name` is the identity everywhere: <op>_<coding>_<scale
+ * kind>_<activation>_<MRxNR>_<isa> (prepare_<activation>_<isa> and decode_<coding>_<scale
+ * kind>_<isa> have fewer parts, since nothing else applies). */
 struct mb_kernel {
     const char *name;
     enum mb_op op;
     enum mb_isa isa;
-    enum mb_coding coding;      /* gemv, decode: the packed coding. gemm: see max_code */
-    enum mb_scale_kind scale;   /* gemm: G16X2S6 is served by G16X2 */
+    enum mb_coding coding;    /* gemv, decode: the packed coding. gemm: see max_code */
+    enum mb_scale_kind scale; /* gemm: G16X2S6 is served by G16X2 */
     enum mb_activation activation;
-    unsigned max_code;          /* gemm: largest decoded code it takes exactly (15 for u4, 31 u5, 63 u6, 255 u8) */
+    unsigned max_code; /* gemm: largest decoded code it takes exactly (15 for u4, 31 u5, 63 u6, 255
+                          u8) */
     unsigned mr, nr;
-    unsigned revision;          /* raised when a body changes its speed: profile entries of older ones are unused */
+    unsigned revision; /* raised when a body changes its speed: profile entries of older ones are
+                          unused */
     union {
         mb_prepare_fn prepare;
         mb_decode_fn decode;
@@ -128,8 +146,8 @@ struct mb_kernel_table {
 #define MB_ISA_ROW(id, name, ...) extern const struct mb_kernel_table mb_kernels_##name;
 #include "kernels/isa.def"
 
-/* The loop nest of the buffered GEMM, written once for all ISAs (gemm.c): for each nr columns, for each k-block,
- * decode, then all rows. Workspace bytes for it. */
+/* The loop nest of the buffered GEMM, written once for all ISAs (gemm.c): for each nr columns, for
+ * each k-block, decode, then all rows. Workspace bytes for it. */
 struct mb_gemm_plan {
     const struct mb_kernel *decode, *gemm;
     size_t k_block; /* weights per decoded run; rounded to super-blocks */

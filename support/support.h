@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Small things that every layer above the kernels shares: atomic files, JSON, hashing, growing strings. No policy. */
+/* Small things that every layer above the kernels shares: atomic files, JSON, hashing, growing
+ * strings. No policy. */
 #ifndef MIXBIT_SUPPORT_H
 #define MIXBIT_SUPPORT_H
 
@@ -9,21 +10,29 @@
 
 /* ---- files (file.c) ---- */
 
-/* A file that appears whole or not at all: written to a temporary neighbour, synced, renamed by commit. */
+/* A file that appears whole or not at all: written to a temporary neighbour, synced, renamed by
+ * commit. */
 struct mb_file;
 /* Refuses a directory or a special file at `path`; the folder must exist and be writable. */
 enum mb_status mb_file_create(const char *path, struct mb_file **file, struct mb_error *error);
-enum mb_status mb_file_write(struct mb_file *file, const void *data, size_t bytes); /* errors are kept until commit */
+enum mb_status mb_file_write(struct mb_file *file, const void *data,
+                             size_t bytes); /* errors are kept until commit */
 uint64_t mb_file_tell(const struct mb_file *file);
-enum mb_status mb_file_commit(struct mb_file *file, struct mb_error *error); /* frees *file in every case */
-void mb_file_abandon(struct mb_file *file);                                  /* NULL allowed */
+enum mb_status mb_file_commit(struct mb_file *file,
+                              struct mb_error *error); /* frees *file in every case */
+void mb_file_abandon(struct mb_file *file);            /* NULL allowed */
 
 /* Whole file to memory (NUL added behind, not counted); refuses more than max_bytes. free() it. */
-enum mb_status mb_file_read(const char *path, size_t max_bytes, char **data, size_t *bytes, struct mb_error *error);
+enum mb_status mb_file_read(const char *path, size_t max_bytes, char **data, size_t *bytes,
+                            struct mb_error *error);
 
 /* Read-only mapping of a whole file; *data NULL for an empty file. */
-struct mb_mapping { const uint8_t *data; size_t bytes; };
-enum mb_status mb_mapping_open(const char *path, struct mb_mapping *mapping, struct mb_error *error);
+struct mb_mapping {
+    const uint8_t *data;
+    size_t bytes;
+};
+enum mb_status mb_mapping_open(const char *path, struct mb_mapping *mapping,
+                               struct mb_error *error);
 void mb_mapping_close(struct mb_mapping *mapping);
 
 /* mkdir -p. */
@@ -33,25 +42,29 @@ enum mb_status mb_directory_create(const char *path, struct mb_error *error);
 void mb_hash_bytes(const void *data, size_t bytes, char hex[33]);
 
 /* ---- JSON (json.c): jansson with one-line errors that say where ---- */
-enum mb_status mb_json_load(const char *path, size_t max_bytes, json_t **root, struct mb_error *error);
+enum mb_status mb_json_load(const char *path, size_t max_bytes, json_t **root,
+                            struct mb_error *error);
 /* Atomic, sorted keys, two-space indent, trailing newline. */
 enum mb_status mb_json_save(const char *path, const json_t *root, struct mb_error *error);
-/* Typed access: MB_ERR_FILE with `path: key 'x': expected a number, found a string`. Missing is an error unless optional. */
-enum mb_status mb_json_number(const json_t *object, const char *key, double *value, const char *path,
-                              struct mb_error *error);
+/* Typed access: MB_ERR_FILE with `path: key 'x': expected a number, found a string`. Missing is an
+ * error unless optional. */
+enum mb_status mb_json_number(const json_t *object, const char *key, double *value,
+                              const char *path, struct mb_error *error);
 enum mb_status mb_json_size(const json_t *object, const char *key, size_t *value, const char *path,
                             struct mb_error *error);
-enum mb_status mb_json_string(const json_t *object, const char *key, const char **value, const char *path,
-                              struct mb_error *error);
+enum mb_status mb_json_string(const json_t *object, const char *key, const char **value,
+                              const char *path, struct mb_error *error);
 
 /* ---- memory (memory.c) ---- */
-void *mb_alloc_aligned(size_t bytes); /* 64-byte aligned, huge pages advised above 2 MiB; free with mb_free_aligned */
+void *mb_alloc_aligned(
+    size_t bytes); /* 64-byte aligned, huge pages advised above 2 MiB; free with mb_free_aligned */
 void mb_free_aligned(void *memory);
 /* a * b and a + b; false on overflow. */
 bool mb_mul_size(size_t a, size_t b, size_t *result);
 bool mb_add_size(size_t a, size_t b, size_t *result);
 
 /* ---- time ---- */
-uint64_t mb_now_ns(void); /* monotonic; for progress and journals. What measures is tuner/measure.c */
+uint64_t
+mb_now_ns(void); /* monotonic; for progress and journals. What measures is tuner/measure.c */
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Weight formats: what each stores, how many bytes it takes, and how rows of floats are turned into it and back.
- * The list itself is formats.def; enum values are ggml's type ids, so they can be written to GGUF as they are. */
+/* Weight formats: what each stores, how many bytes it takes, and how rows of floats are turned into
+ * it and back. The list itself is formats.def; enum values are ggml's type ids, so they can be
+ * written to GGUF as they are. */
 #ifndef MIXBIT_FORMAT_H
 #define MIXBIT_FORMAT_H
 
@@ -16,20 +17,37 @@ enum mb_format {
 #include "formats.def"
 };
 
-/* How a format's codes become unsigned bytes. bN: N-bit integers kept as bit planes; lut4: 4-bit codes into a table. */
+/* How a format's codes become unsigned bytes. bN: N-bit integers kept as bit planes; lut4: 4-bit
+ * codes into a table. */
 enum mb_coding {
-    MB_CODING_F32, MB_CODING_F16, MB_CODING_BF16,
-    MB_CODING_B2, MB_CODING_B3, MB_CODING_B4, MB_CODING_B5, MB_CODING_B6, MB_CODING_B8, MB_CODING_LUT4
+    MB_CODING_F32,
+    MB_CODING_F16,
+    MB_CODING_BF16,
+    MB_CODING_B2,
+    MB_CODING_B3,
+    MB_CODING_B4,
+    MB_CODING_B5,
+    MB_CODING_B6,
+    MB_CODING_B8,
+    MB_CODING_LUT4
 };
 
-/* Groups that share a scale. "x2": two levels, an integer sub-scale per group and an f16 scale per 256 weights.
- * "min": an offset per group as well; without it codes are centred on a bias. "s6": sub-scales kept in 6 bits. */
+/* Groups that share a scale. "x2": two levels, an integer sub-scale per group and an f16 scale per
+ * 256 weights. "min": an offset per group as well; without it codes are centred on a bias. "s6":
+ * sub-scales kept in 6 bits. */
 enum mb_scale_kind {
-    MB_SCALE_NONE, MB_SCALE_G32, MB_SCALE_G32MIN, MB_SCALE_G16X2, MB_SCALE_G16X2S6, MB_SCALE_G16X2MIN,
-    MB_SCALE_G32X2, MB_SCALE_G32X2MIN
+    MB_SCALE_NONE,
+    MB_SCALE_G32,
+    MB_SCALE_G32MIN,
+    MB_SCALE_G16X2,
+    MB_SCALE_G16X2S6,
+    MB_SCALE_G16X2MIN,
+    MB_SCALE_G32X2,
+    MB_SCALE_G32X2MIN
 };
 
-/* Activations as kernels read them: f32, or int8 with one f32 scale per 32 or 256 (llama.cpp's Q8_0/Q8_1 and Q8_K). */
+/* Activations as kernels read them: f32, or int8 with one f32 scale per 32 or 256 (llama.cpp's
+ * Q8_0/Q8_1 and Q8_K). */
 enum mb_activation { MB_ACTIVATION_F32, MB_ACTIVATION_I8G32, MB_ACTIVATION_I8G256 };
 
 struct mb_format_info {
@@ -57,25 +75,28 @@ MB_API const char *mb_coding_name(enum mb_coding coding);
 MB_API const char *mb_scale_kind_name(enum mb_scale_kind scale);
 MB_API const char *mb_activation_name(enum mb_activation activation);
 
-/** Bytes of one row of k weights; 0 when k is no multiple of the format's block or the product overflows. */
+/** Bytes of one row of k weights; 0 when k is no multiple of the format's block or the product
+ * overflows. */
 MB_API size_t mb_format_row_bytes(enum mb_format format, uint64_t k);
-/** The format llama.cpp would store: `format` itself, or its fall-back chain until the row length fits. */
+/** The format llama.cpp would store: `format` itself, or its fall-back chain until the row length
+ * fits. */
 MB_API enum mb_format mb_format_fit(enum mb_format format, uint64_t k);
 
 /**
  * Dequantize rows: dst[row][k] = f32 values of src, bit-exact with ggml.
- * Memory   src holds rows * mb_format_row_bytes() bytes, any alignment; dst is rows * k floats; nothing is allocated.
- * Threads  re-entrant.
+ * Memory   src holds rows * mb_format_row_bytes() bytes, any alignment; dst is rows * k floats;
+ * nothing is allocated. Threads  re-entrant.
  * @return MB_OK, MB_ERR_SHAPE, MB_ERR_ARGUMENT (unknown format).
  */
-MB_API enum mb_status mb_dequantize(enum mb_format format, const void *src, size_t rows, size_t k, float *dst);
+MB_API enum mb_status mb_dequantize(enum mb_format format, const void *src, size_t rows, size_t k,
+                                    float *dst);
 
 /**
  * Quantize rows of f32.
- * importance  k non-negative weights (mean squared activations, one per column) or NULL for plain least squares.
- * Numeric     root mean square error at most that of ggml's encoder for the format (within 1 %); deterministic.
- *             Non-finite inputs give MB_ERR_ARGUMENT for block formats; f32 f16 bf16 keep them.
- * Threads     re-entrant; callers split rows.
+ * importance  k non-negative weights (mean squared activations, one per column) or NULL for plain
+ * least squares. Numeric     root mean square error at most that of ggml's encoder for the format
+ * (within 1 %); deterministic. Non-finite inputs give MB_ERR_ARGUMENT for block formats; f32 f16
+ * bf16 keep them. Threads     re-entrant; callers split rows.
  */
 MB_API enum mb_status mb_quantize(enum mb_format format, const float *src, size_t rows, size_t k,
                                   const float *importance, void *dst);

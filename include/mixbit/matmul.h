@@ -2,14 +2,15 @@
 /* The third door: matrix multiplication on packed weights, for any runtime. Unstable until 1.0.
  *
  *   pack once      mb_weights_init, mb_pack_size, mb_pack_rows
- *   per layer      mb_activations_init, mb_activations_prepare   (shared by every matmul that reads the same input)
- *   per thread     mb_matmul_range over its own range of outputs, with its own workspace
+ *   per layer      mb_activations_init, mb_activations_prepare   (shared by every matmul that reads
+ * the same input) per thread     mb_matmul_range over its own range of outputs, with its own
+ * workspace
  *
- * Nothing allocates, nothing starts threads, every struct is caller-owned and may be copied. mb_matmul at the end is
- * the convenience form on the library's own threads.
+ * Nothing allocates, nothing starts threads, every struct is caller-owned and may be copied.
+ * mb_matmul at the end is the convenience form on the library's own threads.
  *
- * The same inputs give the same bits on every ISA, for every split of n and m and every thread count (kernels/kernel.h
- * states the arithmetic). */
+ * The same inputs give the same bits on every ISA, for every split of n and m and every thread
+ * count (kernels/kernel.h states the arithmetic). */
 #ifndef MIXBIT_MATMUL_H
 #define MIXBIT_MATMUL_H
 
@@ -36,76 +37,94 @@ struct mb_activations {
     void *data;
 };
 
-/** Bytes of the packed form of an n x k matrix; MB_ERR_SHAPE when k is no multiple of the format's block or it overflows. */
+/** Bytes of the packed form of an n x k matrix; MB_ERR_SHAPE when k is no multiple of the format's
+ * block or it overflows. */
 MB_API enum mb_status mb_pack_size(enum mb_format format, size_t n, size_t k, size_t *bytes);
 
-/** Describe a packed matrix over the caller's memory (not touched). MB_ERR_ARGUMENT when data is not 64-byte aligned. */
-MB_API enum mb_status mb_weights_init(struct mb_weights *weights, enum mb_format format, size_t n, size_t k, void *data);
+/** Describe a packed matrix over the caller's memory (not touched). MB_ERR_ARGUMENT when data is
+ * not 64-byte aligned. */
+MB_API enum mb_status mb_weights_init(struct mb_weights *weights, enum mb_format format, size_t n,
+                                      size_t k, void *data);
 
 /**
  * Pack rows [row0, row1): src holds those rows in GGUF's own layout, row0 first.
- * Memory   touches only the bytes of the panels that hold these rows; padding lanes are zeroed with the last row.
- * Threads  re-entrant for ranges that share no panel of 16 rows.
+ * Memory   touches only the bytes of the panels that hold these rows; padding lanes are zeroed with
+ * the last row. Threads  re-entrant for ranges that share no panel of 16 rows.
  */
-MB_API enum mb_status mb_pack_rows(const struct mb_weights *weights, const void *src, size_t row0, size_t row1);
+MB_API enum mb_status mb_pack_rows(const struct mb_weights *weights, const void *src, size_t row0,
+                                   size_t row1);
 
 /** The inverse of mb_pack_rows: the canonical GGUF bytes of rows [row0, row1). */
-MB_API enum mb_status mb_unpack_rows(const struct mb_weights *weights, size_t row0, size_t row1, void *dst);
+MB_API enum mb_status mb_unpack_rows(const struct mb_weights *weights, size_t row0, size_t row1,
+                                     void *dst);
 
 /** Bytes that m prepared rows of k activations take. */
-MB_API enum mb_status mb_activations_size(enum mb_activation type, size_t m, size_t k, size_t *bytes);
-MB_API enum mb_status mb_activations_init(struct mb_activations *activations, enum mb_activation type, size_t m,
-                                          size_t k, void *data);
+MB_API enum mb_status mb_activations_size(enum mb_activation type, size_t m, size_t k,
+                                          size_t *bytes);
+MB_API enum mb_status mb_activations_init(struct mb_activations *activations,
+                                          enum mb_activation type, size_t m, size_t k, void *data);
 
 /**
- * Quantize (or copy) rows [row0, row1) of x, row-major f32, x_stride floats apart, x pointing at row 0.
- * Numeric  amax / 127 per group, round to nearest even. Non-finite inputs give an unspecified but defined row (no trap).
- * Threads  re-entrant for disjoint row ranges.
+ * Quantize (or copy) rows [row0, row1) of x, row-major f32, x_stride floats apart, x pointing at
+ * row 0. Numeric  amax / 127 per group, round to nearest even. Non-finite inputs give an
+ * unspecified but defined row (no trap). Threads  re-entrant for disjoint row ranges.
  */
-MB_API enum mb_status mb_activations_prepare(const struct mb_activations *activations, const float *x, size_t x_stride,
-                                             size_t row0, size_t row1);
+MB_API enum mb_status mb_activations_prepare(const struct mb_activations *activations,
+                                             const float *x, size_t x_stride, size_t row0,
+                                             size_t row1);
 
-/** Bytes of workspace one thread needs for mb_matmul_range on these operands (any range); may be 0. */
-MB_API enum mb_status mb_workspace_size(const struct mb_weights *weights, const struct mb_activations *activations,
-                                        size_t *bytes);
+/** Bytes of workspace one thread needs for mb_matmul_range on these operands (any range); may be 0.
+ */
+MB_API enum mb_status mb_workspace_size(const struct mb_weights *weights,
+                                        const struct mb_activations *activations, size_t *bytes);
 
 /**
  * Multiply: y[r][j] = sum_k x[r][k] * w[j][k] for every row r of the activations and n0 <= j < n1.
  *
- * Shapes   n0 a multiple of 16; n1 a multiple of 16 or n. y points at column 0 of row 0, y_stride >= n floats.
- * Memory   y must overlap nothing; workspace is mb_workspace_size() bytes, 64-byte aligned; nothing is allocated.
- * Threads  re-entrant; callers split n into ranges.
- * Numeric  int32 dot exact; relative RMS error below mb_format_info(format)->error_bound against the dequantized
+ * Shapes   n0 a multiple of 16; n1 a multiple of 16 or n. y points at column 0 of row 0, y_stride
+ * >= n floats. Memory   y must overlap nothing; workspace is mb_workspace_size() bytes, 64-byte
+ * aligned; nothing is allocated. Threads  re-entrant; callers split n into ranges. Numeric  int32
+ * dot exact; relative RMS error below mb_format_info(format)->error_bound against the dequantized
  *          product in f64, for the format's default activation type.
  * Source   layout: kernels/panel.h; arithmetic: kernels/kernel.h.
- * @return MB_OK, MB_ERR_SHAPE, MB_ERR_UNSUPPORTED (activation type the format cannot take); y is untouched on error.
+ * @return MB_OK, MB_ERR_SHAPE, MB_ERR_UNSUPPORTED (activation type the format cannot take); y is
+ * untouched on error.
  */
-MB_API enum mb_status mb_matmul_range(const struct mb_weights *weights, const struct mb_activations *activations,
-                                      size_t n0, size_t n1, float *y, size_t y_stride, void *workspace);
+MB_API enum mb_status mb_matmul_range(const struct mb_weights *weights,
+                                      const struct mb_activations *activations, size_t n0,
+                                      size_t n1, float *y, size_t y_stride, void *workspace);
 
 /** Threads with their own workspace; one matmul at a time. Not thread-safe. */
 struct mb_threads;
 
-/** A pool of `count` threads, the caller included; 0 means one per physical core of the best kind that is allowed. */
+/** A pool of `count` threads, the caller included; 0 means one per physical core of the best kind
+ * that is allowed. */
 MB_API enum mb_status mb_threads_create(size_t count, struct mb_threads **threads);
 MB_API void mb_threads_destroy(struct mb_threads *threads);
 MB_API size_t mb_threads_count(const struct mb_threads *threads);
 
-/** Run task(arg, index, count) on every thread of the pool and return when all are done. threads NULL: index 0 of 1. */
-MB_API void mb_threads_run(struct mb_threads *threads, void (*task)(void *arg, size_t index, size_t count), void *arg);
+/** Run task(arg, index, count) on every thread of the pool and return when all are done. threads
+ * NULL: index 0 of 1. */
+MB_API void mb_threads_run(struct mb_threads *threads,
+                           void (*task)(void *arg, size_t index, size_t count), void *arg);
 
-/** At least `bytes` of 64-byte aligned scratch memory that belongs to thread `index`; NULL when out of memory. */
+/** At least `bytes` of 64-byte aligned scratch memory that belongs to thread `index`; NULL when out
+ * of memory. */
 MB_API void *mb_threads_scratch(struct mb_threads *threads, size_t index, size_t bytes);
 
 /**
- * The convenience form: prepare x (m rows of f32, x_stride apart) and multiply, on the pool's threads (NULL: this one).
- * Allocates its scratch once per pool. Use the pieces above when several matmuls share an input.
+ * The convenience form: prepare x (m rows of f32, x_stride apart) and multiply, on the pool's
+ * threads (NULL: this one). Allocates its scratch once per pool. Use the pieces above when several
+ * matmuls share an input.
  */
-MB_API enum mb_status mb_matmul(struct mb_threads *threads, const struct mb_weights *weights, const float *x,
-                                size_t m, size_t x_stride, float *y, size_t y_stride);
+MB_API enum mb_status mb_matmul(struct mb_threads *threads, const struct mb_weights *weights,
+                                const float *x, size_t m, size_t x_stride, float *y,
+                                size_t y_stride);
 
-/** Several matrices on one prepared input (q/k/v, gate/up) in one dispatch; y[i] gets weights[i]. */
-MB_API enum mb_status mb_matmul_group(struct mb_threads *threads, size_t count, const struct mb_weights *const *weights,
+/** Several matrices on one prepared input (q/k/v, gate/up) in one dispatch; y[i] gets weights[i].
+ */
+MB_API enum mb_status mb_matmul_group(struct mb_threads *threads, size_t count,
+                                      const struct mb_weights *const *weights,
                                       const struct mb_activations *activations, float *const *y,
                                       const size_t *y_stride);
 

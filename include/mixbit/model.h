@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Models: GGUF files in and out, tokens, evaluation, sensing. Files are hostile by assumption. */
+#ifndef MIXBIT_MODEL_H
+#define MIXBIT_MODEL_H
+
+#include "format.h"
+#include "matmul.h"
+#include "sensitivity.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- the file
+ * -------------------------------------------------------------------------------------------------
+ */
+
+/** An open GGUF (v2, v3; split files): metadata and a read-only mapping of the tensors. */
+struct mb_model;
+
+/** What a tensor does in the network: presets and fall-backs depend on it. */
+enum mb_role {
+    MB_ROLE_OTHER, /* norms, biases, convolutions, anything that is never quantized or not known */
+    MB_ROLE_EMBEDDING,
+    MB_ROLE_OUTPUT,
+    MB_ROLE_ATTN_Q,
+    MB_ROLE_ATTN_K,
+    MB_ROLE_ATTN_V,
+    MB_ROLE_ATTN_QKV,
+    MB_ROLE_ATTN_OUTPUT,
+    MB_ROLE_FFN_GATE,
+    MB_ROLE_FFN_UP,
+    MB_ROLE_FFN_DOWN,
+    MB_ROLE_SSM_IN,
+    MB_ROLE_SSM_OUT,
+    MB_ROLE_SSM_OTHER
+};
+
+struct mb_tensor {
+    const char *name;
+    int32_t type;          /* ggml type id, possibly one that is none of our formats */
+    enum mb_format format; /* MB_FORMAT_NONE when the type is none of ours */
+    uint32_t dims;
+    uint64_t ne[4]; /* GGUF order: ne[0] is the row length */
+    size_t n, k;    /* as a matrix: k = ne[0], n = all others multiplied */
+    size_t bytes;
+    const void *data; /* into the mapping */
+    enum mb_role role;
+    int layer;       /* of "blk.N."; -1 elsewhere */
+    int quantizable; /* llama.cpp's rule: what a uniform file would convert */
+};
+
+/**
+ * Open and validate a GGUF file (the first part of a split model opens all parts).
+ * Memory   maps the file; metadata is copied. Every count, offset and size is checked against the
+ * file.
+ * @return MB_OK, MB_ERR_IO, MB_ERR_FILE (with the byte offset), MB_ERR_MEMORY.
+ */
+MB_API enum mb_status mb_model_open(const char *path, struct mb_model **model,
+                                    struct mb_error *error);
+MB_API void mb_model_close(struct mb_model *model);
+
+MB_API const char *mb_model_path(const struct mb_model *model);
+MB_API const char *
+mb_model_architecture(const struct mb_model *model); /* "" when the file has none */
+MB_API uint64_t mb_model_file_bytes(const struct mb_model *model);
+/** 32 hex digits over metadata and tensor data; computed at the first call (reads the whole file
+ * once). */
+MB_API const char *mb_model_hash(struct mb_model *model);
+MB_API size_t mb_model_tensor_count(const struct mb_model *model);
+MB_API const struct mb_tensor *mb_model_tensor_at(const struct mb_model *model, size_t i);
+MB_API const struct mb_tensor *mb_model_tensor_find(const struct mb_model *model, const char *name);
+/** Whether token_embd also serves as the output matrix (no output.weight in the file). */
+MB_API int mb_model_tied(const struct mb_model *model);
+
+/* Metadata; a missing key or another type gives the fallback. */
+MB_API uint64_t mb_model_uint(const struct mb_model *model, const char *key, uint64_t fallback);
+MB_API double mb_model_float(const struct mb_model *model, const char *key, double fallback);
+MB_API const char *mb_model_string(const struct mb_model *model, const char *key,
+                                   const char *fallback);
+MB_API size_t mb_model_array_count(const struct mb_model *model, const char *key);
+MB_API const char *mb_model_array_string(const struct mb_model *model, const char *key, size_t i,
+                                         size_t *bytes);
+MB_API double mb_model_array_number(const struct mb_model *model, const char *key, size_t i);
+
+/* ---- tokens
+ * ---------------------------------------------------------------------------------------------------
+ */
+
+struct mb_tokenizer;
+/** MB_ERR_UNSUPPORTED names the model's tokenizer or pre-split when it is none of ours: never a
+ * guess. */
+MB_API enum mb_status mb_tokenizer_create(const struct mb_model *model,
+                                          struct mb_tokenizer **tokenizer, struct mb_error *error);
+MB_API void mb_tokenizer_destroy(struct mb_tokenizer *tokenizer);
+/** Token ids of a text (as llama.cpp tokenizes a whole file), BOS in front when the model wants it.
+ * free(*ids). */
+MB_API enum mb_status mb_tokenize(const struct mb_tokenizer *tokenizer, const char *text,
+                                  size_t bytes, int32_t **ids, size_t *count,
+                                  struct mb_error *error);
+MB_API int32_t
+mb_tokenizer_bos(const struct mb_tokenizer *tokenizer); /* -1: none, or not to be added */
+
+/* ---- writing
+ * --------------------------------------------------------------------------------------------------
+ */
+
+struct mb_convert_options {
+    uint32_t size;
+    struct mb_threads *threads;         /* NULL: this thread */
+    const struct mb_progress *progress; /* NULL allowed */
+    const float *const
+        *importance; /* per tensor, k weights each, or NULL; the array itself may be NULL */
+    const char *const
+        *extra_keys; /* NULL-terminated pairs key, value: string metadata to add (provenance) */
+    int force;       /* replace an existing file that mixbit did not write */
+};
+
+/**
+ * Write a GGUF with tensor i stored as formats[i] (MB_FORMAT_NONE: unchanged, byte for byte).
+ * Unknown metadata is kept verbatim; general.file_type follows llama.cpp's meaning where one
+ * exists. Memory   streams: a few rows per thread, whatever the model's size. The file appears
+ * whole or not at all.
+ * @return also MB_ERR_SHAPE (a row length the format cannot hold), MB_ERR_UNSUPPORTED (a source
+ * type we cannot read), MB_ERR_IO (exists and not ours, no space ...), MB_ERR_INTERRUPTED.
+ */
+MB_API enum mb_status mb_convert(struct mb_model *model, const enum mb_format *formats,
+                                 const char *out_path, const struct mb_convert_options *options,
+                                 struct mb_error *error);
+
+/* ---- evaluation
+ * -----------------------------------------------------------------------------------------------
+ */
+
+/* Token windows, llama.cpp's way: consecutive, independent; BOS overwrites the first token of each
+ * when the model wants BOS; the second half is scored (tokens window/2 + 1 .. window - 1). */
+struct mb_windows {
+    int32_t *tokens; /* [count][window] */
+    size_t count, window;
+    char text_hash[33];
+};
+/**
+ * Read a text, tokenize, cut into windows. window 0: 512, or the model's context when that is
+ * shorter. max_windows 0: all. MB_ERR_FILE when the text is shorter than one window (says how many
+ * tokens it has and how many it needs).
+ */
+MB_API enum mb_status mb_windows_load(const struct mb_model *model, const char *text_path,
+                                      size_t window, size_t max_windows, struct mb_windows *windows,
+                                      struct mb_error *error);
+MB_API void mb_windows_free(struct mb_windows *windows);
+
+/** A model made ready to run: weights packed, buffers allocated. One evaluation at a time. */
+struct mb_network;
+
+enum mb_numerics {
+    MB_NUMERICS_KERNEL = 0,
+    MB_NUMERICS_F32 = 1
+}; /* each format's own kernel; dequantized in f32 */
+
+/**
+ * Pack a model for running. MB_ERR_UNSUPPORTED names an architecture or tensor type that is none of
+ * ours. Memory   the packed weights (mb_network_bytes) plus activations; the model must stay open.
+ */
+MB_API enum mb_status mb_network_create(struct mb_model *model, enum mb_numerics numerics,
+                                        struct mb_threads *threads, struct mb_network **network,
+                                        struct mb_error *error);
+/** As above, with tensor i requantized on the fly to formats[i] first (MB_FORMAT_NONE: as in the
+ * file): measures a mix without writing it. The bits equal those of the written file. */
+MB_API enum mb_status mb_network_create_mix(struct mb_model *model, const enum mb_format *formats,
+                                            enum mb_numerics numerics, struct mb_threads *threads,
+                                            const struct mb_progress *progress,
+                                            struct mb_network **network, struct mb_error *error);
+MB_API void mb_network_destroy(struct mb_network *network);
+MB_API size_t mb_network_bytes(const struct mb_network *network); /* packed weights */
+
+/** One window's logits: callback gets rows for positions first..first+count-1, valid during the
+ * call only. Non-zero stops. */
+typedef int (*mb_logits_fn)(void *user, size_t window, size_t first, size_t count,
+                            const float *logits, size_t vocabulary);
+/** Logits of every position from `from_position` on, window by window, streamed. */
+MB_API enum mb_status mb_network_logits(struct mb_network *network,
+                                        const struct mb_windows *windows, size_t from_position,
+                                        mb_logits_fn logits, void *user, struct mb_error *error);
+
+/** llama.cpp's statistics. KL is KL(reference || this) in nats per token; "error" fields are
+ * standard errors. */
+struct mb_evaluation {
+    uint32_t size;
+    size_t windows, window, tokens; /* tokens: scored */
+    double perplexity, perplexity_error;
+    int has_reference;
+    double reference_perplexity, reference_perplexity_error;
+    double kl_mean, kl_error, kl_max, kl_p999, kl_p99, kl_p95, kl_p90, kl_median, kl_p10, kl_p05,
+        kl_p01, kl_min;
+    double log_ratio, log_ratio_error; /* ln(PPL / PPL reference), covariance-aware */
+    double same_top, same_top_error;   /* share of positions with the same first choice */
+    double *window_kl, *window_nll; /* per window means, [windows]; free with mb_evaluation_free */
+};
+/**
+ * Perplexity, and KL against a reference run on the same windows (NULL: none). Log-sum-exp in f64.
+ * Memory   logits are streamed one window at a time; nothing grows with the number of windows but
+ * two doubles each, and one float per scored token for the percentiles.
+ */
+MB_API enum mb_status mb_evaluate(struct mb_network *network, struct mb_network *reference,
+                                  const struct mb_windows *windows,
+                                  const struct mb_progress *progress,
+                                  struct mb_evaluation *evaluation, struct mb_error *error);
+MB_API void mb_evaluation_free(struct mb_evaluation *evaluation);
+/** Log-probabilities of a reference kept between evaluations (f32 logits of the scored positions),
+ * so that many mixes are compared with one reference run. NULL-safe free. */
+struct mb_reference;
+MB_API enum mb_status mb_reference_create(struct mb_network *network,
+                                          const struct mb_windows *windows,
+                                          const struct mb_progress *progress,
+                                          struct mb_reference **reference, struct mb_error *error);
+MB_API void mb_reference_destroy(struct mb_reference *reference);
+MB_API enum mb_status mb_evaluate_against(struct mb_network *network,
+                                          struct mb_reference *reference,
+                                          const struct mb_windows *windows,
+                                          const struct mb_progress *progress,
+                                          struct mb_evaluation *evaluation, struct mb_error *error);
+
+/** Speed, ns per token: decode at the end of `context` tokens, prefill of 512 tokens (several
+ * sequences when the model's context is shorter). `matmul` parts are the time inside matrix
+ * products, the rest is the fixed part. */
+struct mb_speed {
+    uint32_t size;
+    size_t context;
+    double decode_ns, decode_mad_ns, decode_matmul_ns;
+    double prefill_ns, prefill_mad_ns, prefill_matmul_ns;
+    size_t weight_bytes, kv_bytes;
+};
+/** Medians over interleaved repeats; `networks` may be several, taking turns so that they compare
+ * fairly. */
+MB_API enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count,
+                                       size_t context, size_t repeats,
+                                       const struct mb_progress *progress, struct mb_speed *speeds,
+                                       struct mb_error *error);
+
+/** Mean squared activation of every column of every quantizable matrix's input, from forward passes
+ * over the windows: importance[i] has k floats or is NULL. Free with mb_importance_free. */
+MB_API enum mb_status mb_importance_collect(struct mb_network *network,
+                                            const struct mb_windows *windows,
+                                            const struct mb_progress *progress, float ***importance,
+                                            struct mb_error *error);
+MB_API void mb_importance_free(const struct mb_model *model, float **importance);
+
+/* ---- sensing
+ * --------------------------------------------------------------------------------------------------
+ */
+
+struct mb_sense_options {
+    uint32_t size;
+    const struct mb_windows *windows;
+    const enum mb_format
+        *formats; /* candidates; per tensor the fall-back applies, duplicates are probed once */
+    size_t format_count;
+    size_t score_tokens;      /* scored positions in all; 0: the second half of every window */
+    const char *journal_path; /* append-only state; NULL: none. A journal of another job is refused
+                                 (MB_ERR_STALE) */
+    const float *const *importance; /* as in mb_convert; NULL allowed */
+    size_t memory_limit_bytes; /* caps cached activations and logits; 0: half of what is free */
+    struct mb_threads *threads;
+    const struct mb_progress *progress;
+};
+/**
+ * KL(base || one tensor quantized) for every quantizable tensor x format, f32 arithmetic on
+ * dequantized weights; restarts at the tensor's layer from cached activations. Fills a new table
+ * (mb_sensitivity_free). State    every finished probe is appended to the journal with a checksum:
+ * an interrupted run loses at most one probe. Source   docs/method.md "sensitivity"; restart and
+ * interval are ours, the KL is KL Lens's, forward direction.
+ */
+MB_API enum mb_status mb_sense(struct mb_model *model, const struct mb_sense_options *options,
+                               struct mb_sensitivity **table, struct mb_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

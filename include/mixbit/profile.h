@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Hardware cost tables: what a kernel costs at a shape on this machine, measured beside the
+ * machine's limits. */
+#ifndef MIXBIT_PROFILE_H
+#define MIXBIT_PROFILE_H
+
+#include "device.h"
+#include "matmul.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Where the weights are when the kernel reads them. */
+enum mb_residency { MB_RESIDENCY_L2, MB_RESIDENCY_L3, MB_RESIDENCY_MEMORY, MB_RESIDENCY_COUNT };
+MB_API const char *mb_residency_name(enum mb_residency residency); /* "L2", "L3", "memory" */
+/** The residency that weights of this total size have on a device when a token's pass walks through
+ * all of them. */
+MB_API enum mb_residency mb_residency_of(const struct mb_device_info *device, size_t total_bytes,
+                                         size_t threads);
+
+/** Limits of the machine, measured in the same process as the kernels. 0: not measured. */
+struct mb_limits {
+    size_t threads;
+    double read_gbps[MB_RESIDENCY_COUNT];   /* read-only, all threads */
+    double read_gbps_1[MB_RESIDENCY_COUNT]; /* one thread */
+    double dot_gmacs[MB_MAX_ISA]; /* int8 dot of each ISA level (isa.def order), all threads */
+    double
+        dot_exact_gmacs[MB_MAX_ISA]; /* the exact 8-bit chain where it differs (avx2), else equal */
+    double fma_gmacs[MB_MAX_ISA];    /* f32 fma */
+    double dispatch_ns;              /* one empty dispatch on all threads */
+};
+
+/** One measurement. The key is everything up to `residency`. */
+struct mb_cost {
+    char kernel[72];
+    unsigned revision;
+    enum mb_format format;
+    size_t n, k, m, threads;
+    enum mb_activation activation;
+    enum mb_residency residency;
+    double median_ns, mad_ns,
+        min_ns;        /* of the whole product, activation preparation and dispatch included */
+    double prepare_ns; /* of which: preparing the activations */
+    size_t bytes;      /* of the weights in GGUF form */
+    double error;      /* RMS relative, against f64 */
+    int failed;        /* 1: wrong results; never ranked */
+};
+
+struct mb_profile;
+MB_API enum mb_status mb_profile_create(struct mb_profile **profile); /* for this device, empty */
+MB_API void mb_profile_free(struct mb_profile *profile);
+/** All or nothing: a malformed, truncated or foreign-schema file loads nothing and says where and
+ * why. */
+MB_API enum mb_status mb_profile_load(const char *path, struct mb_profile **profile,
+                                      struct mb_error *error);
+MB_API enum mb_status mb_profile_save(const struct mb_profile *profile, const char *path,
+                                      struct mb_error *error);
+/** MIXBIT_PROFILE, else the user's cache folder (XDG), keyed by device: the path a profile of this
+ * device has. free(). */
+MB_API char *mb_profile_default_path(void);
+
+enum mb_profile_match { MB_PROFILE_EXACT, MB_PROFILE_STALE, MB_PROFILE_OTHER_MACHINE };
+/** How far a profile applies here; `why` (may be NULL) gets one line. */
+MB_API enum mb_profile_match mb_profile_match(const struct mb_profile *profile, char *why,
+                                              size_t why_bytes);
+
+MB_API const struct mb_device_info *mb_profile_device(const struct mb_profile *profile);
+MB_API struct mb_limits *mb_profile_limits(struct mb_profile *profile);
+MB_API size_t mb_profile_count(const struct mb_profile *profile);
+MB_API const struct mb_cost *mb_profile_at(const struct mb_profile *profile, size_t i);
+/** Add or replace by key. */
+MB_API enum mb_status mb_profile_put(struct mb_profile *profile, const struct mb_cost *cost);
+
+enum mb_cost_quality { MB_COST_EXACT, MB_COST_INTERPOLATED, MB_COST_NONE };
+/**
+ * Best measured cost of format at (n, k, m, threads, residency), failed and outdated entries left
+ * out. Not measured: scaled by weights from the nearest shapes of the same format, residency and m
+ * (MB_COST_INTERPOLATED); MB_COST_NONE: nothing near.
+ */
+MB_API enum mb_cost_quality mb_profile_cost(const struct mb_profile *profile, enum mb_format format,
+                                            size_t n, size_t k, size_t m, size_t threads,
+                                            enum mb_residency residency, struct mb_cost *cost);
+/** Make the dispatch layer use what the profile found best (crossover, kernels). Nothing happens
+ * for another machine. */
+MB_API void mb_profile_apply(const struct mb_profile *profile);
+
+/* ---- measuring
+ * ------------------------------------------------------------------------------------------------
+ */
+
+/** Measure bandwidth at each residency, dot and fma peaks of each allowed ISA level, dispatch cost.
+ * effort 0: about 3 s. */
+MB_API enum mb_status mb_limits_measure(struct mb_threads *threads, int effort,
+                                        const struct mb_progress *progress,
+                                        struct mb_limits *limits);
+
+struct mb_shape {
+    size_t n, k;
+};
+struct mb_tune_options {
+    uint32_t size;
+    const struct mb_shape *shapes;
+    size_t shape_count;
+    const enum mb_format *formats; /* NULL: all */
+    size_t format_count;
+    const size_t *ms; /* NULL: {1, 512} */
+    size_t m_count;
+    unsigned residencies; /* bit mask 1 << enum mb_residency; 0: the one the shapes' total has */
+    double time_limit_s;  /* 0: none */
+    struct mb_threads *threads;
+    const struct mb_progress *progress;
+};
+/** Measure what is missing (entries that are present and current are kept), candidates interleaved;
+ * checked against f64. */
+MB_API enum mb_status mb_tune(struct mb_profile *profile, const struct mb_tune_options *options,
+                              struct mb_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
