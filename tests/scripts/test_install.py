@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cmake --install gives a library that the example builds against, through the CMake package and through pkg-config.
+
+usage: test_install.py SOURCE BUILD"""
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+source, build = Path(sys.argv[1]), Path(sys.argv[2])
+
+
+def run(*command, **more):
+    return subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True, **more).stdout
+
+
+with tempfile.TemporaryDirectory() as folder:
+    prefix = Path(folder) / "prefix"
+    run("cmake", "--install", build, "--prefix", prefix)
+    libdir = next(prefix.rglob("libmixbit.so")).parent
+    environment = os.environ | {"LD_LIBRARY_PATH": str(libdir), "PKG_CONFIG_PATH": str(libdir / "pkgconfig")}
+    for header in (source / "include/mixbit").iterdir():
+        assert (prefix / "include/mixbit" / header.name).read_bytes() == header.read_bytes(), header
+
+    run("cmake", "-S", source / "examples/matmul", "-B", Path(folder) / "by-cmake", f"-DCMAKE_PREFIX_PATH={prefix}")
+    run("cmake", "--build", Path(folder) / "by-cmake")
+    by_cmake = run(Path(folder) / "by-cmake/matmul", env=environment)
+
+    # The .pc file names the prefix of the configured build; a relocated one is asked for by variable.
+    flags = run("pkg-config", f"--define-variable=prefix={prefix}", "--cflags", "--libs", "mixbit", env=environment).split()
+    run("cc", "-std=c17", source / "examples/matmul/matmul.c", "-o", Path(folder) / "by-pkg-config", *flags, "-lm")
+    by_pkg_config = run(Path(folder) / "by-pkg-config", env=environment)
+
+    assert by_cmake == by_pkg_config and "relative error" in by_cmake, (by_cmake, by_pkg_config)
+    version = run(prefix / "bin/mixbit", "--version", env=environment)
+    assert version.split()[1] in by_cmake, (version, by_cmake)
+    symbols = run("nm", "-D", "--defined-only", libdir / "libmixbit.so").split("\n")
+    foreign = [s for s in symbols if s and not s.split()[-1].startswith("mb_")]
+    assert not foreign, f"exported symbols that are not ours: {foreign[:5]}"
+    print(by_cmake, end="")
