@@ -46,8 +46,8 @@ enum mb_status mb_json_load(const char *path, size_t max_bytes, json_t **root,
                             struct mb_error *error);
 /* Atomic, sorted keys, two-space indent, trailing newline. */
 enum mb_status mb_json_save(const char *path, const json_t *root, struct mb_error *error);
-/* Typed access: MB_ERR_FILE with `path: key 'x': expected a number, found a string`. Missing is an
- * error unless optional. */
+/* Typed access: MB_ERR_FILE with `path: key 'x': expected a number, found a string`. A missing
+ * key is an error; ask json_object_get first for an optional one. */
 enum mb_status mb_json_number(const json_t *object, const char *key, double *value,
                               const char *path, struct mb_error *error);
 enum mb_status mb_json_size(const json_t *object, const char *key, size_t *value, const char *path,

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Aligned memory, arithmetic on sizes that cannot wrap, and the clock.
+ *
+ * Large blocks are aligned to 2 MiB and offered to the kernel as huge pages: a weight stream of
+ * tens of gigabytes per second would otherwise walk a page table every 4 KiB. */
+#include "support/support.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+
+enum { LINE_BYTES = 64, HUGE_PAGE_BYTES = 2 << 20 };
+
+void *mb_alloc_aligned(size_t bytes)
+{
+    const size_t alignment = bytes >= HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : LINE_BYTES;
+    size_t padded;
+    if (!mb_add_size(bytes == 0 ? 1 : bytes, alignment - 1, &padded))
+        return NULL;
+    padded -= padded % alignment; /* aligned_alloc wants a multiple */
+    void *memory = aligned_alloc(alignment, padded);
+#ifdef MADV_HUGEPAGE
+    if (memory != NULL && alignment == HUGE_PAGE_BYTES)
+        (void)madvise(memory, padded,
+                      MADV_HUGEPAGE); /* advice only: refused where huge pages are off */
+#endif
+    return memory;
+}
+
+void mb_free_aligned(void *memory) { free(memory); }
+
+bool mb_mul_size(size_t a, size_t b, size_t *result)
+{
+    if (b != 0 && a > SIZE_MAX / b)
+        return false;
+    *result = a * b;
+    return true;
+}
+
+bool mb_add_size(size_t a, size_t b, size_t *result)
+{
+    if (a > SIZE_MAX - b)
+        return false;
+    *result = a + b;
+    return true;
+}
+
+uint64_t mb_now_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
