@@ -18,7 +18,9 @@
  * starting from f = 0. Padding super-blocks take part (their scales are zero).
  *
  * Activation rows (mb_activation_layout): amax over the group, scale = amax / 127, inverse = amax ?
- * 127 / amax : 0, q = round to nearest even (x * inverse). Sums are of the q. */
+ * 127 / amax : 0, q = round to nearest even (x * inverse). Sums are of the q. amax below 2^-120
+ * counts as 0 for the inverse alone (127 / amax would overflow): all q are 0 then. Non-finite x:
+ * NaN takes no part in amax; a product that is NaN gives q = 0. */
 #ifndef MIXBIT_KERNELS_KERNEL_H
 #define MIXBIT_KERNELS_KERNEL_H
 
@@ -127,6 +129,9 @@ struct mb_kernel {
     enum mb_activation activation;
     unsigned max_code; /* gemm: largest decoded code it takes exactly (15 for u4, 31 u5, 63 u6, 255
                           u8) */
+    bool signed_codes; /* decode, gemm: codes up to 255 stand as int8, code - 128, and the bias sum
+                          is not used (AVX2: u8 x s8 could saturate). Such a gemm fits codings that
+                          reach 255 only; mb_gemm_run converts when decode and gemm differ. */
     unsigned mr, nr;
     unsigned revision; /* raised when a body changes its speed: profile entries of older ones are
                           unused */
@@ -147,7 +152,8 @@ struct mb_kernel_table {
 #include "kernels/isa.def"
 
 /* The loop nest of the buffered GEMM, written once for all ISAs (gemm.c): for each nr columns, for
- * each k-block, decode, then all rows. Workspace bytes for it. */
+ * each k-block, decode, then all rows. f32 panels are multiplied where they stand, decode is not
+ * called (and may be NULL). Workspace bytes for it. */
 struct mb_gemm_plan {
     const struct mb_kernel *decode, *gemm;
     size_t k_block; /* weights per decoded run; rounded to super-blocks */

@@ -25,11 +25,13 @@
  *   g32       d f16 [2][16]
  *   g32min    d f16 [2][16], min f16 [2][16] (added: w = d * code + min)
  *   g16x2     sub-scale i8 [16][16], d f16 [16]
- *   g16x2s6   sub-scale - 32 in 6 bits: low nibbles u8 [8][16] (bits 0-3 group 2i, 4-7 group 2i +
- * 1), then high pairs u8 [4][16] (bits 2j .. 2j + 1 group 4i + j), d f16 [16] g16x2min  u8 [8
- * pairs][16][2]: bits 0-3 sub-scale, bits 4-7 sub-min; d f16 [16], dmin f16 [16] g32x2 sub-scale i8
- * [8][16] (already minus 32), d f16 [16] g32x2min  sub-scale u8 [8][16], sub-min u8 [4
- * pairs][16][2], d f16 [16], dmin f16 [16] (subtracted: w = d * sc * code - dmin * min)
+ *   g16x2s6   sub-scale plus 32 in 6 bits, as q3_K stores it: low nibbles u8 [8][16] (bits 0-3
+ *             group 2i, 4-7 group 2i + 1), then high pairs u8 [4][16] (bits 2j .. 2j + 1 group
+ *             4i + j), d f16 [16]
+ *   g16x2min  u8 [8 pairs][16][2]: bits 0-3 sub-scale, bits 4-7 sub-min; d, dmin f16 [16] each
+ *   g32x2     sub-scale i8 [8][16] (already minus 32), d f16 [16]
+ *   g32x2min  sub-scale u8 [8][16], sub-min u8 [4 pairs][16][2], d f16 [16], dmin f16 [16]
+ *             (subtracted: w = d * sc * code - dmin * min)
  *
  * n is padded to 16 and k to the super-block with zero bytes. Floats: panels of 16 rows x 1 k,
  * [k][16] in the stored width, super-block = 1 k. Source: BLIS-style panels with a 4-deep k for u8

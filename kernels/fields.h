@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The values of a block from its fields: one formula for every integer format.
+ *
+ *   one level     w = d * (code - bias)              w = d * code + min
+ *   two levels    w = (d * sc) * (code - bias)       w = (d * sc) * code - (dmin * m)
+ *
+ * lut4 puts table[code] where (code - bias) stands. Each product and sum is rounded to f32 in just
+ * this order: that makes the values equal to ggml's bit for bit. */
+#ifndef MIXBIT_KERNELS_FIELDS_H
+#define MIXBIT_KERNELS_FIELDS_H
+
+#include "kernels/half.h"
+#include "kernels/panel.h"
+
+static inline void mb_fields_dequantize(const struct mb_block_fields *fields, enum mb_coding coding,
+                                        enum mb_scale_kind kind, float *dst)
+{
+    const unsigned group = mb_scale_group(kind);
+    const unsigned weights = mb_scale_two_level(kind) ? 256 : 32;
+    const int bias = mb_coding_bias(coding, kind);
+    const float d = mb_half_to_float(fields->d);
+    const float dmin = mb_scale_has_min(kind) ? mb_half_to_float(fields->dmin) : 0.0f;
+    for (unsigned g = 0; g < weights / group; g++, dst += group) {
+        const uint8_t *code = fields->code + g * group;
+        const float scale = mb_scale_two_level(kind) ? d * (float)fields->sub_scale[g] : d;
+        if (coding == MB_CODING_LUT4) {
+            for (unsigned i = 0; i < group; i++)
+                dst[i] = scale * (float)mb_lut4_iq4[code[i]];
+        } else if (!mb_scale_has_min(kind)) {
+            for (unsigned i = 0; i < group; i++)
+                dst[i] = scale * (float)(code[i] - bias);
+        } else {
+            /* a - b and a + (-b) are the same operation, so one loop serves both signs of the
+             * offset */
+            const float offset =
+                mb_scale_two_level(kind) ? -(dmin * (float)fields->sub_min[g]) : dmin;
+            for (unsigned i = 0; i < group; i++)
+                dst[i] = scale * (float)code[i] + offset;
+        }
+    }
+}
+
+/* A row of blocks: what a format's dequantize_row is, given its split. */
+#define MB_DEFINE_DEQUANTIZE_ROW(name, coding, kind)                                               \
+    static void name##_dequantize_row(const void *src, float *dst, size_t k)                       \
+    {                                                                                              \
+        const struct mb_block_##name *block = src;                                                 \
+        const size_t weights = mb_scale_two_level(kind) ? 256 : 32;                                \
+        struct mb_block_fields fields;                                                             \
+        for (size_t i = 0; i < k; i += weights, block++) {                                         \
+            name##_split(block, &fields);                                                          \
+            mb_fields_dequantize(&fields, coding, kind, dst + i);                                  \
+        }                                                                                          \
+    }
+
+#endif

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ggml's 4-bit codebook formats: a code is an index into 16 fixed levels, dense near zero where
+ * weights are.
+ *
+ *   iq4_nl   0: d f16 | 2: nibbles[16]
+ *            w = d * level[code], 32 weights
+ *   iq4_xs   0: d f16 | 2: scales_high u16 | 4: scales_low[4] | 8: nibbles[128]
+ *            w = (d * sc) * level[code], 256 weights in groups of 32; sc is 6 bits, stored plus 32:
+ *            low nibble of group g from bit 4 * (g % 2) of scales_low[g / 2],
+ *            high pair from bit 2 * g of scales_high
+ *
+ * In each 16 bytes of nibbles, bits 0-3 of byte j are weight j and bits 4-7 weight j + 16. */
+#include "kernels/blocks.h"
+#include "kernels/encode.h"
+#include "kernels/fields.h"
+#include "kernels/format.h"
+
+const int8_t mb_lut4_iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                1,    13,   25,  38,  53,  69,  89,  113};
+const uint8_t mb_lut4_iq4_biased[16] = {1,   24,  45,  63,  79,  93,  106, 118,
+                                        129, 141, 153, 166, 181, 197, 217, 241};
+
+static void split_nibbles(const uint8_t *nibbles, uint8_t *code, unsigned weights)
+{
+    for (unsigned i = 0; i < weights; i += 32)
+        for (unsigned j = 0; j < 16; j++) {
+            code[i + j] = nibbles[i / 2 + j] & 15;
+            code[i + j + 16] = nibbles[i / 2 + j] >> 4;
+        }
+}
+
+static void join_nibbles(const uint8_t *code, uint8_t *nibbles, unsigned weights)
+{
+    for (unsigned i = 0; i < weights; i += 32)
+        for (unsigned j = 0; j < 16; j++)
+            nibbles[i / 2 + j] = (uint8_t)((code[i + j] & 15) | code[i + j + 16] << 4);
+}
+
+static void iq4_nl_split(const void *src, struct mb_block_fields *fields)
+{
+    const struct mb_block_iq4_nl *block = src;
+    split_nibbles(block->nibbles, fields->code, 32);
+    fields->d = mb_load_u16(block->d);
+}
+
+static void iq4_nl_join(const struct mb_block_fields *fields, void *dst)
+{
+    struct mb_block_iq4_nl *block = dst;
+    join_nibbles(fields->code, block->nibbles, 32);
+    mb_store_u16(block->d, fields->d);
+}
+
+static void iq4_xs_split(const void *src, struct mb_block_fields *fields)
+{
+    const struct mb_block_iq4_xs *block = src;
+    const unsigned scales_high = mb_load_u16(block->scales_high);
+    split_nibbles(block->nibbles, fields->code, 256);
+    for (unsigned g = 0; g < 8; g++) {
+        const unsigned low = block->scales_low[g / 2] >> g % 2 * 4 & 15;
+        fields->sub_scale[g] = (int16_t)((int)(low | (scales_high >> 2 * g & 3) << 4) - 32);
+    }
+    fields->d = mb_load_u16(block->d);
+}
+
+static void iq4_xs_join(const struct mb_block_fields *fields, void *dst)
+{
+    struct mb_block_iq4_xs *block = dst;
+    unsigned scales_high = 0;
+    join_nibbles(fields->code, block->nibbles, 256);
+    memset(block->scales_low, 0, sizeof block->scales_low);
+    for (unsigned g = 0; g < 8; g++) {
+        const unsigned stored = (unsigned)(fields->sub_scale[g] + 32);
+        block->scales_low[g / 2] |= (uint8_t)((stored & 15) << g % 2 * 4);
+        scales_high |= stored >> 4 << 2 * g;
+    }
+    mb_store_u16(block->scales_high, (uint16_t)scales_high);
+    mb_store_u16(block->d, fields->d);
+}
+
+MB_DEFINE_DEQUANTIZE_ROW(iq4_nl, MB_CODING_LUT4, MB_SCALE_G32)
+MB_DEFINE_DEQUANTIZE_ROW(iq4_xs, MB_CODING_LUT4, MB_SCALE_G32X2)
+
+MB_DEFINE_QUANTIZE_ROW(iq4_nl, 32, mb_encode_scale(x, importance, MB_LEVELS_IQ4, &fields))
+MB_DEFINE_QUANTIZE_ROW(iq4_xs, 256,
+                       mb_encode_scale_x2(x, importance, MB_LEVELS_IQ4, 32, 32, &fields))
+
+const struct mb_format_ops mb_ops_IQ4_NL = {iq4_nl_dequantize_row, iq4_nl_quantize_row,
+                                            iq4_nl_split, iq4_nl_join};
+const struct mb_format_ops mb_ops_IQ4_XS = {iq4_xs_dequantize_row, iq4_xs_quantize_row,
+                                            iq4_xs_split, iq4_xs_join};

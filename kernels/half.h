@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* f16 and bf16 to and from f32 in integer arithmetic: the same bits on every machine, whatever its
+ * conversion instructions, rounding mode for subnormals or flush-to-zero setting. Rounding is to
+ * nearest even. */
+#ifndef MIXBIT_KERNELS_HALF_H
+#define MIXBIT_KERNELS_HALF_H
+
+#include <stdint.h>
+#include <string.h>
+
+static inline uint32_t mb_float_bits(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static inline float mb_float_from_bits(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* Signalling NaNs become quiet, as the conversion instructions make them. */
+static inline float mb_half_to_float(uint16_t half)
+{
+    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
+    const uint32_t magnitude = half & 0x7fffu;
+    if (magnitude >= 0x7c00u)
+        return mb_float_from_bits(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13 |
+                                  (magnitude > 0x7c00u ? 0x400000u : 0));
+    if (magnitude >= 0x400u) /* normal: the exponent bias grows from 15 to 127 */
+        return mb_float_from_bits(sign | ((magnitude << 13) + (112u << 23)));
+    return mb_float_from_bits(sign | mb_float_bits((float)magnitude * 0x1p-24f));
+}
+
+/* Beyond the range gives infinity; any NaN gives the quiet NaN of its sign. */
+static inline uint16_t mb_half_from_float(float value)
+{
+    const uint32_t bits = mb_float_bits(value);
+    const uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u)
+        return sign | 0x7e00u;
+    if (magnitude >= 0x47800000u) /* 65536 and above */
+        return sign | 0x7c00u;
+    if (magnitude >=
+        0x38800000u) /* 2^-14: f16 normal; a carry moves into the exponent, up to infinity */
+        return sign | (uint16_t)((magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1)) >> 13);
+    /* Subnormal: adding 0.5 rounds to multiples of 2^-24, the last place of f32 numbers in [0.5,
+     * 1). */
+    const float shifted = mb_float_from_bits(magnitude) + 0.5f;
+    return sign | (uint16_t)(mb_float_bits(shifted) - 0x3f000000u);
+}
+
+static inline float mb_bf16_to_float(uint16_t value)
+{
+    return mb_float_from_bits((uint32_t)value << 16);
+}
+
+static inline uint16_t mb_bf16_from_float(float value)
+{
+    const uint32_t bits = mb_float_bits(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)(bits >> 16 |
+                          0x40u); /* quiet, so that a payload in the low half stays a NaN */
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+#endif

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The scalar kernels: every operation for every format, from the format's descriptor alone.
+ *
+ * This file is the meaning of kernel.h's canonical numbers; whatever is faster must give the same
+ * bits. A super-block is decoded into plain arrays (struct mb_decoded), one routine multiplies
+ * decoded super-blocks with activation rows, and both gemv and gemm are that routine. fmaf is one
+ * rounding wherever it runs, in hardware or not. */
+#include "kernels/half.h"
+#include "kernels/kernel.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { ROWS = MB_PANEL_ROWS, MAX_K = 256, MAX_GROUPS = 16, MR = 8 };
+
+/* ---- prepare ---- */
+
+static float largest_magnitude(const float *x, size_t count)
+{
+    float amax = 0;
+    for (size_t i = 0; i < count; i++)
+        amax = fmaxf(amax, fabsf(x[i]));
+    return amax;
+}
+
+/* Codes of one scale group; values past `count` are padding. */
+static float quantize_group(const float *x, size_t count, size_t group, int8_t *q)
+{
+    const float amax = largest_magnitude(x, count);
+    const float inverse = amax >= 0x1p-120f && isfinite(amax) ? 127.0f / amax : 0.0f;
+    for (size_t i = 0; i < group; i++) {
+        const float scaled = i < count ? x[i] * inverse : 0.0f;
+        q[i] = (int8_t)(fabsf(scaled) <= 127.5f ? nearbyintf(scaled)
+                                                : 0.0f); /* NaN fails the comparison */
+    }
+    return amax / 127.0f;
+}
+
+static int16_t sum_codes(const int8_t *q, size_t count)
+{
+    int sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += q[i];
+    return (int16_t)sum;
+}
+
+static void prepare_int8(enum mb_activation type, size_t group, const float *x, size_t k, void *row)
+{
+    const struct mb_activation_layout layout = mb_activation_layout(type, k);
+    uint8_t *bytes = row;
+    int8_t *q = (int8_t *)bytes;
+    float *scale = (float *)(void *)(bytes + layout.scale);
+    for (size_t at = 0; at < layout.padded_k; at += group) {
+        const size_t left = at < k ? k - at : 0;
+        scale[at / group] =
+            quantize_group(x + (left > 0 ? at : 0), left < group ? left : group, group, q + at);
+    }
+    int16_t *sum16 = (int16_t *)(void *)(bytes + layout.sum16);
+    int16_t *sum32 = (int16_t *)(void *)(bytes + layout.sum32);
+    for (size_t g = 0; g < layout.padded_k / 16; g++)
+        sum16[g] = sum_codes(q + 16 * g, 16);
+    for (size_t g = 0; g < layout.padded_k / 32; g++)
+        sum32[g] = sum_codes(q + 32 * g, 32);
+    if (type != MB_ACTIVATION_I8G32)
+        return;
+    float *scaled_sum = (float *)(void *)(bytes + layout.scaled_sum);
+    for (size_t g = 0; g < layout.padded_k / 32; g++)
+        scaled_sum[g] = scale[g] * (float)sum32[g];
+}
+
+static void prepare_i8g32(const float *x, size_t k, void *row)
+{
+    prepare_int8(MB_ACTIVATION_I8G32, 32, x, k, row);
+}
+static void prepare_i8g256(const float *x, size_t k, void *row)
+{
+    prepare_int8(MB_ACTIVATION_I8G256, 256, x, k, row);
+}
+static void prepare_f32(const float *x, size_t k, void *row) { memcpy(row, x, k * sizeof *x); }
+
+/* ---- decode ---- */
+
+static uint16_t load_u16(const uint8_t *from)
+{
+    uint16_t value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+static float load_half(const uint8_t *from) { return mb_half_to_float(load_u16(from)); }
+
+/* Code of weight `k` of row `lane`: its byte position is the same in every plane, only the bits
+ * differ. */
+static uint8_t decode_code(enum mb_coding coding, const struct mb_superblock *layout,
+                           const uint8_t *block, size_t k, size_t lane)
+{
+    const size_t quad = k / 4, byte = 4 * lane + k % 4;
+    unsigned p8 = 0, p4 = 0, p2 = 0, p1 = 0;
+    if (mb_coding_plane8(coding))
+        p8 = block[layout->plane8 + quad * MB_QUAD_BYTES + byte];
+    if (mb_coding_plane4(coding))
+        p4 = block[layout->plane4 + quad / 2 * MB_QUAD_BYTES + byte] >> 4 * (quad % 2) & 15;
+    if (mb_coding_plane2(coding))
+        p2 = block[layout->plane2 + quad / 4 * MB_QUAD_BYTES + byte] >> 2 * (quad % 4) & 3;
+    if (mb_coding_plane1(coding))
+        p1 = block[layout->plane1 + quad / 8 * MB_QUAD_BYTES + byte] >> quad % 8 & 1;
+    switch (coding) {
+    case MB_CODING_B8: return (uint8_t)p8;
+    case MB_CODING_B6: return (uint8_t)(p4 | p2 << 4);
+    case MB_CODING_B5: return (uint8_t)(p4 | p1 << 4);
+    case MB_CODING_B3: return (uint8_t)(p2 | p1 << 2);
+    case MB_CODING_B2: return (uint8_t)p2;
+    case MB_CODING_LUT4: return mb_lut4_iq4_biased[p4];
+    default: return (uint8_t)p4;
+    }
+}
+
+static int decode_sub_scale(enum mb_scale_kind kind, const uint8_t *from, size_t group, size_t lane)
+{
+    switch (kind) {
+    case MB_SCALE_G16X2S6: {
+        const unsigned low = from[group / 2 * ROWS + lane] >> 4 * (group % 2) & 15;
+        const unsigned high = from[128 + group / 4 * ROWS + lane] >> 2 * (group % 4) & 3;
+        return (int)(low | high << 4) - 32;
+    }
+    case MB_SCALE_G16X2MIN: return from[(group / 2 * ROWS + lane) * 2 + group % 2] & 15;
+    case MB_SCALE_G32X2MIN: return from[group * ROWS + lane];
+    default: return (int8_t)from[group * ROWS + lane];
+    }
+}
+
+static int decode_sub_min(enum mb_scale_kind kind, const struct mb_superblock *layout,
+                          const uint8_t *block, size_t group, size_t lane)
+{
+    const size_t at = (group / 2 * ROWS + lane) * 2 + group % 2;
+    return kind == MB_SCALE_G16X2MIN ? block[layout->sub_scale + at] >> 4
+                                     : block[layout->sub_min + at];
+}
+
+/* The scales of super-block number `index` of a run. */
+static void decode_scales(enum mb_scale_kind kind, const struct mb_superblock *layout,
+                          const uint8_t *block, size_t index, const struct mb_decoded *out)
+{
+    const size_t groups = layout->k / mb_scale_group(kind), first = index * groups;
+    for (size_t g = 0; g < groups; g++)
+        for (size_t lane = 0; lane < ROWS; lane++) {
+            const size_t to = (first + g) * ROWS + lane, half = 2 * (g * ROWS + lane);
+            if (!mb_scale_two_level(kind)) {
+                out->scale[to] = load_half(block + layout->d + half);
+                if (mb_scale_has_min(kind))
+                    out->min[to] = load_half(block + layout->dmin + half);
+                continue;
+            }
+            out->scale[to] = (float)decode_sub_scale(kind, block + layout->sub_scale, g, lane);
+            if (mb_scale_has_min(kind))
+                out->min_pairs[((first + g) / 2 * ROWS + lane) * 2 + g % 2] =
+                    (int16_t)decode_sub_min(kind, layout, block, g, lane);
+        }
+    if (!mb_scale_two_level(kind))
+        return;
+    for (size_t lane = 0; lane < ROWS; lane++) {
+        out->d[index * ROWS + lane] = load_half(block + layout->d + 2 * lane);
+        if (mb_scale_has_min(kind))
+            out->min[index * ROWS + lane] = load_half(block + layout->dmin + 2 * lane);
+    }
+}
+
+static float load_weight(enum mb_coding coding, const uint8_t *from)
+{
+    if (coding == MB_CODING_F16)
+        return load_half(from);
+    if (coding == MB_CODING_BF16)
+        return mb_bf16_to_float(load_u16(from));
+    float value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+static void decode(enum mb_coding coding, enum mb_scale_kind kind, const uint8_t *panel,
+                   size_t superblocks, const struct mb_decoded *out)
+{
+    const struct mb_superblock layout = mb_superblock_layout(coding, kind);
+    if (mb_coding_is_float(coding)) {
+        const size_t width = layout.bytes / ROWS;
+        for (size_t i = 0; i < superblocks * ROWS; i++)
+            out->scale[i] = load_weight(coding, panel + i * width);
+        return;
+    }
+    for (size_t b = 0; b < superblocks; b++) {
+        const uint8_t *block = panel + b * layout.bytes;
+        uint8_t *code = out->code + b * layout.k * ROWS;
+        for (size_t k = 0; k < layout.k; k++)
+            for (size_t lane = 0; lane < ROWS; lane++)
+                code[(k / 4 * ROWS + lane) * 4 + k % 4] =
+                    decode_code(coding, &layout, block, k, lane);
+        decode_scales(kind, &layout, block, b, out);
+    }
+}
+
+/* ---- multiply ---- */
+
+/* One activation row, as the multiplication reads it. */
+struct activation {
+    const int8_t *q;
+    const float *x, *scale, *scaled_sum;
+    const int16_t *sum; /* at the granularity of the weights' groups */
+    const int32_t *bias_sum;
+};
+
+static struct activation activation_row(enum mb_scale_kind kind, const uint8_t *row,
+                                        const struct mb_activation_layout *layout,
+                                        const int32_t *bias_sum)
+{
+    const size_t sum =
+        kind != MB_SCALE_NONE && mb_scale_group(kind) == 16 ? layout->sum16 : layout->sum32;
+    return (struct activation){
+        .q = (const int8_t *)row,
+        .x = (const float *)(const void *)row,
+        .scale = (const float *)(const void *)(row + layout->scale),
+        .scaled_sum = (const float *)(const void *)(row + layout->scaled_sum),
+        .sum = (const int16_t *)(const void *)(row + sum),
+        .bias_sum = bias_sum,
+    };
+}
+
+/* sum (code - bias) * q over group `group` of the row; `in` is that group's number inside the
+ * decoded run. */
+static int32_t dot(const struct mb_decoded *w, const struct activation *a, size_t group, size_t in,
+                   size_t size, size_t lane)
+{
+    int32_t sum = a->bias_sum != NULL ? a->bias_sum[group] : 0;
+    for (size_t i = 0; i < size; i++) {
+        const size_t k = in * size + i;
+        sum += w->code[(k / 4 * ROWS + lane) * 4 + k % 4] * a->q[group * size + i];
+    }
+    return sum;
+}
+
+static float add_one_level(enum mb_scale_kind kind, const struct mb_decoded *w,
+                           const struct activation *a, size_t group, size_t in, size_t lane,
+                           float f)
+{
+    const size_t at = in * ROWS + lane;
+    f = fmaf((float)dot(w, a, group, in, 32, lane), w->scale[at] * a->scale[group], f);
+    return kind == MB_SCALE_G32MIN ? fmaf(w->min[at], a->scaled_sum[group], f) : f;
+}
+
+static float add_two_level(enum mb_scale_kind kind, const struct mb_decoded *w,
+                           const struct activation *a, size_t block, size_t in, size_t lane,
+                           float f)
+{
+    const size_t size = mb_scale_group(kind), groups = MAX_K / size;
+    float s = 0;
+    int32_t minimum = 0;
+    for (size_t g = 0; g < groups; g++) {
+        const size_t group = block * groups + g, local = in * groups + g;
+        s = fmaf((float)dot(w, a, group, local, size, lane), w->scale[local * ROWS + lane], s);
+        if (mb_scale_has_min(kind))
+            minimum += w->min_pairs[(local / 2 * ROWS + lane) * 2 + local % 2] * a->sum[group];
+    }
+    f = fmaf(s, w->d[in * ROWS + lane] * a->scale[block], f);
+    if (mb_scale_has_min(kind))
+        f = fmaf(-(float)minimum, w->min[in * ROWS + lane] * a->scale[block], f);
+    return f;
+}
+
+/* Continue f[16] with `superblocks` decoded ones, the first of which is number `first` of the row.
+ */
+static void multiply(enum mb_scale_kind kind, const struct mb_decoded *w, size_t superblocks,
+                     const struct activation *a, size_t first, float f[ROWS])
+{
+    for (size_t b = 0; b < superblocks; b++)
+        for (size_t lane = 0; lane < ROWS; lane++) {
+            if (kind == MB_SCALE_NONE) {
+                f[lane] = fmaf(w->scale[b * ROWS + lane], a->x[first + b], f[lane]);
+            } else if (mb_scale_two_level(kind)) {
+                f[lane] = add_two_level(kind, w, a, first + b, b, lane, f[lane]);
+            } else {
+                f[lane] = add_one_level(kind, w, a, 2 * (first + b), 2 * b, lane, f[lane]);
+                f[lane] = add_one_level(kind, w, a, 2 * (first + b) + 1, 2 * b + 1, lane, f[lane]);
+            }
+        }
+}
+
+static const int32_t *bias_row(const int32_t *bias_sum, size_t stride, size_t row)
+{
+    return bias_sum != NULL ? bias_sum + row * stride : NULL;
+}
+
+static void gemv(enum mb_coding coding, enum mb_scale_kind kind, const struct mb_gemv_args *args)
+{
+    uint8_t code[MAX_K * ROWS];
+    float scale[MAX_GROUPS * ROWS], d[ROWS], min[2 * ROWS];
+    int16_t min_pairs[MAX_GROUPS * ROWS];
+    const struct mb_decoded w = {code, scale, d, min, min_pairs};
+    const size_t block_bytes = mb_superblock_layout(coding, kind).bytes;
+    for (size_t j = 0; j < args->n; j += ROWS) {
+        const uint8_t *panel = args->panels + j / ROWS * args->panel_bytes;
+        float f[MR][ROWS] = {{0}};
+        for (size_t b = 0; b < args->superblocks; b++) {
+            decode(coding, kind, panel + b * block_bytes, 1, &w);
+            for (size_t r = 0; r < args->m; r++) {
+                const struct activation a =
+                    activation_row(kind, args->activations + r * args->layout->row_bytes,
+                                   args->layout, bias_row(args->bias_sum, args->bias_stride, r));
+                multiply(kind, &w, 1, &a, b, f[r]);
+            }
+        }
+        const size_t columns = args->n - j < ROWS ? args->n - j : ROWS;
+        for (size_t r = 0; r < args->m; r++)
+            memcpy(args->y + r * args->y_stride + j, f[r], columns * sizeof(float));
+    }
+}
+
+static void gemm(enum mb_scale_kind kind, const struct mb_gemm_args *args)
+{
+    const size_t block = mb_scale_superblock_k(kind);
+    for (size_t r = 0; r < args->m; r++) {
+        const struct activation a =
+            activation_row(kind, args->activations + r * args->layout->row_bytes, args->layout,
+                           bias_row(args->bias_sum, args->bias_stride, r));
+        float f[ROWS] = {0}, *y = args->y + r * args->y_stride;
+        if (!args->first)
+            memcpy(f, y, args->n * sizeof(float));
+        multiply(kind, args->panels, args->k / block, &a, args->k0 / block, f);
+        memcpy(y, f, args->n * sizeof(float));
+    }
+}
+
+/* ---- instances: one decode and one gemv per format, one gemm per scale kind ---- */
+
+#define MB_FORMAT_ROW(id, gguf, name, block_k, block_bytes, coding, kind, ...)                     \
+    static void decode_##id(const uint8_t *panel, size_t superblocks,                              \
+                            const struct mb_decoded *out)                                          \
+    {                                                                                              \
+        decode(MB_CODING_##coding, MB_SCALE_##kind, panel, superblocks, out);                      \
+    }                                                                                              \
+    static void gemv_##id(const struct mb_gemv_args *args)                                         \
+    {                                                                                              \
+        gemv(MB_CODING_##coding, MB_SCALE_##kind, args);                                           \
+    }
+#include "mixbit/formats.def"
+
+/* Names are built by the preprocessor, which cannot lower a letter. */
+#define F32_NAME "f32"
+#define F16_NAME "f16"
+#define BF16_NAME "bf16"
+#define B2_NAME "b2"
+#define B3_NAME "b3"
+#define B4_NAME "b4"
+#define B5_NAME "b5"
+#define B6_NAME "b6"
+#define B8_NAME "b8"
+#define LUT4_NAME "lut4"
+#define NONE_NAME "none"
+#define G32_NAME "g32"
+#define G32MIN_NAME "g32min"
+#define G16X2_NAME "g16x2"
+#define G16X2S6_NAME "g16x2s6"
+#define G16X2MIN_NAME "g16x2min"
+#define G32X2_NAME "g32x2"
+#define G32X2MIN_NAME "g32x2min"
+#define I8G32_NAME "i8g32"
+#define I8G256_NAME "i8g256"
+
+#define GEMM_INSTANCE(kind)                                                                        \
+    static void gemm_##kind(const struct mb_gemm_args *args) { gemm(MB_SCALE_##kind, args); }
+GEMM_INSTANCE(NONE)
+GEMM_INSTANCE(G32)
+GEMM_INSTANCE(G32MIN)
+GEMM_INSTANCE(G16X2)
+GEMM_INSTANCE(G16X2MIN)
+GEMM_INSTANCE(G32X2)
+GEMM_INSTANCE(G32X2MIN)
+
+#define PREPARE_ROW(type, function)                                                                \
+    {.name = "prepare_" type##_NAME "_reference",                                                  \
+     .op = MB_OP_PREPARE,                                                                          \
+     .isa = MB_ISA_REFERENCE,                                                                      \
+     .activation = MB_ACTIVATION_##type,                                                           \
+     .mr = 1,                                                                                      \
+     .revision = 1,                                                                                \
+     .fn.prepare = function},
+#define DECODE_ROW(id, coding_, kind)                                                              \
+    {.name = "decode_" coding_##_NAME "_" kind##_NAME "_reference",                                \
+     .op = MB_OP_DECODE,                                                                           \
+     .isa = MB_ISA_REFERENCE,                                                                      \
+     .coding = MB_CODING_##coding_,                                                                \
+     .scale = MB_SCALE_##kind,                                                                     \
+     .nr = ROWS,                                                                                   \
+     .revision = 1,                                                                                \
+     .fn.decode = decode_##id},
+#define GEMV_ROW(id, coding_, kind, type)                                                          \
+    {.name = "gemv_" coding_##_NAME "_" kind##_NAME "_" type##_NAME "_8x16_reference",             \
+     .op = MB_OP_GEMV,                                                                             \
+     .isa = MB_ISA_REFERENCE,                                                                      \
+     .coding = MB_CODING_##coding_,                                                                \
+     .scale = MB_SCALE_##kind,                                                                     \
+     .activation = MB_ACTIVATION_##type,                                                           \
+     .mr = MR,                                                                                     \
+     .nr = ROWS,                                                                                   \
+     .revision = 1,                                                                                \
+     .fn.gemv = gemv_##id},
+#define GEMM_ROW(prefix, coding_, kind, type, max)                                                 \
+    {.name = "gemm_" prefix "_" kind##_NAME "_" type##_NAME "_8x16_reference",                     \
+     .op = MB_OP_GEMM,                                                                             \
+     .isa = MB_ISA_REFERENCE,                                                                      \
+     .coding = MB_CODING_##coding_,                                                                \
+     .scale = MB_SCALE_##kind,                                                                     \
+     .activation = MB_ACTIVATION_##type,                                                           \
+     .max_code = max,                                                                              \
+     .mr = MR,                                                                                     \
+     .nr = ROWS,                                                                                   \
+     .revision = 1,                                                                                \
+     .fn.gemm = gemm_##kind},
+
+static const struct mb_kernel kernels[] = {
+    /* clang-format off */
+    PREPARE_ROW(F32, prepare_f32)
+    PREPARE_ROW(I8G32, prepare_i8g32)
+    PREPARE_ROW(I8G256, prepare_i8g256)
+#define MB_FORMAT_ROW(id, gguf, name, block_k, block_bytes, coding, kind, type, ...) DECODE_ROW(id, coding, kind)
+#include "mixbit/formats.def"
+#define MB_FORMAT_ROW(id, gguf, name, block_k, block_bytes, coding, kind, type, ...) GEMV_ROW(id, coding, kind, type)
+#include "mixbit/formats.def"
+    GEMM_ROW("f32", F32, NONE, F32, 0)
+    GEMM_ROW("u8", B8, G32, I8G32, 255)
+    GEMM_ROW("u8", B8, G32MIN, I8G32, 255)
+    GEMM_ROW("u8", B8, G16X2, I8G256, 255)
+    GEMM_ROW("u8", B8, G16X2MIN, I8G256, 255)
+    GEMM_ROW("u8", B8, G32X2, I8G256, 255)
+    GEMM_ROW("u8", B8, G32X2MIN, I8G256, 255)
+    /* clang-format on */
+};
+
+const struct mb_kernel_table mb_kernels_reference = {kernels, sizeof kernels / sizeof *kernels};
