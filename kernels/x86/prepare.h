@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One row of f32 activations into its record: int8 codes, scales and sums, written once on the verbs of an ISA.
+ *
+ * The rounding is kernel.h's to the bit: one multiply by the inverse, round to nearest even (what is no number
+ * becomes 0). Sums per 16 come free with the codes. The last group may be short: it goes through a padded
+ * copy, and whole padding groups are zero. */
+#ifndef MIXBIT_KERNELS_X86_PREPARE_H
+#define MIXBIT_KERNELS_X86_PREPARE_H
+
+#include "kernels/kernel.h"
+
+MB_INLINE void mb_prepare_f32(const float *x, size_t k, void *row) { memcpy(row, x, k * sizeof *x); }
+
+/* group: 32 or 256, a constant. */
+MB_INLINE void mb_prepare_i8(const float *x, size_t k, void *row, const unsigned group)
+{
+    const struct mb_activation_layout at =
+        mb_activation_layout(group == 32 ? MB_ACTIVATION_I8G32 : MB_ACTIVATION_I8G256, k);
+    uint8_t *record = row;
+    int8_t *code = row;
+    float *scale = (void *)(record + at.scale), *scaled_sum = (void *)(record + at.scaled_sum);
+    int16_t *sum32 = (void *)(record + at.sum32), *sum16 = (void *)(record + at.sum16);
+    _Alignas(64) float padded[256];
+    for (size_t at_k = 0; at_k < at.padded_k; at_k += group) {
+        const float *group_x = x + at_k;
+        if (at_k + group > k) {
+            const size_t rest = k > at_k ? k - at_k : 0;
+            memset(padded, 0, group * sizeof *padded);
+            if (rest)
+                memcpy(padded, group_x, rest * sizeof *padded);
+            group_x = padded;
+        }
+        v_float max = v_zero_float();
+        for (unsigned i = 0; i < group; i += V_LANES)
+            max = v_abs_max(v_load_float(group_x + i), max);
+        const float amax = v_reduce_max(max);
+        const float inverse = amax >= 0x1p-120f ? 127.0f / amax : 0;
+        scale[at_k / group] = amax / 127.0f;
+        for (unsigned i = 0; i < group; i += 32) {
+            const size_t k0 = at_k + i;
+            const int low = v_quantize16(group_x + i, inverse, code + k0);
+            const int high = v_quantize16(group_x + i + 16, inverse, code + k0 + 16);
+            sum16[k0 / 16] = (int16_t)low, sum16[k0 / 16 + 1] = (int16_t)high;
+            sum32[k0 / 32] = (int16_t)(low + high);
+            if (group == 32)
+                scaled_sum[k0 / 32] = scale[k0 / 32] * (float)(low + high);
+        }
+    }
+}
+
+#endif
