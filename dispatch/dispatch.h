@@ -14,15 +14,23 @@
 /* CPU features (enum mb_cpu_feature bits) that the CPU has and the OS saves; constant after the
  * first call. */
 uint32_t mb_cpu_features(void);
+/* Names of the features in a mask, space-separated. */
+void mb_cpu_feature_names(uint32_t features, char *text, size_t bytes);
+/* Fills vendor, brand, family, model and stepping of *info, where CPUID tells them. */
+void mb_cpu_identify(struct mb_device_info *info);
 
 /* Bit mask of allowed ISA levels (1 << enum mb_isa). */
 uint32_t mb_isa_allowed_mask(void);
 void mb_isa_set_allowed_mask(uint32_t mask); /* tests and tuner; clipped to what is supported */
 const char *mb_isa_name(enum mb_isa isa);
+bool mb_isa_is_supported(enum mb_isa isa); /* in this build, and offered by CPU and OS */
+/* MB_ERR_ARGUMENT and the reason when MIXBIT_ISA holds an unknown name. */
+enum mb_status mb_isa_environment(struct mb_error *error);
 
 size_t mb_registry_count(void);
 const struct mb_kernel *mb_registry_at(size_t i);
 const struct mb_kernel *mb_registry_find(const char *name);
+size_t mb_registry_level_count(enum mb_isa isa); /* kernels of one level; 0: not in this build */
 
 /* What runs one matmul: prepare for the activations, gemv for m <= crossover (in chunks of
  * gemv->mr), gemm above. */
@@ -37,10 +45,19 @@ struct mb_selection {
 /* The selection for a format with its default activation type under the allowed mask; never fails
  * for a known format, since reference fills every slot. Cached; cheap. */
 const struct mb_selection *mb_select(enum mb_format format);
+/* The prepare kernel of an activation type. */
+const struct mb_kernel *mb_select_prepare(enum mb_activation activation);
+/* MB_OK, or the reason when MIXBIT_ISA or MIXBIT_KERNEL cannot be honoured (an unknown name): every
+ * public entry point that multiplies returns it. */
+enum mb_status mb_select_environment(struct mb_error *error);
+/* Whether a kernel can take its part in a matmul of this format. */
+bool mb_kernel_fits(const struct mb_kernel *kernel, const struct mb_format_info *info);
+void mb_select_clear(void); /* forget cached choices; the next mb_select makes them anew */
 /* Force a kernel into every slot it fits (tuner, MIXBIT_KERNEL); NULL lifts all overrides. Clears
  * the cache. */
 enum mb_status mb_select_override(const struct mb_kernel *kernel);
-/* Set by a profile that applies: crossover and kernels for a format. */
+/* Set by a profile that applies: crossover and kernels for a format (NULL ones keep the default); a
+ * NULL selection lifts it. */
 void mb_select_set(enum mb_format format, const struct mb_selection *selection);
 
 /* mb_matmul_range with an explicit selection, what the tuner measures. */
@@ -50,6 +67,17 @@ enum mb_status mb_matmul_range_with(const struct mb_selection *selection,
                                     float *y, size_t y_stride, void *workspace);
 size_t mb_workspace_bytes_with(const struct mb_selection *selection,
                                const struct mb_weights *weights, size_t m);
+
+/* Inside a task of mb_threads_run: wait until every thread of the pool has come here. */
+void mb_threads_barrier(struct mb_threads *threads);
+/* Memory of thread `index` for the library's own matmuls, apart from the public scratch. */
+void *mb_threads_workspace(struct mb_threads *threads, size_t index, size_t bytes);
+/* Split units [0, total) over the pool: before a run, from the thread that starts it. */
+void mb_threads_split(struct mb_threads *threads, size_t total);
+/* The next piece for thread `index`: large pieces of its own contiguous share first, then single
+ * steps of `step` units from the shares of slower threads. False when nothing is left. */
+bool mb_threads_claim(struct mb_threads *threads, size_t index, size_t step, size_t *begin,
+                      size_t *end);
 
 /* hwloc: caches, cores, kinds; fills the topology part of *info. */
 enum mb_status mb_topology_fill(struct mb_device_info *info);

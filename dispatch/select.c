@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which kernels serve a format.
+ *
+ * Reference fills every slot, then each allowed level overwrites what it has, in the order of
+ * isa.def; a profile's choice comes on top, and a forced kernel (MIXBIT_KERNEL, the tuner) on top
+ * of that. The result is cached per format until one of these changes. */
+#include "dispatch/dispatch.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* As many slots as the largest format id needs: a union is as large as its largest member. */
+union format_slots {
+#define MB_FORMAT_ROW(id, gguf, ...) char id[gguf + 1];
+#include "mixbit/formats.def"
+};
+enum { SLOTS = sizeof(union format_slots), GEMV_SLOTS = 8, DEFAULT_CROSSOVER = 4 };
+
+/* A decoded run of 32 columns should stay in L1 beside the activations that meet it: about 16 KB of
+ * codes, 32 KB of floats. */
+enum { INTEGER_K_BLOCK = 512, FLOAT_K_BLOCK = 256 };
+
+struct entry {
+    _Atomic bool ready;
+    bool from_profile;
+    struct mb_selection profile, chosen;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct entry entries[SLOTS];
+static const struct mb_kernel *forced;
+static pthread_once_t environment_once = PTHREAD_ONCE_INIT;
+static struct mb_error environment_error;
+
+static enum mb_scale_kind gemm_scale(enum mb_scale_kind scale)
+{
+    return scale == MB_SCALE_G16X2S6 ? MB_SCALE_G16X2 : scale; /* the same once decoded */
+}
+
+bool mb_kernel_fits(const struct mb_kernel *kernel, const struct mb_format_info *info)
+{
+    switch (kernel->op) {
+    case MB_OP_PREPARE: return kernel->activation == info->activation;
+    case MB_OP_DECODE: return kernel->coding == info->coding && kernel->scale == info->scale;
+    case MB_OP_GEMV:
+        return kernel->coding == info->coding && kernel->scale == info->scale &&
+               kernel->activation == info->activation;
+    case MB_OP_GEMM:
+        return kernel->scale == gemm_scale(info->scale) && kernel->activation == info->activation &&
+               (mb_coding_is_float(info->coding) ||
+                kernel->max_code >= mb_coding_max(info->coding));
+    }
+    return false;
+}
+
+/* Whether `kernel` serves m rows better than `old`, which came before it in the registry: a later
+ * level always wins; within a level the smallest mr that takes all rows at once, then the largest
+ * mr; of equals the later row. */
+static bool better_gemv(const struct mb_kernel *kernel, const struct mb_kernel *old, unsigned m)
+{
+    if (old == NULL || old->isa != kernel->isa)
+        return true;
+    const bool whole = kernel->mr >= m, old_whole = old->mr >= m;
+    if (whole != old_whole)
+        return whole;
+    return whole ? kernel->mr <= old->mr : kernel->mr >= old->mr;
+}
+
+static bool better_gemm(const struct mb_kernel *kernel, const struct mb_kernel *old)
+{
+    return old == NULL || old->isa != kernel->isa || kernel->max_code <= old->max_code;
+}
+
+static void place(struct mb_selection *selection, const struct mb_kernel *kernel, bool force)
+{
+    switch (kernel->op) {
+    case MB_OP_PREPARE: selection->prepare = kernel; break;
+    case MB_OP_DECODE: selection->gemm.decode = kernel; break;
+    case MB_OP_GEMM:
+        if (force || better_gemm(kernel, selection->gemm.gemm))
+            selection->gemm.gemm = kernel;
+        break;
+    case MB_OP_GEMV:
+        for (unsigned i = 0; i < GEMV_SLOTS; i++)
+            if (force || better_gemv(kernel, selection->gemv[i], i + 1))
+                selection->gemv[i] = kernel;
+        break;
+    }
+}
+
+static bool allowed(const struct mb_kernel *kernel, uint32_t mask)
+{
+    return kernel != NULL && (mask >> kernel->isa & 1) != 0;
+}
+
+/* What a profile chose replaces the default slot by slot, where its level is still allowed. */
+static void apply_profile(struct mb_selection *selection, const struct mb_selection *profile,
+                          uint32_t mask)
+{
+    if (allowed(profile->prepare, mask))
+        selection->prepare = profile->prepare;
+    for (size_t i = 0; i < GEMV_SLOTS; i++)
+        if (allowed(profile->gemv[i], mask))
+            selection->gemv[i] = profile->gemv[i];
+    if (allowed(profile->gemm.decode, mask) && allowed(profile->gemm.gemm, mask))
+        selection->gemm = profile->gemm;
+    selection->crossover = profile->crossover;
+}
+
+static void choose(const struct mb_format_info *info, struct entry *entry)
+{
+    const uint32_t mask = mb_isa_allowed_mask();
+    struct mb_selection selection = {.crossover = DEFAULT_CROSSOVER};
+    selection.gemm.k_block = mb_coding_is_float(info->coding) ? FLOAT_K_BLOCK : INTEGER_K_BLOCK;
+    const struct mb_kernel *kernel;
+    for (size_t i = 0; (kernel = mb_registry_at(i)) != NULL; i++)
+        if (allowed(kernel, mask) && mb_kernel_fits(kernel, info))
+            place(&selection, kernel, false);
+    if (entry->from_profile)
+        apply_profile(&selection, &entry->profile, mask);
+    if (forced != NULL && mb_kernel_fits(forced, info))
+        place(&selection, forced, true);
+    entry->chosen = selection;
+}
+
+static void read_environment(void)
+{
+    const char *name = getenv("MIXBIT_KERNEL");
+    if (mb_isa_environment(&environment_error) != MB_OK || name == NULL || name[0] == '\0')
+        return;
+    const struct mb_kernel *kernel = mb_registry_find(name);
+    if (kernel == NULL)
+        mb_error_set(&environment_error, MB_ERR_ARGUMENT, -1,
+                     "MIXBIT_KERNEL: no kernel '%s' in this build; `mixbit probe --why` lists them",
+                     name);
+    else if (!mb_isa_is_supported(kernel->isa))
+        mb_error_set(
+            &environment_error, MB_ERR_UNSUPPORTED, -1,
+            "MIXBIT_KERNEL: '%s' needs %s, which this machine lacks; unset it or name another",
+            name, mb_isa_name(kernel->isa));
+    else
+        forced = kernel;
+    if (environment_error.status != MB_OK)
+        mb_log(MB_LOG_WARNING, "%s", environment_error.message);
+}
+
+enum mb_status mb_select_environment(struct mb_error *error)
+{
+    (void)pthread_once(&environment_once, read_environment);
+    if (environment_error.status != MB_OK && error != NULL)
+        *error = environment_error;
+    return environment_error.status;
+}
+
+const struct mb_selection *mb_select(enum mb_format format)
+{
+    const struct mb_format_info *info = mb_format_info(format);
+    if (info == NULL)
+        return NULL;
+    struct entry *entry = &entries[format];
+    if (!atomic_load_explicit(&entry->ready, memory_order_acquire)) {
+        (void)mb_select_environment(NULL);
+        (void)pthread_mutex_lock(&lock);
+        if (!atomic_load_explicit(&entry->ready, memory_order_relaxed)) {
+            choose(info, entry);
+            atomic_store_explicit(&entry->ready, true, memory_order_release);
+        }
+        (void)pthread_mutex_unlock(&lock);
+    }
+    return &entry->chosen;
+}
+
+const struct mb_kernel *mb_select_prepare(enum mb_activation activation)
+{
+    const struct mb_format_info *info;
+    for (size_t i = 0; (info = mb_format_at(i)) != NULL; i++)
+        if (info->activation == activation)
+            return mb_select(info->id)->prepare;
+    return NULL;
+}
+
+static void clear_locked(void)
+{
+    for (size_t i = 0; i < SLOTS; i++)
+        atomic_store_explicit(&entries[i].ready, false, memory_order_release);
+}
+
+void mb_select_clear(void)
+{
+    (void)pthread_mutex_lock(&lock);
+    clear_locked();
+    (void)pthread_mutex_unlock(&lock);
+}
+
+enum mb_status mb_select_override(const struct mb_kernel *kernel)
+{
+    (void)mb_select_environment(NULL); /* or MIXBIT_KERNEL would undo this later */
+    if (kernel != NULL && !mb_isa_is_supported(kernel->isa))
+        return MB_ERR_UNSUPPORTED;
+    (void)pthread_mutex_lock(&lock);
+    forced = kernel;
+    clear_locked();
+    (void)pthread_mutex_unlock(&lock);
+    return MB_OK;
+}
+
+void mb_select_set(enum mb_format format, const struct mb_selection *selection)
+{
+    if (mb_format_info(format) == NULL)
+        return;
+    (void)pthread_mutex_lock(&lock);
+    entries[format].from_profile = selection != NULL;
+    if (selection != NULL)
+        entries[format].profile = *selection;
+    atomic_store_explicit(&entries[format].ready, false, memory_order_release);
+    (void)pthread_mutex_unlock(&lock);
+}
