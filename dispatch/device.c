@@ -114,7 +114,8 @@ void mb_kernel_explain(enum mb_format format, size_t m, void (*line)(void *user,
         if (!of_path || (kernel->op != MB_OP_GEMM && !mb_kernel_fits(kernel, info)))
             continue;
         if (kernel->op == MB_OP_GEMM && !mb_kernel_fits(kernel, info)) {
-            if (kernel->activation != info->activation || kernel->scale != info->scale)
+            if (kernel->activation != info->activation || kernel->scale != info->scale ||
+                kernel->max_code >= mb_coding_max(info->coding))
                 continue;
             snprintf(text, sizeof text, "%-44s rejected: takes codes up to %u, %s needs %u",
                      kernel->name, kernel->max_code, info->name, mb_coding_max(info->coding));

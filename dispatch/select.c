@@ -49,9 +49,12 @@ bool mb_kernel_fits(const struct mb_kernel *kernel, const struct mb_format_info 
         return kernel->coding == info->coding && kernel->scale == info->scale &&
                kernel->activation == info->activation;
     case MB_OP_GEMM:
-        return kernel->scale == gemm_scale(info->scale) && kernel->activation == info->activation &&
-               (mb_coding_is_float(info->coding) ||
-                kernel->max_code >= mb_coding_max(info->coding));
+        if (kernel->scale != gemm_scale(info->scale) || kernel->activation != info->activation)
+            return false;
+        if (mb_coding_is_float(info->coding))
+            return true;
+        return kernel->max_code >= mb_coding_max(info->coding) &&
+               (!kernel->signed_codes || mb_coding_max(info->coding) == 255);
     }
     return false;
 }

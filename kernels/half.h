@@ -22,17 +22,18 @@ static inline float mb_float_from_bits(uint32_t bits)
     return value;
 }
 
-/* Signalling NaNs become quiet, as the conversion instructions make them. */
+/* Signalling NaNs become quiet, as the conversion instructions make them. All three cases are
+ * computed and selected by masks: without control flow, rows of halves convert four at a time. */
 static inline float mb_half_to_float(uint16_t half)
 {
     const uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
     const uint32_t magnitude = half & 0x7fffu;
-    if (magnitude >= 0x7c00u)
-        return mb_float_from_bits(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13 |
-                                  (magnitude > 0x7c00u ? 0x400000u : 0));
-    if (magnitude >= 0x400u) /* normal: the exponent bias grows from 15 to 127 */
-        return mb_float_from_bits(sign | ((magnitude << 13) + (112u << 23)));
-    return mb_float_from_bits(sign | mb_float_bits((float)magnitude * 0x1p-24f));
+    const uint32_t normal = (magnitude << 13) + (112u << 23); /* the bias grows from 15 to 127 */
+    const uint32_t subnormal = mb_float_bits((float)(int32_t)magnitude * 0x1p-24f);
+    const uint32_t is_subnormal = 0u - (magnitude < 0x400u);
+    const uint32_t is_special = 0u - (magnitude >= 0x7c00u), is_nan = 0u - (magnitude > 0x7c00u);
+    return mb_float_from_bits(sign | (subnormal & is_subnormal) | (normal & ~is_subnormal) |
+                              (0x7f800000u & is_special) | (0x400000u & is_nan));
 }
 
 /* Beyond the range gives infinity; any NaN gives the quiet NaN of its sign. */
@@ -45,8 +46,8 @@ static inline uint16_t mb_half_from_float(float value)
         return sign | 0x7e00u;
     if (magnitude >= 0x47800000u) /* 65536 and above */
         return sign | 0x7c00u;
-    if (magnitude >=
-        0x38800000u) /* 2^-14: f16 normal; a carry moves into the exponent, up to infinity */
+    /* 2^-14 and above: f16 normal; a carry moves into the exponent, up to infinity. */
+    if (magnitude >= 0x38800000u)
         return sign | (uint16_t)((magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1)) >> 13);
     /* Subnormal: adding 0.5 rounds to multiples of 2^-24, the last place of f32 numbers in [0.5,
      * 1). */

@@ -61,7 +61,8 @@ static uint32_t byte_mask(unsigned bits) { return 0x01010101u * ((1u << bits) - 
 
 /* Write bits [low, low + bits) of the codes of one row to a plane of `bits` bits; lane points into
  * its first vector. */
-static void put_plane(const uint8_t *code, unsigned k, unsigned bits, unsigned low, uint8_t *lane)
+static inline void put_plane(const uint8_t *code, unsigned k, unsigned bits, unsigned low,
+                             uint8_t *lane)
 {
     const unsigned quads = 8 / bits; /* quads that share a vector */
     const uint32_t mask = byte_mask(bits);
@@ -74,7 +75,8 @@ static void put_plane(const uint8_t *code, unsigned k, unsigned bits, unsigned l
 }
 
 /* The inverse: or the plane's bits into the codes. */
-static void get_plane(const uint8_t *lane, unsigned k, unsigned bits, unsigned low, uint8_t *code)
+static inline void get_plane(const uint8_t *lane, unsigned k, unsigned bits, unsigned low,
+                             uint8_t *code)
 {
     const unsigned quads = 8 / bits;
     const uint32_t mask = byte_mask(bits);
@@ -234,26 +236,41 @@ static void unpack_lane(const struct packing *p, const uint8_t *superblock, unsi
     }
 }
 
-/* Floats: element kk of the row goes to [kk][row] of the panel. Rows of zeros are NULL. */
+/* Floats: element kk of a row goes to [kk][lane] of its panel; `count` elements, padding is NULL.
+ */
+static inline void pack_elements(const uint8_t *src, size_t count, size_t width, uint8_t *lane)
+{
+    for (size_t kk = 0; kk < count; kk++, lane += MB_PANEL_ROWS * width) {
+        if (src)
+            memcpy(lane, src + kk * width, width);
+        else
+            memset(lane, 0, width);
+    }
+}
+
+static inline void unpack_elements(const uint8_t *lane, size_t count, size_t width, uint8_t *dst)
+{
+    for (size_t kk = 0; kk < count; kk++, lane += MB_PANEL_ROWS * width)
+        memcpy(dst + kk * width, lane, width);
+}
+
+/* The width is a constant in each call, so that copies become single moves. */
 static void pack_float_row(const struct packing *p, const uint8_t *src, unsigned row,
                            uint8_t *panel)
 {
-    const size_t width = p->info->block_bytes;
-    for (size_t kk = 0; kk < p->superblocks; kk++) {
-        uint8_t *element = panel + kk * p->at.bytes + row * width;
-        if (src)
-            memcpy(element, src + kk * width, width);
-        else
-            memset(element, 0, width);
-    }
+    if (p->info->block_bytes == 4)
+        pack_elements(src, p->superblocks, 4, panel + 4 * row);
+    else
+        pack_elements(src, p->superblocks, 2, panel + 2 * row);
 }
 
 static void unpack_float_row(const struct packing *p, const uint8_t *panel, unsigned row,
                              uint8_t *dst)
 {
-    const size_t width = p->info->block_bytes;
-    for (size_t kk = 0; kk < p->superblocks; kk++)
-        memcpy(dst + kk * width, panel + kk * p->at.bytes + row * width, width);
+    if (p->info->block_bytes == 4)
+        unpack_elements(panel + 4 * row, p->superblocks, 4, dst);
+    else
+        unpack_elements(panel + 2 * row, p->superblocks, 2, dst);
 }
 
 /* Blocks that a row of k weights has in super-block s. */

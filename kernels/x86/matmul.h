@@ -65,6 +65,18 @@ MB_INLINE v_float mb_tile_scale(const float *scale, size_t group, unsigned v)
     return v_load_float(scale + group * 16 + v % V_PARTS * V_LANES);
 }
 
+/* Register v of row r of y, as far as it is inside the n columns. */
+MB_INLINE v_float mb_tile_load(const struct mb_gemm_args *a, size_t r, unsigned v)
+{
+    const size_t column = v * V_LANES;
+    return v_load_some(a->y + r * a->y_stride + column, a->n > column ? a->n - column : 0);
+}
+MB_INLINE void mb_tile_store(const struct mb_gemm_args *a, size_t r, unsigned v, v_float f)
+{
+    const size_t column = v * V_LANES;
+    v_store_some(a->y + r * a->y_stride + column, f, a->n > column ? a->n - column : 0);
+}
+
 /* dot[r][v] over one group: `quads` quads from quad number `quad` of the run, k = 4 * quad. */
 MB_INLINE void mb_tile_dots(const struct mb_gemm_args *a, const struct mb_row *row, size_t quad, size_t group,
                             const unsigned rows, const unsigned registers, const unsigned quads,
@@ -131,27 +143,24 @@ MB_INLINE void mb_tile_one_level(const struct mb_gemm_args *a, const struct mb_r
     }
 }
 
-/* The end of super-block b: f takes s, and the minima times the activation sums. */
-MB_INLINE void mb_tile_superblock(const struct mb_gemm_args *a, const struct mb_row *row, size_t b, const unsigned rows,
-                                  const unsigned registers, const enum mb_scale_kind scale,
-                                  v_float s[MB_MAX_ROWS][MB_MAX_REGISTERS], v_float f[MB_MAX_ROWS][MB_MAX_REGISTERS])
+/* The end of super-block b: y takes s, and the minima times the activation sums. */
+MB_INLINE void mb_tile_superblock(const struct mb_gemm_args *a, const struct mb_row *row, size_t row0, size_t b,
+                                  const unsigned rows, const unsigned registers, const enum mb_scale_kind scale,
+                                  v_float s[MB_MAX_ROWS][MB_MAX_REGISTERS])
 {
-    MB_UNROLL
-    for (unsigned r = 0; r < rows; r++)
-        MB_UNROLL
-        for (unsigned v = 0; v < registers; v++) {
-            const v_float d = mb_tile_scale(a->panels[v / V_PARTS].d, b, v);
-            f[r][v] = v_fma(s[r][v], v_mul(d, v_broadcast_float(row[r].scale + b)), f[r][v]);
-        }
-    if (!mb_scale_has_min(scale))
-        return;
     const unsigned pairs = 256 / mb_scale_group(scale) / 2;
     v_int sum[MB_MAX_ROWS][MB_MAX_REGISTERS];
     MB_UNROLL
     for (unsigned r = 0; r < rows; r++)
         MB_UNROLL
-        for (unsigned v = 0; v < registers; v++)
+        for (unsigned v = 0; v < registers; v++) {
+            const v_float d = mb_tile_scale(a->panels[v / V_PARTS].d, b, v);
+            const v_float factor = v_mul(d, v_broadcast_float(row[r].scale + b));
+            mb_tile_store(a, row0 + r, v, v_fma(s[r][v], factor, mb_tile_load(a, row0 + r, v)));
             sum[r][v] = v_zero();
+        }
+    if (!mb_scale_has_min(scale))
+        return;
     for (unsigned p = 0; p < pairs; p++)
         MB_UNROLL
         for (unsigned v = 0; v < registers; v++) {
@@ -166,13 +175,15 @@ MB_INLINE void mb_tile_superblock(const struct mb_gemm_args *a, const struct mb_
         MB_UNROLL
         for (unsigned v = 0; v < registers; v++) {
             const v_float d = mb_tile_scale(a->panels[v / V_PARTS].min, b, v);
-            f[r][v] = v_fnma(v_to_float(sum[r][v]), v_mul(d, v_broadcast_float(row[r].scale + b)), f[r][v]);
+            const v_float factor = v_mul(d, v_broadcast_float(row[r].scale + b));
+            mb_tile_store(a, row0 + r, v, v_fnma(v_to_float(sum[r][v]), factor, mb_tile_load(a, row0 + r, v)));
         }
 }
 
-MB_INLINE void mb_tile_two_level(const struct mb_gemm_args *a, const struct mb_row *row, const unsigned rows,
-                                 const unsigned registers, const enum mb_scale_kind scale, const unsigned max_code,
-                                 v_float f[MB_MAX_ROWS][MB_MAX_REGISTERS])
+/* Continues y, which holds f: registers have room for s and the dots only. */
+MB_INLINE void mb_tile_two_level(const struct mb_gemm_args *a, const struct mb_row *row, size_t row0,
+                                 const unsigned rows, const unsigned registers, const enum mb_scale_kind scale,
+                                 const unsigned max_code)
 {
     const unsigned group = mb_scale_group(scale), groups = 256 / group;
     for (size_t b = 0; b < a->k / 256; b++) {
@@ -193,7 +204,7 @@ MB_INLINE void mb_tile_two_level(const struct mb_gemm_args *a, const struct mb_r
                     s[r][v] = v_fma(v_to_float(dot[r][v]), sc, s[r][v]);
             }
         }
-        mb_tile_superblock(a, row, b, rows, registers, scale, s, f);
+        mb_tile_superblock(a, row, row0, b, rows, registers, scale, s);
     }
 }
 
@@ -219,37 +230,31 @@ MB_INLINE void mb_tile_floats(const struct mb_gemm_args *a, size_t row, const un
     }
 }
 
-/* One tile: y[row .. row + rows][0 .. n). */
-MB_INLINE void mb_tile(const struct mb_gemm_args *a, size_t row, const unsigned rows, const unsigned registers,
+/* One tile: y[row0 .. row0 + rows][0 .. n). */
+MB_INLINE void mb_tile(const struct mb_gemm_args *a, size_t row0, const unsigned rows, const unsigned registers,
                        const enum mb_scale_kind scale, const unsigned max_code)
 {
     v_float f[MB_MAX_ROWS][MB_MAX_REGISTERS];
+    struct mb_row row[MB_MAX_ROWS];
     MB_UNROLL
-    for (unsigned r = 0; r < rows; r++)
+    for (unsigned r = 0; r < rows; r++) {
+        row[r] = mb_row_at(a->activations, a->layout, a->bias_sum, a->bias_stride, row0 + r, a->k0, scale);
         MB_UNROLL
-        for (unsigned v = 0; v < registers; v++) {
-            const size_t column = v * V_LANES, left = a->n > column ? a->n - column : 0;
-            f[r][v] = a->first ? v_zero_float() : v_load_some(a->y + (row + r) * a->y_stride + column, left);
-        }
-    if (scale == MB_SCALE_NONE) {
-        mb_tile_floats(a, row, rows, registers, f);
-    } else {
-        struct mb_row act[MB_MAX_ROWS];
+        for (unsigned v = 0; v < registers; v++)
+            f[r][v] = a->first ? v_zero_float() : mb_tile_load(a, row0 + r, v);
+    }
+    if (scale == MB_SCALE_NONE)
+        mb_tile_floats(a, row0, rows, registers, f);
+    else if (!mb_scale_two_level(scale))
+        mb_tile_one_level(a, row, rows, registers, scale, max_code, f);
+    if (!mb_scale_two_level(scale) || a->first)
         MB_UNROLL
         for (unsigned r = 0; r < rows; r++)
-            act[r] = mb_row_at(a->activations, a->layout, a->bias_sum, a->bias_stride, row + r, a->k0, scale);
-        if (mb_scale_two_level(scale))
-            mb_tile_two_level(a, act, rows, registers, scale, max_code, f);
-        else
-            mb_tile_one_level(a, act, rows, registers, scale, max_code, f);
-    }
-    MB_UNROLL
-    for (unsigned r = 0; r < rows; r++)
-        MB_UNROLL
-        for (unsigned v = 0; v < registers; v++) {
-            const size_t column = v * V_LANES, left = a->n > column ? a->n - column : 0;
-            v_store_some(a->y + (row + r) * a->y_stride + column, f[r][v], left);
-        }
+            MB_UNROLL
+            for (unsigned v = 0; v < registers; v++)
+                mb_tile_store(a, row0 + r, v, f[r][v]);
+    if (mb_scale_two_level(scale))
+        mb_tile_two_level(a, row, row0, rows, registers, scale, max_code);
 }
 
 /* All rows in tiles of nearly equal height: 128 rows by 6 are 22 tiles of 5 or 6, not 21 and a thin one. */
@@ -287,12 +292,37 @@ MB_INLINE void mb_gemm(const struct mb_gemm_args *a, const unsigned mr, const un
 /* --- gemv: packed panels x a few activation rows ------------------------------------------------------------------- */
 
 /* Bytes ahead of each stream; beyond the end of a panel it goes on with the panel that this stream reads next. */
-enum { MB_GEMV_PREFETCH_BYTES = 2048 };
+#ifndef PF
+#define PF 2048
+#endif
+enum { MB_GEMV_PREFETCH_BYTES = PF };
 
 struct mb_stream {
     const uint8_t *block; /* the current super-block of the first panel */
     size_t panel_bytes;
+    const uint8_t *ahead; /* what to prefetch while `block` is read */
 };
+
+/* Called before each quad of each panel: spreads the lines of a super-block evenly over its quads, in address order, so
+ * that the prefetches look like one stream each and never queue up. */
+#ifdef HINT
+#define TOUCH(p) _mm_prefetch((const char *)(p), HINT)
+#else
+#define TOUCH(p) __asm__ volatile("movb %0, %%al" : : "m"(*(const uint8_t *)(p)) : "eax")
+#endif
+MB_INLINE void mb_stream_prefetch(const struct mb_stream *w, size_t chunk, unsigned q, unsigned panel,
+                                  const enum mb_coding coding, const enum mb_scale_kind scale)
+{
+    const struct mb_superblock at = mb_superblock_layout(coding, scale);
+    const unsigned chunk_bytes = at.bytes / (at.k / MB_CHUNK_K);
+    const unsigned lines = (chunk_bytes + 63) / 64;
+    if (MB_GEMV_PREFETCH_BYTES == 0)
+        return;
+    const uint8_t *p = w->ahead + panel * w->panel_bytes + chunk * chunk_bytes;
+    for (unsigned line = q * lines / 8; line < (q + 1) * lines / 8; line++)
+        TOUCH(p + line * 64);
+}
+
 
 MB_INLINE v_code mb_stream_quad(const struct mb_stream *w, size_t chunk, unsigned q, unsigned v,
                                 const enum mb_coding coding, const enum mb_scale_kind scale)
@@ -321,6 +351,8 @@ MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *ro
         for (unsigned i = 0; i < chain; i++)
             MB_UNROLL
             for (unsigned v = 0; v < registers; v++) {
+                if (v % V_PARTS == 0)
+                    mb_stream_prefetch(w, chunk, q0 + first + i, v / V_PARTS, coding, scale);
                 const v_code code = mb_stream_quad(w, chunk, q0 + first + i, v, coding, scale);
                 MB_UNROLL
                 for (unsigned r = 0; r < rows; r++) {
@@ -349,10 +381,13 @@ MB_INLINE void mb_stream_one_level(const struct mb_stream *w, const struct mb_ro
                                    const enum mb_scale_kind scale, v_float f[MB_MAX_ROWS][MB_MAX_REGISTERS])
 {
     const struct mb_superblock at = mb_superblock_layout(coding, scale);
+    v_int dots[2][MB_MAX_ROWS][MB_MAX_REGISTERS];
+    MB_UNROLL
+    for (size_t c = 0; c < 2; c++)
+        mb_stream_dots(w, row, c, 0, k + c * 32, rows, registers, coding, scale, dots[c]);
     MB_UNROLL
     for (size_t c = 0; c < 2; c++) {
-        v_int dot[MB_MAX_ROWS][MB_MAX_REGISTERS];
-        mb_stream_dots(w, row, c, 0, k + c * 32, rows, registers, coding, scale, dot);
+        v_int (*dot)[MB_MAX_REGISTERS] = dots[c];
         MB_UNROLL
         for (unsigned v = 0; v < registers; v++) {
             const v_float d = mb_stream_f16(w, at.d, c, v);
@@ -422,26 +457,13 @@ MB_INLINE void mb_stream_two_level(const struct mb_stream *w, const struct mb_ro
     }
 }
 
-MB_INLINE void mb_stream_prefetch(const struct mb_stream *w, const uint8_t *end, const unsigned panels,
-                                  const unsigned bytes)
-{
-    const uint8_t *ahead = w->block + MB_GEMV_PREFETCH_BYTES;
-    if (ahead >= end)
-        ahead += (panels - 1) * w->panel_bytes;
-    MB_UNROLL
-    for (unsigned p = 0; p < panels; p++)
-        MB_UNROLL
-        for (unsigned line = 0; line < bytes; line += 64)
-            _mm_prefetch((const char *)(ahead + p * w->panel_bytes + line), _MM_HINT_T0);
-}
-
 /* `panels` panels from `panel` on, all k, all rows: columns `column` and after of y. */
 MB_INLINE void mb_stream_panels(const struct mb_gemv_args *a, const uint8_t *panel, size_t column, const unsigned rows,
                                 const unsigned panels, const enum mb_coding coding, const enum mb_scale_kind scale)
 {
     const unsigned registers = panels * V_PARTS;
     const struct mb_superblock at = mb_superblock_layout(coding, scale);
-    struct mb_stream w = {panel, a->panel_bytes};
+    struct mb_stream w = {panel, a->panel_bytes, panel};
     v_float f[MB_MAX_ROWS][MB_MAX_REGISTERS];
     MB_UNROLL
     for (unsigned r = 0; r < rows; r++)
@@ -468,7 +490,9 @@ MB_INLINE void mb_stream_panels(const struct mb_gemv_args *a, const uint8_t *pan
         for (unsigned r = 0; r < rows; r++)
             row[r] = mb_row_at(a->activations, a->layout, a->bias_sum, a->bias_stride, r, 0, scale);
         for (size_t b = 0; b < a->superblocks; b++, w.block += at.bytes) {
-            mb_stream_prefetch(&w, panel + a->panel_bytes, panels, at.bytes);
+            w.ahead = w.block + MB_GEMV_PREFETCH_BYTES;
+            if (w.ahead >= panel + a->panel_bytes)
+                w.ahead += (panels - 1) * a->panel_bytes;
             if (mb_scale_two_level(scale))
                 mb_stream_two_level(&w, row, b * 256, rows, registers, coding, scale, f);
             else

@@ -76,6 +76,12 @@ MB_INLINE v_code v_lookup(v_code table, v_code index) { return _mm256_shuffle_ep
 
 /* --- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold ---------------------------------------------- */
 
+/* A sum where it is written: without this the compiler makes trees of the chains, and spills all their leaves. */
+MB_INLINE v_int v_pin(v_int v)
+{
+    __asm__("" : "+x"(v));
+    return v;
+}
 MB_INLINE unsigned v_dot_chain(unsigned max_code)
 {
     return max_code <= 15 ? 8 : max_code <= 31 ? 4 : max_code <= 63 ? 2 : 1;
@@ -88,11 +94,11 @@ MB_INLINE v_int v_dot_first(v_int start, v_code code, v_code act, unsigned max_c
 }
 MB_INLINE v_int v_dot_next(v_int partial, v_code code, v_code act, unsigned max_code)
 {
-    return _mm256_add_epi16(partial, v_dot_first(partial, code, act, max_code));
+    return v_pin(_mm256_add_epi16(partial, v_dot_first(partial, code, act, max_code)));
 }
 MB_INLINE v_int v_dot_fold(v_int start, v_int partial, unsigned max_code)
 {
-    return (void)max_code, _mm256_add_epi32(start, _mm256_madd_epi16(partial, _mm256_set1_epi16(1)));
+    return (void)max_code, v_pin(_mm256_add_epi32(start, _mm256_madd_epi16(partial, _mm256_set1_epi16(1))));
 }
 /* sum + pairs of int16 . pairs of int16, for the minima. */
 MB_INLINE v_int v_dot2(v_int sum, v_int a, v_int b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }

@@ -184,6 +184,13 @@ static void decoded_bytes(const struct mb_format_info *info, size_t bytes[DECODE
     bytes[4] = min && two ? groups / 2 * 64 : 0;
 }
 
+/* Kernels with signed_codes keep code - 128, which is the top bit flipped. */
+static void make_signed(const struct mb_kernel *kernel, uint8_t *code, size_t bytes)
+{
+    for (size_t i = 0; kernel->signed_codes && i < bytes; i++)
+        code[i] ^= 0x80;
+}
+
 static struct mb_decoded as_decoded(void *const part[DECODED_ARRAYS])
 {
     return (struct mb_decoded){part[0], part[1], part[2], part[3], part[4]};
@@ -209,6 +216,7 @@ static bool run_decode(struct harness *harness, const struct data *data, size_t 
         guard_copy(&source, data->panels + first * block_bytes, superblocks * block_bytes);
     const struct mb_decoded out = as_decoded(got_at), expected = as_decoded(want_at);
     data_reference(MB_OP_DECODE, data->info)->fn.decode(panel, superblocks, &expected);
+    make_signed(harness->kernel, expected.code, superblocks * bytes[0]);
     bool good = true;
     for (int run = 0; good && run < 2; run++) {
         harness->at.what = run == 0 ? NULL : "second run";
@@ -248,8 +256,8 @@ struct gemm_guards {
 
 /* Decode super-blocks [first, first + count) of each panel so that every array ends at its guard
  * page. Panels beyond n hold NaN, as stale workspace may. */
-static void place_panels(struct gemm_guards *guards, const struct data *data, size_t panels,
-                         size_t first, size_t count)
+static void place_panels(const struct mb_kernel *kernel, struct gemm_guards *guards,
+                         const struct data *data, size_t panels, size_t first, size_t count)
 {
     const size_t block_bytes = mb_superblock_layout(data->info->coding, data->info->scale).bytes;
     size_t bytes[DECODED_ARRAYS];
@@ -260,10 +268,12 @@ static void place_panels(struct gemm_guards *guards, const struct data *data, si
             part[i] =
                 memset(guard_at(&guards->parts[p][i], count * bytes[i]), 0xff, count * bytes[i]);
         guards->panels[p] = as_decoded(part);
-        if (p < (data->n + 15) / 16)
-            data_reference(MB_OP_DECODE, data->info)
-                ->fn.decode(data->panels + p * data->panel_bytes + first * block_bytes, count,
-                            &guards->panels[p]);
+        if (p >= (data->n + 15) / 16)
+            continue;
+        data_reference(MB_OP_DECODE, data->info)
+            ->fn.decode(data->panels + p * data->panel_bytes + first * block_bytes, count,
+                        &guards->panels[p]);
+        make_signed(kernel, guards->panels[p].code, count * bytes[0]);
     }
 }
 
@@ -281,7 +291,7 @@ static bool run_gemm(struct harness *harness, const struct data *data, struct ge
     for (size_t at = 0; at < data->superblocks; at += run) {
         const size_t count = data->superblocks - at < run ? data->superblocks - at : run;
         if (at > 0 || run < data->superblocks)
-            place_panels(guards, data, panels, at, count);
+            place_panels(harness->kernel, guards, data, panels, at, count);
         const struct mb_gemm_args args = {
             .panels = guards->panels,
             .k0 = at * block_k,
@@ -289,7 +299,7 @@ static bool run_gemm(struct harness *harness, const struct data *data, struct ge
             .activations =
                 guard_copy(&guards->activations, data->activations, m * data->layout.row_bytes),
             .layout = &data->layout,
-            .bias_sum = data->groups == 0
+            .bias_sum = data->groups == 0 || harness->kernel->signed_codes
                             ? NULL
                             : guard_copy(&guards->bias, data->bias_sum, m * data->groups * 4),
             .bias_stride = data->groups,
@@ -313,7 +323,7 @@ static bool check_gemm_shapes(struct harness *harness, const struct data *data,
     struct shapes ns = {0};
     for (size_t i = 0; i < sizeof edges / sizeof *edges; i++)
         add_shape(&ns, edges[i] <= nr ? edges[i] : 0);
-    place_panels(guards, data, nr / 16, 0, data->superblocks);
+    place_panels(harness->kernel, guards, data, nr / 16, 0, data->superblocks);
     for (int run = 0; run < 2; run++) /* twice: the same bits */
         for (size_t i = 0; i < ns.count; i++)
             for (size_t m = 1; m <= data->m; m++)

@@ -190,6 +190,37 @@ static void test_every_format_and_level(void **state)
     }
 }
 
+/* Each kernel forced into the default selection, as MIXBIT_KERNEL and the tuner do: plans then mix
+ * levels (decode of one, tile of another), which must not show either. */
+static void test_forced_kernels(void **state)
+{
+    (void)state;
+    static const size_t counts[] = {1, 3, 9, 20};
+    for (size_t i = 0; i < mb_format_count(); i++) {
+        struct problem p;
+        problem_create(&p, mb_format_at(i), 5);
+        float *expected = allocate(M * Y_STRIDE * sizeof(float)),
+              *y = allocate(M * Y_STRIDE * sizeof(float));
+        multiply(&p, M, N, expected);
+        mb_isa_set_allowed_mask(UINT32_MAX);
+        const struct mb_kernel *kernel;
+        for (size_t j = 0; (kernel = mb_registry_at(j)) != NULL; j++) {
+            if (!mb_kernel_fits(kernel, p.info) || !mb_isa_is_supported(kernel->isa))
+                continue;
+            assert_int_equal(mb_select_override(kernel), MB_OK);
+            for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+                memset(y, 0xff, M * Y_STRIDE * sizeof *y);
+                multiply(&p, counts[c], N, y);
+                assert_same(&p, kernel->name, counts[c], y, expected);
+            }
+        }
+        assert_int_equal(mb_select_override(NULL), MB_OK);
+        mb_free_aligned(y);
+        mb_free_aligned(expected);
+        problem_destroy(&p);
+    }
+}
+
 static void test_threads_do_not_change_a_bit(void **state)
 {
     (void)state;
@@ -248,6 +279,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_format_and_level),
+        cmocka_unit_test(test_forced_kernels),
         cmocka_unit_test(test_threads_do_not_change_a_bit),
         cmocka_unit_test(test_not_finite_activations_do_no_harm),
     };

@@ -305,6 +305,111 @@ static void check_rows(const struct mb_format_info *info)
     guard_destroy(&out);
 }
 
+/* What the encoder wrote, as fields, with the values of every code: value[c][i] is weight i if its
+ * code were c and all else stayed. Brute force, through join and dequantize alone. */
+enum { CODES = 256, BLOCK = 256 };
+
+static void value_table(const struct mb_format_info *info, struct mb_block_fields fields,
+                        float (*value)[BLOCK])
+{
+    const struct mb_format_ops *ops = mb_format_ops(info->id);
+    const unsigned codes = info->coding == MB_CODING_LUT4 ? 16 : mb_coding_max(info->coding) + 1;
+    for (unsigned c = 0; c < codes; c++) {
+        uint8_t block[256];
+        memset(fields.code, (int)c, sizeof fields.code);
+        ops->join(&fields, block);
+        ops->dequantize_row(block, value[c], info->block_k);
+    }
+}
+
+/* The least squared error of `count` weights from `first` on, each at its best code. */
+static double least_error(const struct mb_format_info *info, const float *x, float (*value)[BLOCK],
+                          size_t first, size_t count)
+{
+    const unsigned codes = info->coding == MB_CODING_LUT4 ? 16 : mb_coding_max(info->coding) + 1;
+    double sum = 0.0;
+    for (size_t i = first; i < first + count; i++) {
+        double least = INFINITY;
+        for (unsigned c = 0; c < codes; c++)
+            least = fmin(least, fabs((double)x[i] - (double)value[c][i]));
+        sum += least * least;
+    }
+    return sum;
+}
+
+static double squared_error(const float *x, const float *y, size_t count, double factor)
+{
+    double sum = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        const double difference = (double)x[i] - factor * (double)y[i];
+        sum += difference * difference;
+    }
+    return sum;
+}
+
+/* How many sub-scales one up or down would be better than those chosen, with their own best codes.
+ */
+static void try_neighbours(const struct mb_format_info *info, const float *x, const float *y,
+                           const struct mb_block_fields *fields, size_t *tried, size_t *better)
+{
+    static float value[CODES][BLOCK];
+    const size_t group = mb_scale_group(info->scale);
+    const int most = info->scale == MB_SCALE_G16X2      ? 127
+                     : info->scale == MB_SCALE_G16X2MIN ? 15
+                     : info->scale == MB_SCALE_G32X2MIN ? 63
+                                                        : 31;
+    const int least = mb_scale_has_min(info->scale) ? 0 : -most - 1;
+    for (size_t g = 0; g < info->block_k / group; g++)
+        for (int step = -1; step <= 1; step += 2) {
+            struct mb_block_fields other = *fields;
+            other.sub_scale[g] = (int16_t)(fields->sub_scale[g] + step);
+            if (other.sub_scale[g] < least || other.sub_scale[g] > most)
+                continue;
+            value_table(info, other, value);
+            ++*tried;
+            *better += least_error(info, x, value, g * group, group) <
+                       0.9999 * squared_error(x + g * group, y + g * group, group, 1.0);
+        }
+}
+
+/* A block is a local optimum: every code is the nearest; a neighbouring sub-scale is (nearly
+ * always) worse; so is any other factor on the whole. */
+static void check_optimum(const struct mb_format_info *info)
+{
+    static float value[CODES][BLOCK];
+    const struct mb_format_ops *ops = mb_format_ops(info->id);
+    const size_t k = info->block_k;
+    size_t tried = 0, better = 0;
+    double reached = 0.0, rescaled = 0.0;
+    for (uint64_t b = 0; b < 8; b++) {
+        float x[BLOCK], y[BLOCK];
+        uint8_t block[256];
+        struct mb_block_fields fields = {0};
+        for (size_t i = 0; i < k; i++)
+            x[i] = student(b * BLOCK + i);
+        assert_int_equal(mb_quantize(info->id, x, 1, k, NULL, block), MB_OK);
+        ops->dequantize_row(block, y, k);
+        ops->split(block, &fields);
+        value_table(info, fields, value);
+        double xy = 0.0, yy = 0.0;
+        for (size_t i = 0; i < k; i++) {
+            const double error = (double)x[i] - (double)y[i];
+            assert_true(error * error <= 1.0001 * least_error(info, x, value, i, 1) + 1e-15);
+            xy += (double)x[i] * (double)y[i];
+            yy += (double)y[i] * (double)y[i];
+        }
+        reached += squared_error(x, y, k, 1.0);
+        rescaled += squared_error(x, y, k, xy / yy);
+        if (mb_scale_two_level(info->scale))
+            try_neighbours(info, x, y, &fields, &tried, &better);
+    }
+    if (better * 50 > tried)
+        fail_msg("%s: %zu of %zu neighbouring sub-scales are better", info->name, better, tried);
+    if (rescaled < 0.9985 * reached)
+        fail_msg("%s: rescaling lowers the error from %g to %g", info->name, reached, rescaled);
+}
+
+static void test_optimum(void **state) { (void)state, for_each_block_format(check_optimum); }
 static void test_zero(void **state) { (void)state, for_each_block_format(check_zero); }
 static void test_magnitudes(void **state) { (void)state, for_each_block_format(check_magnitudes); }
 static void test_shapes(void **state) { (void)state, for_each_block_format(check_shapes); }
@@ -317,6 +422,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_worse_than_ggml),
         cmocka_unit_test(test_importance_lowers_weighted_error),
+        cmocka_unit_test(test_optimum),
         cmocka_unit_test(test_zero),
         cmocka_unit_test(test_magnitudes),
         cmocka_unit_test(test_shapes),

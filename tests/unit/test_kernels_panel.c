@@ -164,7 +164,7 @@ static uint8_t *random_rows(const struct mb_format_info *info, size_t blocks, ui
     random_bytes(seed, bytes, blocks * info->block_bytes);
     for (size_t b = 0; sane && b < blocks; b++) {
         const struct mb_format_ops *ops = mb_format_ops(info->id);
-        struct mb_block_fields fields;
+        struct mb_block_fields fields = {0};
         ops->split(bytes + b * info->block_bytes, &fields);
         fields.d &= 0xbfff;
         fields.dmin &= 0xbfff;
