@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How time is measured, without any time passing: the clock here advances only when a case runs, by
+ * what a script says, so every figure has one right value. */
+#include "tuner/measure.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <string.h>
+
+struct world {
+    uint64_t now, disturbances;
+    uint64_t step, readings, readings_per_step; /* of a coarse clock */
+    int backwards;                              /* readings that still go back */
+    char log[4096];
+    size_t log_count;
+};
+
+/* Sample i of a case costs costs[i] per iteration (the last one for ever), and is disturbed where
+ * `disturbed` has an 'x'. */
+struct script {
+    struct world *world;
+    const double *costs;
+    size_t cost_count, samples;
+    const char *disturbed;
+    char letter;
+};
+
+static uint64_t world_now(void *user)
+{
+    struct world *w = user;
+    if (w->readings_per_step > 0)
+        return ++w->readings / w->readings_per_step * w->step;
+    if (w->backwards > 0) {
+        w->backwards--;
+        return w->now -= 1000;
+    }
+    return w->now;
+}
+
+static uint64_t world_disturbances(void *user) { return ((struct world *)user)->disturbances; }
+
+static void script_run(void *arg, size_t iterations)
+{
+    struct script *s = arg;
+    const size_t i = s->samples++;
+    const double cost = s->costs[i < s->cost_count ? i : s->cost_count - 1];
+    s->world->now += (uint64_t)(cost * (double)iterations);
+    if (s->disturbed != NULL && i < strlen(s->disturbed) && s->disturbed[i] == 'x')
+        s->world->disturbances++;
+    if (s->world->log_count + 1 < sizeof s->world->log)
+        s->world->log[s->world->log_count++] = s->letter;
+}
+
+static struct mb_measurement measure_one(struct world *world, struct script *script,
+                                         struct mb_measure_options options)
+{
+    const struct mb_clock clock = {world_now, world_disturbances, world};
+    const struct mb_timed timed = {script_run, script};
+    struct mb_measurement result;
+    memset(&result, 0, sizeof result);
+    script->world = world;
+    options.clock = &clock;
+    assert_int_equal(mb_measure(&timed, 1, &options, &result), MB_OK);
+    return result;
+}
+
+static void iterations_double_until_the_sample_is_long_enough(void **state)
+{
+    (void)state;
+    const double cost = 10;
+    struct world world = {.now = 1000000};
+    struct script script = {.costs = &cost, .cost_count = 1};
+    const struct mb_measurement r = measure_one(
+        &world, &script, (struct mb_measure_options){.sample_ns = 1000, .budget_ns = 1e9});
+    assert_int_equal(r.iterations, 128); /* 64 * 10 < 1000 <= 128 * 10 */
+    assert_true(r.median_ns == 10 && r.min_ns == 10 && r.mad_ns == 0);
+    assert_int_equal(r.samples, 64);
+}
+
+static void the_floor_is_the_smallest_step_of_the_clock(void **state)
+{
+    (void)state;
+    struct world world = {.step = 100, .readings_per_step = 7};
+    const struct mb_clock clock = {world_now, NULL, &world};
+    assert_true(mb_clock_floor_ns(&clock) == 100);
+}
+
+static void a_clock_that_stands_still_is_an_error(void **state)
+{
+    (void)state;
+    const double cost = 0;
+    struct world world = {0};
+    struct script script = {.world = &world, .costs = &cost, .cost_count = 1};
+    const struct mb_clock clock = {world_now, NULL, &world};
+    const struct mb_timed timed = {script_run, &script};
+    const struct mb_measure_options options = {.clock = &clock, .sample_ns = 100};
+    struct mb_measurement result;
+    assert_int_equal(mb_measure(&timed, 1, &options, &result), MB_ERR_DEVICE);
+    assert_int_equal(mb_measure(&timed, 0, &options, &result), MB_ERR_ARGUMENT);
+}
+
+static void median_mad_and_minimum_are_those_of_the_samples(void **state)
+{
+    (void)state;
+    /* The first run grows; then 110 100 130 900 120: median 120, deviations 10 20 10 780 0. */
+    const double costs[] = {100, 110, 100, 130, 900, 120};
+    struct world world = {.now = 1};
+    struct script script = {.costs = costs, .cost_count = 6};
+    const struct mb_measurement r =
+        measure_one(&world, &script,
+                    (struct mb_measure_options){
+                        .sample_ns = 1, .samples_min = 5, .samples_max = 5, .budget_ns = 1});
+    assert_int_equal(r.iterations, 1);
+    assert_int_equal(r.samples, 5);
+    assert_true(r.median_ns == 120);
+    assert_true(r.mad_ns == 10);
+    assert_true(r.min_ns == 100);
+
+    /* An even number: the mean of the middle two; 100 110 130 900 -> 120, deviations 20 10 10 780.
+     */
+    struct script even = {.costs = costs, .cost_count = 5};
+    const struct mb_measurement e =
+        measure_one(&world, &even,
+                    (struct mb_measure_options){
+                        .sample_ns = 1, .samples_min = 4, .samples_max = 4, .budget_ns = 1});
+    assert_int_equal(e.samples, 4);
+    assert_true(e.median_ns == 120);
+    assert_true(e.mad_ns == 15);
+}
+
+static void the_budget_ends_a_case_but_not_before_the_least_samples(void **state)
+{
+    (void)state;
+    const double cost = 100;
+    struct world world = {.now = 1};
+    struct script script = {.costs = &cost, .cost_count = 1};
+    struct mb_measurement r = measure_one(
+        &world, &script,
+        (struct mb_measure_options){.sample_ns = 1, .samples_min = 2, .budget_ns = 1000});
+    assert_int_equal(r.samples, 9); /* one of ten was the warm-up */
+    struct script poor = {.costs = &cost, .cost_count = 1};
+    r = measure_one(&world, &poor,
+                    (struct mb_measure_options){.sample_ns = 1, .samples_min = 7, .budget_ns = 1});
+    assert_int_equal(r.samples, 7);
+}
+
+static void candidates_take_turns(void **state)
+{
+    (void)state;
+    const double cost = 100;
+    struct world world = {.now = 1};
+    struct script a = {.world = &world, .costs = &cost, .cost_count = 1, .letter = 'a'};
+    struct script b = {.world = &world, .costs = &cost, .cost_count = 1, .letter = 'b'};
+    struct script c = {.world = &world, .costs = &cost, .cost_count = 1, .letter = 'c'};
+    const struct mb_clock clock = {world_now, NULL, &world};
+    const struct mb_timed timed[] = {{script_run, &a}, {script_run, &b}, {script_run, &c}};
+    const struct mb_measure_options options = {
+        .clock = &clock, .sample_ns = 1, .samples_min = 3, .samples_max = 3, .budget_ns = 1};
+    struct mb_measurement results[3];
+    assert_int_equal(mb_measure(timed, 3, &options, results), MB_OK);
+    assert_string_equal(world.log, "abcabcabcabc");
+}
+
+static void losers_stop_taking_turns(void **state)
+{
+    (void)state;
+    const double fast = 100, near = 120, slow = 200;
+    struct world world = {.now = 1};
+    struct script a = {.world = &world, .costs = &slow, .cost_count = 1};
+    struct script b = {.world = &world, .costs = &fast, .cost_count = 1};
+    struct script c = {.world = &world, .costs = &near, .cost_count = 1};
+    const struct mb_clock clock = {world_now, NULL, &world};
+    const struct mb_timed timed[] = {{script_run, &a}, {script_run, &b}, {script_run, &c}};
+    const struct mb_measure_options options = {.clock = &clock,
+                                               .sample_ns = 1,
+                                               .samples_min = 4,
+                                               .samples_max = 20,
+                                               .budget_ns = 1e9,
+                                               .drop_ratio = 1.25};
+    struct mb_measurement results[3];
+    assert_int_equal(mb_measure(timed, 3, &options, results), MB_OK);
+    assert_int_equal(results[0].samples, 4);
+    assert_int_equal(results[1].samples, 20);
+    assert_int_equal(results[2].samples, 20);
+    assert_true(results[0].median_ns == 200);
+}
+
+static void disturbed_samples_do_not_count(void **state)
+{
+    (void)state;
+    const double costs[] = {100, 100, 9000, 110, 9000, 120, 130};
+    struct world world = {.now = 1};
+    struct script script = {.costs = costs, .cost_count = 7, .disturbed = "--x-x"};
+    const struct mb_measurement r =
+        measure_one(&world, &script,
+                    (struct mb_measure_options){
+                        .sample_ns = 1, .samples_min = 3, .samples_max = 4, .budget_ns = 1e9});
+    assert_int_equal(r.samples, 4);
+    assert_int_equal(r.disturbed, 2);
+    assert_true(r.median_ns == 115); /* 100 110 120 130 */
+}
+
+static void with_nothing_but_disturbed_samples_they_count(void **state)
+{
+    (void)state;
+    /* Growth tries eight times for an undisturbed one. */
+    const double costs[] = {1, 1, 1, 1, 1, 1, 1, 1, 300, 100, 200};
+    struct world world = {.now = 1};
+    struct script script = {
+        .costs = costs, .cost_count = 11, .disturbed = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"};
+    const struct mb_measurement r =
+        measure_one(&world, &script,
+                    (struct mb_measure_options){
+                        .sample_ns = 1, .samples_min = 2, .samples_max = 3, .budget_ns = 1e9});
+    assert_int_equal(r.samples, 3);
+    assert_int_equal(r.disturbed, 0);
+    assert_true(r.median_ns == 200 && r.min_ns == 100);
+}
+
+static void a_mix_of_too_few_clean_samples_uses_all(void **state)
+{
+    (void)state;
+    const double costs[] = {100, 100, 400, 500, 600, 700};
+    struct world world = {.now = 1};
+    struct script script = {
+        .costs = costs, .cost_count = 6, .disturbed = "--xxxxxxxxxxxxxxxxxxxxxxxxxxxx"};
+    const struct mb_measurement r =
+        measure_one(&world, &script,
+                    (struct mb_measure_options){
+                        .sample_ns = 1, .samples_min = 4, .samples_max = 4, .budget_ns = 1e9});
+    assert_int_equal(r.samples, 5); /* 100 400 500 600 700 */
+    assert_true(r.median_ns == 500 && r.min_ns == 100);
+}
+
+static void growth_is_not_fooled_by_a_disturbance(void **state)
+{
+    (void)state;
+    const double costs[] = {5000, 10};
+    struct world world = {.now = 1};
+    struct script script = {.costs = costs, .cost_count = 2, .disturbed = "x"};
+    const struct mb_measurement r = measure_one(
+        &world, &script, (struct mb_measure_options){.sample_ns = 1000, .budget_ns = 1e9});
+    assert_int_equal(r.iterations, 128);
+}
+
+static void a_sample_that_ended_before_it_began_is_thrown_away(void **state)
+{
+    (void)state;
+    const double cost = 100;
+    struct world world = {.now = 1000000, .backwards = 4};
+    struct script script = {.costs = &cost, .cost_count = 1};
+    const struct mb_measurement r =
+        measure_one(&world, &script,
+                    (struct mb_measure_options){
+                        .sample_ns = 1, .samples_min = 3, .samples_max = 3, .budget_ns = 1});
+    assert_true(r.median_ns == 100 && r.min_ns == 100);
+
+    world.backwards = 1000000;
+    struct script again = {.world = &world, .costs = &cost, .cost_count = 1};
+    const struct mb_clock clock = {world_now, NULL, &world};
+    const struct mb_timed timed = {script_run, &again};
+    const struct mb_measure_options options = {.clock = &clock, .sample_ns = 1};
+    struct mb_measurement result;
+    world.now = 1000000000000;
+    assert_int_equal(mb_measure(&timed, 1, &options, &result), MB_ERR_DEVICE);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(iterations_double_until_the_sample_is_long_enough),
+        cmocka_unit_test(the_floor_is_the_smallest_step_of_the_clock),
+        cmocka_unit_test(a_clock_that_stands_still_is_an_error),
+        cmocka_unit_test(median_mad_and_minimum_are_those_of_the_samples),
+        cmocka_unit_test(the_budget_ends_a_case_but_not_before_the_least_samples),
+        cmocka_unit_test(candidates_take_turns),
+        cmocka_unit_test(losers_stop_taking_turns),
+        cmocka_unit_test(disturbed_samples_do_not_count),
+        cmocka_unit_test(with_nothing_but_disturbed_samples_they_count),
+        cmocka_unit_test(a_mix_of_too_few_clean_samples_uses_all),
+        cmocka_unit_test(growth_is_not_fooled_by_a_disturbance),
+        cmocka_unit_test(a_sample_that_ended_before_it_began_is_thrown_away),
+    };
+    return cmocka_run_group_tests_name("tuner measure", tests, NULL, NULL);
+}

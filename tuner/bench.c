@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One row of `mixbit bench`: a product, timed, checked, and set beside the limit it meets first.
+ *
+ * The limit may have been measured while the machine was disturbed. So a row that seems to exceed
+ * its limit has both measured again, one right after the other, before it counts as a fault of the
+ * probe. */
+#include "tuner/tuner.h"
+#include "tuner/limits.h"
+#include "tuner/measure.h"
+#include "tuner/space.h"
+#include "tuner/workload.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { SECOND_LOOKS = 3 };
+static const double fraction_most = 1.02;
+
+const char *mb_limit_name(enum mb_limit limit)
+{
+    static const char *const names[] = {"read", "dot", "fma"};
+    return (unsigned)limit < sizeof names / sizeof names[0] ? names[limit] : NULL;
+}
+
+static void run_product(void *arg, size_t iterations) { mb_workload_run(arg, iterations); }
+
+static enum mb_status time_product(struct mb_workload *workload, double effort_s,
+                                   struct mb_bench_row *row)
+{
+    const struct mb_timed timed = {run_product, workload};
+    const struct mb_measure_options options = {.budget_ns = 1e9 * (effort_s > 0 ? effort_s : 0.1)};
+    struct mb_measurement result;
+    enum mb_status status = mb_measure(&timed, 1, &options, &result);
+    if (status == MB_OK)
+        status = workload->status;
+    if (status != MB_OK)
+        return status;
+    row->median_ns = result.median_ns;
+    row->mad_ns = result.mad_ns;
+    row->min_ns = result.min_ns;
+    row->gmacs = (double)row->m * (double)row->n * (double)row->k / row->median_ns;
+    row->weight_gbps =
+        (double)row->n * (double)mb_format_row_bytes(row->format, row->k) / row->median_ns;
+    return MB_OK;
+}
+
+static void compare_with_limit(const struct mb_limits *limits, struct mb_bench_row *row)
+{
+    const struct mb_kernel *kernel = mb_registry_find(row->kernel);
+    const struct mb_shape shape = {row->n, row->k};
+    bool reads;
+    const double bound_ns =
+        mb_space_bound_ns(kernel, row->format, &shape, row->m, limits, row->residency, &reads);
+    const bool floats = mb_coding_is_float(mb_format_info(row->format)->coding);
+    row->limit = reads ? MB_LIMIT_READ : floats ? MB_LIMIT_FMA : MB_LIMIT_DOT;
+    row->fraction = bound_ns / row->median_ns;
+}
+
+static void raise(double *value, double to)
+{
+    if (to > *value)
+        *value = to;
+}
+
+/* Measure the limit of this row once more and keep the better figure. */
+static enum mb_status look_again(const struct mb_bench_row *row, struct mb_threads *threads,
+                                 struct mb_limits *limits)
+{
+    const enum mb_isa isa = mb_registry_find(row->kernel)->isa;
+    const double budget_ns = 50e6;
+    double found = 0;
+    enum mb_status status = MB_OK;
+    if (row->limit == MB_LIMIT_READ) {
+        status = mb_limit_read_gbps(threads, row->residency, true, budget_ns, &found);
+        raise(&limits->read_gbps[row->residency], found);
+    } else if (row->limit == MB_LIMIT_FMA) {
+        status = mb_limit_peak_gmacs(threads, isa, MB_PEAK_FMA, budget_ns, &found);
+        raise(&limits->fma_gmacs[isa], found);
+    } else {
+        status = mb_limit_peak_gmacs(threads, isa, MB_PEAK_DOT, budget_ns, &found);
+        raise(&limits->dot_gmacs[isa], found);
+        if (status == MB_OK)
+            status = mb_limit_peak_gmacs(threads, isa, MB_PEAK_DOT_EXACT, budget_ns, &found);
+        raise(&limits->dot_exact_gmacs[isa], found);
+    }
+    return status;
+}
+
+static enum mb_status judge(struct mb_workload *workload, const struct mb_limits *limits,
+                            double effort_s, struct mb_bench_row *row, struct mb_error *error)
+{
+    struct mb_limits own = *limits;
+    compare_with_limit(&own, row);
+    for (int look = 0; look < SECOND_LOOKS && row->fraction > fraction_most; look++) {
+        enum mb_status status = look_again(row, workload->threads, &own);
+        if (status == MB_OK)
+            status = time_product(workload, effort_s, row);
+        if (status != MB_OK)
+            return status;
+        compare_with_limit(&own, row);
+    }
+    if (row->fraction <= fraction_most)
+        return MB_OK;
+    return mb_error_set(error, MB_ERR_VERIFY, -1,
+                        "%s runs at %.2f of the %s limit at m %zu, n %zu, k %zu, %s: the probe of "
+                        "that limit is wrong, or the machine is busy; try again on an idle one",
+                        row->kernel, row->fraction, mb_limit_name(row->limit), row->m, row->n,
+                        row->k, mb_residency_name(row->residency));
+}
+
+/* A matrix that is larger than the cache can't be measured in it. */
+static enum mb_status check_room(const struct mb_bench_case *bench,
+                                 const struct mb_device_info *device, size_t threads,
+                                 struct mb_error *error)
+{
+    const double bytes = (double)bench->n * (double)mb_format_row_bytes(bench->format, bench->k);
+    const double room = bench->residency == MB_RESIDENCY_L2
+                            ? (double)device->l2_bytes * (double)threads
+                            : (double)device->l3_bytes;
+    if (bench->residency == MB_RESIDENCY_MEMORY || room == 0 || bytes <= room)
+        return MB_OK;
+    return mb_error_set(error, MB_ERR_SHAPE, -1,
+                        "%s at n %zu, k %zu takes %.1f MB, the %s holds %.1f MB; choose a larger "
+                        "residency or a smaller shape",
+                        mb_format_info(bench->format)->name, bench->n, bench->k, bytes / 1e6,
+                        mb_residency_name(bench->residency), room / 1e6);
+}
+
+enum mb_status mb_bench_run(const struct mb_bench_case *bench, struct mb_threads *threads,
+                            const struct mb_limits *limits, double effort_s,
+                            struct mb_bench_row *row, struct mb_error *error)
+{
+    const struct mb_format_info *info = mb_format_info(bench->format);
+    const size_t count = mb_threads_count(threads);
+    if (info == NULL || mb_residency_name(bench->residency) == NULL)
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1, "no such format or residency");
+    *row = (struct mb_bench_row){.format = bench->format,
+                                 .m = bench->m,
+                                 .n = bench->n,
+                                 .k = bench->k,
+                                 .threads = count,
+                                 .residency = bench->residency,
+                                 .activation = info->activation};
+    struct mb_device_info device = {.size = sizeof device};
+    struct mb_arena own = {NULL, 0};
+    struct mb_workload workload;
+    enum mb_status status = mb_device_info(&device);
+    if (status == MB_OK)
+        status = mb_select_environment(error);
+    if (status == MB_OK)
+        status = check_room(bench, &device, count, error);
+    if (status == MB_OK)
+        status = mb_workload_create(&workload, bench->format, bench->n, bench->k, bench->m,
+                                    mb_working_set_bytes(&device, bench->residency, count), threads,
+                                    bench->arena != NULL ? bench->arena : &own, error);
+    if (status != MB_OK)
+        return status;
+    snprintf(row->kernel, sizeof row->kernel, "%s",
+             mb_kernel_for(bench->format, bench->n, bench->k, bench->m));
+    status = mb_workload_check(&workload, &row->error, &row->failed);
+    if (status == MB_OK)
+        status = time_product(&workload, effort_s, row);
+    if (status == MB_OK && row->failed)
+        status = mb_error_set(
+            error, MB_ERR_VERIFY, -1,
+            "%s gives wrong results for %s at m %zu, n %zu, k %zu: relative error "
+            "%.2g, allowed %.2g",
+            row->kernel, info->name, row->m, row->n, row->k, row->error, info->error_bound);
+    if (status == MB_OK && limits != NULL)
+        status = judge(&workload, limits, effort_s, row, error);
+    mb_workload_free(&workload);
+    mb_arena_free(&own);
+    return status;
+}

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See contest.h. What is timed is mb_matmul as a network calls it: activations are prepared and the
+ * work is handed to the threads within the figure, and preparing is timed once more on its own,
+ * because matrices that read the same input share it. */
+#include "tuner/contest.h"
+#include "tuner/measure.h"
+#include "tuner/profile.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static const double loser_ratio = 1.25; /* slower than this times the leader: no more turns */
+
+static struct mb_cost key_of(const struct mb_contest *c, const struct mb_tune_candidate *candidate)
+{
+    struct mb_cost cost = {.revision = candidate->revision,
+                           .format = c->format,
+                           .n = c->shape.n,
+                           .k = c->shape.k,
+                           .m = c->m,
+                           .threads = c->threads,
+                           .activation = mb_format_info(c->format)->activation,
+                           .residency = c->residency,
+                           .bytes = c->shape.n * mb_format_row_bytes(c->format, c->shape.k)};
+    snprintf(cost.kernel, sizeof cost.kernel, "%s", candidate->kernel->name);
+    return cost;
+}
+
+/* A candidate in its turn: the dispatch layer is told before every sample, which costs one lock. */
+struct contender {
+    struct mb_workload *workload;
+    const struct mb_tune_candidate *candidate;
+};
+
+static void run_contender(void *arg, size_t iterations)
+{
+    const struct contender *c = arg;
+    mb_select_set(c->workload->format, &c->candidate->selection);
+    mb_workload_run(c->workload, iterations);
+}
+
+static void run_prepare(void *arg, size_t iterations) { mb_workload_prepare(arg, iterations); }
+
+static double prepare_ns(struct mb_workload *workload)
+{
+    const struct mb_timed timed = {run_prepare, workload};
+    const struct mb_measure_options options = {.budget_ns = 2e6};
+    struct mb_measurement result;
+    return mb_measure(&timed, 1, &options, &result) == MB_OK ? result.median_ns : 0;
+}
+
+/* What the first right candidate takes, roughly. */
+static enum mb_status scout(struct mb_workload *workload, const struct mb_tune_candidate *candidate,
+                            double *ns)
+{
+    struct contender contender = {workload, candidate};
+    const struct mb_timed timed = {run_contender, &contender};
+    const struct mb_measure_options options = {.budget_ns = 1, .samples_min = 2};
+    struct mb_measurement result = {0};
+    const enum mb_status status = mb_measure(&timed, 1, &options, &result);
+    *ns = result.median_ns;
+    return status;
+}
+
+/* Whether the dispatch layer will run this candidate: a kernel forced from outside (MIXBIT_KERNEL)
+ * leaves only itself to be measured. */
+static bool is_selected(const struct mb_workload *workload,
+                        const struct mb_tune_candidate *candidate)
+{
+    const char *name = mb_kernel_for(workload->format, workload->n, workload->k, workload->m);
+    return name != NULL && strcmp(name, candidate->kernel->name) == 0;
+}
+
+static enum mb_status record_failure(const struct mb_contest *c,
+                                     const struct mb_tune_candidate *candidate, double error)
+{
+    struct mb_cost cost = key_of(c, candidate);
+    cost.error = error;
+    cost.failed = 1;
+    mb_log(MB_LOG_WARNING, "%s gives wrong results for %s (relative error %.2g); it is not used",
+           cost.kernel, mb_format_info(cost.format)->name, error);
+    return mb_profile_put(c->profile, &cost);
+}
+
+/* Keep what is right and may win. */
+static enum mb_status weed(struct mb_contest *c, struct mb_workload *workload, double *errors)
+{
+    size_t left = 0;
+    double reached_ns = 0;
+    for (size_t i = 0; i < c->count; i++) {
+        double error;
+        int failed;
+        if (reached_ns > 0 && c->candidates[i].bound_ns > reached_ns)
+            continue;
+        mb_select_set(workload->format, &c->candidates[i].selection);
+        if (!is_selected(workload, &c->candidates[i]))
+            continue;
+        enum mb_status status = mb_workload_check(workload, &error, &failed);
+        if (status == MB_OK && failed) {
+            status = record_failure(c, &c->candidates[i], error);
+        } else if (status == MB_OK) {
+            errors[left] = error;
+            c->candidates[left++] = c->candidates[i];
+            if (left == 1)
+                status = scout(workload, &c->candidates[0], &reached_ns);
+        }
+        if (status != MB_OK)
+            return status;
+    }
+    c->count = left;
+    return MB_OK;
+}
+
+static enum mb_status take_turns(const struct mb_contest *c, struct mb_workload *workload,
+                                 const double *errors)
+{
+    struct contender contenders[MB_CANDIDATES_MAX];
+    struct mb_timed timed[MB_CANDIDATES_MAX];
+    struct mb_measurement results[MB_CANDIDATES_MAX];
+    for (size_t i = 0; i < c->count; i++) {
+        contenders[i] = (struct contender){workload, &c->candidates[i]};
+        timed[i] = (struct mb_timed){run_contender, &contenders[i]};
+    }
+    const double preparing_ns = prepare_ns(workload);
+    const struct mb_measure_options options = {.budget_ns = c->budget_ns,
+                                               .drop_ratio = loser_ratio};
+    enum mb_status status = mb_measure(timed, c->count, &options, results);
+    if (status == MB_OK)
+        status = workload->status;
+    for (size_t i = 0; i < c->count && status == MB_OK; i++) {
+        struct mb_cost cost = key_of(c, &c->candidates[i]);
+        cost.median_ns = results[i].median_ns;
+        cost.mad_ns = results[i].mad_ns;
+        cost.min_ns = results[i].min_ns;
+        cost.prepare_ns = fmin(preparing_ns, cost.median_ns);
+        cost.error = errors[i];
+        status = mb_profile_put(c->profile, &cost);
+    }
+    return status;
+}
+
+enum mb_status mb_contest_run(struct mb_contest *contest, struct mb_workload *workload)
+{
+    double errors[MB_CANDIDATES_MAX];
+    workload->m = contest->m;
+    enum mb_status status = weed(contest, workload, errors);
+    if (status == MB_OK && contest->count > 0)
+        status = take_turns(contest, workload, errors);
+    return status;
+}
+
+/* With slack: the time that ruled a candidate out was another sample than the entry's. */
+bool mb_contest_is_decided(const struct mb_contest *contest)
+{
+    double best_ns = INFINITY, least_missing_ns = INFINITY;
+    for (size_t i = 0; i < contest->count; i++) {
+        const struct mb_cost key = key_of(contest, &contest->candidates[i]);
+        const struct mb_profile_entry *entry = mb_profile_find(contest->profile, &key);
+        if (entry == NULL || !entry->current)
+            least_missing_ns = fmin(least_missing_ns, contest->candidates[i].bound_ns);
+        else if (!entry->cost.failed)
+            best_ns = fmin(best_ns, entry->cost.median_ns);
+    }
+    return isinf(least_missing_ns) || least_missing_ns > best_ns / 2;
+}

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What this machine can do at most: read, multiply, hand work to threads.
+ *
+ * A limit is the fastest of several loops in their fastest sample, since what the machine managed
+ * once it can do; kernels, which are judged by their medians, must stay below. Each sample runs
+ * for some 100 us inside the threads, so that handing it out doesn't count. */
+#include "tuner/limits.h"
+#include "dispatch/dispatch.h"
+#include "support/support.h"
+#include "tuner/measure.h"
+#include "tuner/workload.h"
+
+#include <string.h>
+
+enum { VARIANTS_MOST = 16, READ_UNIT = 4096 };
+
+static const double inner_ns = 200e3;               /* of one run in the threads */
+static const size_t memory_slice = (size_t)1 << 26; /* what one run reads of a gigabyte */
+
+static double best_of(const struct mb_measurement *results, size_t count)
+{
+    double best = results[0].min_ns;
+    for (size_t i = 1; i < count; i++)
+        best = results[i].min_ns < best ? results[i].min_ns : best;
+    return best;
+}
+
+/* ---- reading ---- */
+
+/* One buffer for all variants: each run reads the next slice, so that none finds it cached by the
+ * one before. */
+struct read_buffer {
+    struct mb_threads *threads;
+    uint8_t *data;
+    size_t bytes, slice, cursor, passes, readers;
+};
+
+struct read_case {
+    struct read_buffer *buffer;
+    mb_read_fn read;
+    size_t streams, ahead;
+};
+
+static void read_part(void *arg, size_t index, size_t count)
+{
+    const struct read_case *c = arg;
+    const struct read_buffer *b = c->buffer;
+    if (index >= b->readers)
+        return;
+    (void)count;
+    const size_t each = b->slice / b->readers;
+    for (size_t pass = 0; pass < b->passes; pass++)
+        c->read(b->data + b->cursor + index * each, each, c->streams, c->ahead);
+}
+
+static void read_run(void *arg, size_t iterations)
+{
+    struct read_case *c = arg;
+    struct read_buffer *b = c->buffer;
+    for (size_t i = 0; i < iterations; i++) {
+        mb_threads_run(b->threads, read_part, c);
+        b->cursor = b->cursor + 2 * b->slice <= b->bytes ? b->cursor + b->slice : 0;
+    }
+}
+
+struct fill_job {
+    uint8_t *data;
+    size_t bytes;
+};
+
+/* First touch by the thread that reads, and no page that is still the shared zero page. */
+static void fill_part(void *arg, size_t index, size_t count)
+{
+    const struct fill_job *job = arg;
+    const size_t begin = job->bytes / count * index;
+    memset(job->data + begin, 0x5a, index + 1 == count ? job->bytes - begin : job->bytes / count);
+}
+
+/* Slice and passes: a cache is read whole, again and again; memory in slices. Every thread's part
+ * must be a multiple of what four streams step by. */
+static void shape_buffer(struct read_buffer *buffer, enum mb_residency residency)
+{
+    const size_t unit = READ_UNIT * buffer->readers;
+    const size_t slice = residency == MB_RESIDENCY_MEMORY && buffer->bytes > 2 * memory_slice
+                             ? memory_slice
+                             : buffer->bytes;
+    buffer->slice = slice / unit * unit;
+    /* 40 bytes a nanosecond and thread is about what an L2 gives. */
+    const double pass_ns = (double)buffer->slice / (double)buffer->readers / 40;
+    buffer->passes = pass_ns < inner_ns ? (size_t)(inner_ns / pass_ns) + 1 : 1;
+}
+
+static enum mb_status measure_read(struct read_buffer *buffer, double budget_ns, double *gbps)
+{
+    static const size_t streams[] = {1, 2, 4}, aheads[] = {0, 1024};
+    struct read_case cases[VARIANTS_MOST];
+    struct mb_timed timed[VARIANTS_MOST];
+    struct mb_measurement results[VARIANTS_MOST];
+    size_t count = 0;
+    for (size_t isa = MB_ISA_COUNT; isa-- > 0;) {
+        const mb_read_fn read = mb_read_loop((enum mb_isa)isa);
+        if ((mb_isa_allowed_mask() >> isa & 1) == 0 || (read == mb_read_portable && count > 0))
+            continue;
+        for (size_t v = 0; v < 6 && count < VARIANTS_MOST; v++) {
+            cases[count] = (struct read_case){buffer, read, streams[v % 3], aheads[v / 3]};
+            timed[count] = (struct mb_timed){read_run, &cases[count]};
+            count++;
+        }
+    }
+    const struct mb_measure_options options = {
+        .budget_ns = budget_ns, .samples_max = 32, .drop_ratio = 1.3};
+    const enum mb_status status = mb_measure(timed, count, &options, results);
+    if (status == MB_OK)
+        *gbps = (double)buffer->slice * (double)buffer->passes / best_of(results, count);
+    return status;
+}
+
+/* Both counts of readers over one buffer: filling a gigabyte costs more than reading it. */
+static enum mb_status read_both(struct mb_threads *threads, enum mb_residency residency,
+                                double budget_ns, double *all_gbps, double *one_gbps)
+{
+    struct mb_device_info device = {.size = sizeof device};
+    enum mb_status status = mb_device_info(&device);
+    if (status != MB_OK)
+        return status;
+    const size_t count = mb_threads_count(threads);
+    struct read_buffer buffer = {.threads = threads, .readers = count};
+    buffer.bytes = mb_working_set_bytes(&device, residency, count);
+    buffer.data = mb_alloc_aligned(buffer.bytes);
+    if (buffer.data == NULL)
+        return MB_ERR_MEMORY;
+    struct fill_job job = {buffer.data, buffer.bytes};
+    mb_threads_run(threads, fill_part, &job);
+    if (all_gbps != NULL) {
+        shape_buffer(&buffer, residency);
+        status = measure_read(&buffer, budget_ns, all_gbps);
+    }
+    if (status == MB_OK && one_gbps != NULL) {
+        buffer.threads = NULL;
+        buffer.readers = 1;
+        buffer.cursor = 0;
+        if (residency == MB_RESIDENCY_L2) /* of one core now */
+            buffer.bytes /= count;
+        shape_buffer(&buffer, residency);
+        status = measure_read(&buffer, budget_ns, one_gbps);
+    }
+    mb_free_aligned(buffer.data);
+    return status;
+}
+
+enum mb_status mb_limit_read_gbps(struct mb_threads *threads, enum mb_residency residency, bool all,
+                                  double budget_ns, double *gbps)
+{
+    return read_both(threads, residency, budget_ns, all ? gbps : NULL, all ? NULL : gbps);
+}
+
+/* ---- multiplying ---- */
+
+struct peak_case {
+    struct mb_threads *threads;
+    const struct mb_peak *peak;
+    size_t inner;
+};
+
+static void peak_part(void *arg, size_t index, size_t count)
+{
+    const struct peak_case *c = arg;
+    (void)index;
+    (void)count;
+    c->peak->run(c->inner);
+}
+
+static void peak_run(void *arg, size_t iterations)
+{
+    struct peak_case *c = arg;
+    for (size_t i = 0; i < iterations; i++)
+        mb_threads_run(c->threads, peak_part, c);
+}
+
+enum mb_status mb_limit_peak_gmacs(struct mb_threads *threads, enum mb_isa isa,
+                                   enum mb_peak_kind kind, double budget_ns, double *gmacs)
+{
+    struct peak_case cases[VARIANTS_MOST];
+    struct mb_timed timed[VARIANTS_MOST];
+    struct mb_measurement results[VARIANTS_MOST];
+    size_t count = 0;
+    const struct mb_peak *peak;
+    *gmacs = 0;
+    for (size_t i = 0; (peak = mb_peak_at(i)) != NULL && count < VARIANTS_MOST; i++)
+        if (peak->isa == isa && peak->kind == kind) {
+            /* 100 products a nanosecond is a good core; a slow one just takes longer samples. */
+            const size_t inner = (size_t)(inner_ns * 100) / peak->macs;
+            cases[count] = (struct peak_case){threads, peak, inner};
+            timed[count] = (struct mb_timed){peak_run, &cases[count]};
+            count++;
+        }
+    if (count == 0)
+        return MB_OK;
+    const struct mb_measure_options options = {.budget_ns = budget_ns, .samples_max = 32};
+    const enum mb_status status = mb_measure(timed, count, &options, results);
+    for (size_t i = 0; i < count && status == MB_OK; i++) {
+        const double macs = (double)cases[i].inner * (double)cases[i].peak->macs *
+                            (double)mb_threads_count(threads);
+        *gmacs = macs / results[i].min_ns > *gmacs ? macs / results[i].min_ns : *gmacs;
+    }
+    return status;
+}
+
+/* ---- handing out work ---- */
+
+static void empty_task(void *arg, size_t index, size_t count)
+{
+    (void)arg;
+    (void)index;
+    (void)count;
+}
+
+static void dispatch_run(void *arg, size_t iterations)
+{
+    for (size_t i = 0; i < iterations; i++)
+        mb_threads_run(arg, empty_task, NULL);
+}
+
+static enum mb_status measure_dispatch(struct mb_threads *threads, double budget_ns,
+                                       double *dispatch_ns)
+{
+    const struct mb_timed timed = {dispatch_run, threads};
+    const struct mb_measure_options options = {.budget_ns = budget_ns};
+    struct mb_measurement result;
+    const enum mb_status status = mb_measure(&timed, 1, &options, &result);
+    *dispatch_ns = status == MB_OK ? result.median_ns : 0;
+    return status;
+}
+
+/* ---- all of them ---- */
+
+static enum mb_status measure_isa(struct mb_threads *threads, enum mb_isa isa, double budget_ns,
+                                  struct mb_limits *limits)
+{
+    enum mb_status status =
+        mb_limit_peak_gmacs(threads, isa, MB_PEAK_DOT, budget_ns, &limits->dot_gmacs[isa]);
+    if (status == MB_OK)
+        status = mb_limit_peak_gmacs(threads, isa, MB_PEAK_DOT_EXACT, budget_ns,
+                                     &limits->dot_exact_gmacs[isa]);
+    if (status == MB_OK)
+        status = mb_limit_peak_gmacs(threads, isa, MB_PEAK_FMA, budget_ns, &limits->fma_gmacs[isa]);
+    return status;
+}
+
+enum mb_status mb_limits_measure(struct mb_threads *threads, int effort,
+                                 const struct mb_progress *progress, struct mb_limits *limits)
+{
+    const double budget_ns = 25e6 * (effort > 0 ? 1 + effort : 1);
+    const double steps = MB_RESIDENCY_COUNT + MB_ISA_COUNT + 1;
+    struct mb_limits found = {.threads = mb_threads_count(threads)};
+    enum mb_status status = MB_OK;
+    double done = 0;
+    for (size_t r = 0; r < MB_RESIDENCY_COUNT && status == MB_OK; r++) {
+        status = mb_progress_report(progress, done++, steps, "read bandwidth");
+        if (status == MB_OK)
+            status = read_both(threads, (enum mb_residency)r, budget_ns, &found.read_gbps[r],
+                               &found.read_gbps_1[r]);
+    }
+    for (size_t isa = 0; isa < MB_ISA_COUNT && status == MB_OK; isa++) {
+        status = mb_progress_report(progress, done++, steps, "arithmetic peaks");
+        if (status == MB_OK && (mb_isa_allowed_mask() >> isa & 1) != 0)
+            status = measure_isa(threads, (enum mb_isa)isa, budget_ns, &found);
+    }
+    if (status == MB_OK)
+        status = measure_dispatch(threads, budget_ns, &found.dispatch_ns);
+    if (status == MB_OK)
+        status = mb_progress_report(progress, steps, steps, "limits measured");
+    if (status == MB_OK)
+        *limits = found;
+    return status;
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Peak loops in plain C, for the reference level and for machines without loops of their own. The
+ * compiler vectorizes them for its baseline, as it does the reference kernels. */
+#include "tuner/peaks.h"
+
+enum { LANES = 256, STREAM_STEP = 256 };
+
+static volatile int64_t sink; /* keeps results alive */
+
+static void dot_plain(size_t iterations)
+{
+    static int16_t a[LANES], b[LANES];
+    int32_t sums[LANES / 8] = {0};
+    a[0] = (int16_t)iterations;
+    for (size_t it = 0; it < iterations; it++) {
+        b[it % LANES] = (int16_t)it; /* or the products would be the same every time */
+        for (size_t g = 0; g < LANES / 8; g++)
+            for (size_t i = 0; i < 8; i++)
+                sums[g] += (int32_t)a[g * 8 + i] * b[g * 8 + i];
+    }
+    int64_t total = 0;
+    for (size_t g = 0; g < LANES / 8; g++)
+        total += sums[g];
+    sink = total;
+}
+
+static void fma_plain(size_t iterations)
+{
+    float sums[LANES] = {0};
+    const float x = 1.0f / (float)(iterations + 1);
+    for (size_t it = 0; it < iterations; it++) {
+        const float w = (float)(it & 15);
+        for (size_t i = 0; i < LANES; i++)
+            sums[i] += w * x;
+    }
+    float total = 0;
+    for (size_t i = 0; i < LANES; i++)
+        total += sums[i];
+    sink = (int64_t)total;
+}
+
+static const struct mb_peak peaks[] = {
+    {MB_ISA_REFERENCE, MB_PEAK_DOT, dot_plain, LANES},
+    {MB_ISA_REFERENCE, MB_PEAK_DOT_EXACT, dot_plain, LANES},
+    {MB_ISA_REFERENCE, MB_PEAK_FMA, fma_plain, LANES},
+};
+const struct mb_peak_table mb_peaks_portable = {peaks, sizeof peaks / sizeof peaks[0]};
+
+const struct mb_peak *mb_peak_at(size_t i)
+{
+    const struct mb_peak_table *const tables[] = {&mb_peaks_portable, &mb_peaks_x86};
+    for (size_t t = 0; t < sizeof tables / sizeof tables[0]; t++) {
+        if (i < tables[t]->count)
+            return &tables[t]->peaks[i];
+        i -= tables[t]->count;
+    }
+    return NULL;
+}
+
+void mb_read_portable(const uint8_t *data, size_t bytes, size_t streams, size_t ahead)
+{
+    (void)ahead;
+    const size_t each = bytes / streams;
+    uint64_t sums[8] = {0};
+    for (size_t at = 0; at < each; at += STREAM_STEP)
+        for (size_t s = 0; s < streams; s++) {
+            const uint64_t *words = (const uint64_t *)(const void *)(data + s * each + at);
+            for (size_t i = 0; i < STREAM_STEP / sizeof *words; i++)
+                sums[i % 8] += words[i];
+        }
+    for (size_t i = 0; i < 8; i++)
+        sink = sink + (int64_t)sums[i];
+}
+
+mb_read_fn mb_read_loop(enum mb_isa isa)
+{
+    const mb_read_fn own = mb_read_loop_x86(isa);
+    return own != NULL ? own : mb_read_portable;
+}

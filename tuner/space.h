@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The search space: which ways of computing one product are worth timing.
+ *
+ * A candidate is a complete selection for the dispatch layer, named after the one kernel that makes
+ * it different from the others. Tiles, k-blocks and prefetch distances become further rows here. */
+#ifndef MIXBIT_TUNER_SPACE_H
+#define MIXBIT_TUNER_SPACE_H
+
+#include "dispatch/dispatch.h"
+#include "mixbit/profile.h"
+
+enum { MB_CANDIDATES_MAX = 32 };
+
+struct mb_tune_candidate {
+    const struct mb_kernel *kernel;
+    struct mb_selection selection;
+    unsigned revision;
+    double bound_ns; /* no machine with these limits is faster; 0: limits unknown */
+};
+
+/* Whether the kernel can be the main body of format's product at m rows (gemv: m <= 16, in chunks).
+ */
+bool mb_space_fits(const struct mb_kernel *kernel, enum mb_format format, size_t m);
+
+/* The selection that runs format through `kernel` at m rows: the kernel in its slot, the decode of
+ * its own level beside it. False when the kernel does not fit. */
+bool mb_space_selection(const struct mb_kernel *kernel, enum mb_format format, size_t m,
+                        struct mb_selection *selection);
+
+/* What an entry's `revision` means: the sum of the revisions of the bodies that take part (main,
+ * decode, prepare of that level). Each only ever rises, so any change shows. Independent of the
+ * allowed levels. */
+unsigned mb_space_revision(const struct mb_kernel *kernel, enum mb_format format);
+
+/* All candidates on allowed levels, the reference only when there is nothing else; the most
+ * promising bound first. Returns how many were written. */
+size_t mb_space_candidates(enum mb_format format, const struct mb_shape *shape, size_t m,
+                           const struct mb_limits *limits, enum mb_residency residency,
+                           struct mb_tune_candidate candidates[MB_CANDIDATES_MAX]);
+
+/* Lower bound of the time and what sets it, for a kernel of this level and format. 0 when the
+ * limits needed are unknown. */
+double mb_space_bound_ns(const struct mb_kernel *kernel, enum mb_format format,
+                         const struct mb_shape *shape, size_t m, const struct mb_limits *limits,
+                         enum mb_residency residency, bool *reads);
+
+#endif
