@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A plan in the words of llama.cpp's and ik_llama.cpp's quantize tools.
+ *
+ * What the tools do with it, and so what is written: patterns are regular expressions searched for
+ * anywhere in a name, the first or (in some versions) the last match wins: each is anchored at both
+ * ends, so only one can match. llama.cpp lower-cases patterns and splits its file at white space;
+ * it has no comments, and one bad word spoils the run. Overrides hold only over a quantized base
+ * type, and some versions drop one that equals the base: the base is one the plan does not use.
+ * Embedding and output have options of their own that beat patterns: both are given. */
+#include "mixbit/plan.h"
+#include "support/support.h"
+
+#include <ctype.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct text {
+    char *data;
+    size_t length, room;
+    bool failed;
+};
+
+static void add(struct text *text, const char *format, ...) MB_PRINTF(2, 3);
+
+static void add(struct text *text, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    const int needed = vsnprintf(NULL, 0, format, arguments);
+    va_end(arguments);
+    if (needed < 0 || text->failed) {
+        text->failed = true;
+        return;
+    }
+    if (text->length + (size_t)needed + 1 > text->room) {
+        const size_t room = 2 * (text->length + (size_t)needed + 1);
+        char *data = realloc(text->data, room);
+        if (data == NULL) {
+            text->failed = true;
+            return;
+        }
+        text->data = data;
+        text->room = room;
+    }
+    va_start(arguments, format);
+    vsnprintf(text->data + text->length, text->room - text->length, format, arguments);
+    va_end(arguments);
+    text->length += (size_t)needed;
+}
+
+/* What neither tool quantizes, whatever a pattern says (tensor_allows_quantization in llama.cpp's
+ * src/llama-quant.cpp; those of architectures that we know). */
+static const char *const never[] = {"_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d",
+                                    "shortconv.conv.weight"};
+
+static enum mb_status check_entry(const struct mb_plan_entry *entry, struct mb_error *error)
+{
+    static const char ending[] = "weight";
+    const size_t length = strlen(entry->name);
+    if (mb_format_info(entry->format) == NULL)
+        return mb_error_set(error, MB_ERR_UNSUPPORTED, -1, "recipe: %s has an unknown format",
+                            entry->name);
+    for (size_t i = 0; i < length; i++)
+        if (strchr("abcdefghijklmnopqrstuvwxyz0123456789_.-", entry->name[i]) == NULL)
+            return mb_error_set(
+                error, MB_ERR_UNSUPPORTED, -1,
+                "recipe: %s: a pattern cannot name this tensor (expected lower-case "
+                "letters, digits, '_', '.' and '-')",
+                entry->name);
+    bool quantized =
+        length >= strlen(ending) && strcmp(entry->name + length - strlen(ending), ending) == 0;
+    for (size_t i = 0; i < sizeof never / sizeof *never; i++)
+        quantized = quantized && strstr(entry->name, never[i]) == NULL;
+    if (!quantized)
+        return mb_error_set(error, MB_ERR_UNSUPPORTED, -1,
+                            "recipe: %s: the quantize tool never converts this tensor; take it out "
+                            "of the plan",
+                            entry->name);
+    return MB_OK;
+}
+
+/* A file type whose base format no entry has. IQ3_S is none of our formats, so there is one. */
+static const char *base_type(const struct mb_plan *plan)
+{
+    static const struct {
+        const char *name;
+        enum mb_format format;
+    } bases[] = {
+        {"Q8_0", MB_FORMAT_Q8_0},     {"Q6_K", MB_FORMAT_Q6_K},   {"Q5_1", MB_FORMAT_Q5_1},
+        {"Q5_K_S", MB_FORMAT_Q5_K},   {"Q5_0", MB_FORMAT_Q5_0},   {"Q4_1", MB_FORMAT_Q4_1},
+        {"Q4_K_S", MB_FORMAT_Q4_K},   {"Q4_0", MB_FORMAT_Q4_0},   {"IQ4_NL", MB_FORMAT_IQ4_NL},
+        {"IQ4_XS", MB_FORMAT_IQ4_XS}, {"Q3_K_S", MB_FORMAT_Q3_K}, {"IQ3_S", MB_FORMAT_NONE}};
+    for (size_t b = 0; b < sizeof bases / sizeof *bases; b++) {
+        bool used = false;
+        for (size_t i = 0; i < plan->count; i++)
+            used = used || plan->entries[i].format == bases[b].format;
+        if (!used)
+            return bases[b].name;
+    }
+    return "IQ3_S";
+}
+
+static void add_pattern(struct text *text, const struct mb_plan_entry *entry)
+{
+    add(text, "^");
+    for (const char *c = entry->name; *c != '\0'; c++)
+        add(text, *c == '.' ? "\\%c" : "%c", *c);
+    add(text, "$=%s", mb_format_info(entry->format)->name);
+}
+
+/* In single quotes where a shell would otherwise read more than a word. */
+static void add_word(struct text *text, const char *word)
+{
+    bool plain = *word != '\0' && *word != '-';
+    for (const char *c = word; *c != '\0'; c++)
+        plain = plain && (isalnum((unsigned char)*c) || strchr("_./+-", *c) != NULL);
+    if (plain) {
+        add(text, "%s", word);
+        return;
+    }
+    add(text, "'");
+    for (const char *c = word; *c != '\0'; c++)
+        if (*c == '\'')
+            add(text, "'\\''");
+        else
+            add(text, "%c", *c);
+    add(text, "'");
+}
+
+static void add_role_option(struct text *text, const struct mb_plan *plan, const char *tensor,
+                            const char *option)
+{
+    for (size_t i = 0; i < plan->count; i++)
+        if (strcmp(plan->entries[i].name, tensor) == 0)
+            add(text, " %s %s", option, mb_format_info(plan->entries[i].format)->name);
+}
+
+static void add_command(struct text *text, const struct mb_plan *plan, enum mb_runtime runtime,
+                        const char *path)
+{
+    add(text, "llama-quantize --allow-requantize");
+    add_role_option(text, plan, "token_embd.weight", "--token-embedding-type");
+    add_role_option(text, plan, "output.weight", "--output-tensor-type");
+    if (runtime == MB_RUNTIME_LLAMA_CPP) {
+        add(text, " --tensor-type-file ");
+        add_word(text, path);
+    } else {
+        add(text, " --custom-q \"$(cat ");
+        add_word(text, path);
+        add(text, ")\"");
+    }
+    add(text, " MODEL.gguf MIXED.gguf %s", base_type(plan));
+}
+
+static enum mb_status write_text(const char *path, const struct text *text, struct mb_error *error)
+{
+    struct mb_file *file;
+    const enum mb_status status = mb_file_create(path, &file, error);
+    if (status != MB_OK)
+        return status;
+    mb_file_write(file, text->data, text->length);
+    return mb_file_commit(file, error);
+}
+
+enum mb_status mb_recipe_write(const struct mb_plan *plan, enum mb_runtime runtime,
+                               const char *path, char **command, struct mb_error *error)
+{
+    struct text recipe = {0}, line = {0};
+    *command = NULL;
+    if (plan->count == 0)
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1, "recipe: the plan has no tensors");
+    for (size_t i = 0; i < plan->count; i++) {
+        const enum mb_status status = check_entry(&plan->entries[i], error);
+        if (status != MB_OK)
+            return status;
+    }
+    /* One pattern per line for llama.cpp; one argument, split at commas, for ik_llama.cpp. */
+    for (size_t i = 0; i < plan->count; i++) {
+        if (runtime == MB_RUNTIME_IK_LLAMA_CPP && i > 0)
+            add(&recipe, ",");
+        add_pattern(&recipe, &plan->entries[i]);
+        if (runtime == MB_RUNTIME_LLAMA_CPP || i + 1 == plan->count)
+            add(&recipe, "\n");
+    }
+    add_command(&line, plan, runtime, path);
+    enum mb_status status;
+    if (recipe.failed || line.failed)
+        status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while writing '%s'", path);
+    else
+        status = write_text(path, &recipe, error);
+    free(recipe.data);
+    if (status == MB_OK) {
+        *command = line.data;
+        line.data = NULL;
+    }
+    free(line.data);
+    return status;
+}
