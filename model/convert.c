@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Writes a model with some tensors in other formats. The one idea: a batch of rows at a time goes
+ * mapping -> f32 -> new format, each thread taking its own rows of the batch, so memory depends on
+ * the number of threads and not on the model; tensors that stay as they are are copied byte for
+ * byte. */
+#include "model/gguf.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum {
+    CHUNK_WEIGHTS = 1 << 18, /* per thread and batch: 1 MiB of floats, some 50 ms of the slowest
+                                encoder, so that an interrupt is noticed */
+    COPY_BYTES = 8 << 20
+};
+
+struct conversion {
+    const struct mb_model *model;
+    const struct mb_convert_options *options;
+    struct mb_gguf_output output;
+    int32_t *types;
+    double done, total; /* weights */
+    struct mb_error *error;
+};
+
+/* ---- the target ---- */
+
+static bool is_same_file(const struct stat *a, const char *path)
+{
+    struct stat b;
+    return stat(path, &b) == 0 && a->st_dev == b.st_dev && a->st_ino == b.st_ino;
+}
+
+static bool is_ours(const char *path)
+{
+    struct mb_model *model = NULL;
+    if (mb_model_open(path, &model, NULL) != MB_OK)
+        return false;
+    bool ours = false;
+    for (size_t i = 0; i < model->pair_count && !ours; i++)
+        ours = strncmp(model->pairs[i].key, "mixbit.", 7) == 0;
+    mb_model_close(model);
+    return ours;
+}
+
+static enum mb_status check_target(const struct mb_model *model, const char *path, int force,
+                                   struct mb_error *error)
+{
+    struct stat info;
+    if (stat(path, &info) != 0)
+        return MB_OK; /* what else may be wrong with it shows when it is created */
+    for (size_t i = 0; i < model->part_count; i++)
+        if (is_same_file(&info, model->parts[i].path))
+            return mb_error_set(error, MB_ERR_IO, -1,
+                                "'%s' is the model that is being read; choose another name for the "
+                                "output",
+                                path);
+    if (S_ISREG(info.st_mode) && !force && !is_ours(path))
+        return mb_error_set(error, MB_ERR_IO, -1,
+                            "'%s' exists and was not written by mixbit; choose another name, or "
+                            "force its replacement",
+                            path);
+    return MB_OK;
+}
+
+/* ---- the types ---- */
+
+/* ggml's name for what most of the quantizable weights are stored as (of all weights when none is
+ * quantizable). */
+static int32_t most_used_file_type(const struct mb_model *model, const int32_t *types)
+{
+    enum { TYPES = 64 };
+    double weights[TYPES] = {0.0}, rest[TYPES] = {0.0};
+    for (size_t i = 0; i < model->tensor_count; i++) {
+        const struct mb_tensor *t = &model->tensors[i];
+        double *sums = t->quantizable ? weights : rest;
+        if (types[i] < TYPES)
+            sums[types[i]] += (double)t->n * (double)t->k;
+    }
+    int32_t best = -1;
+    for (int32_t type = 0; type < TYPES; type++)
+        if (weights[type] > 0.0 && (best < 0 || weights[type] > weights[best]))
+            best = type;
+    for (int32_t type = 0; best < 0 && type < TYPES; type++)
+        if (rest[type] > 0.0)
+            best = type;
+    const struct mb_ggml_type *type = mb_ggml_type(best);
+    return type == NULL ? -1 : type->file_type;
+}
+
+static enum mb_status check_change(const struct mb_model *model, const struct mb_tensor *t,
+                                   enum mb_format format, struct mb_error *error)
+{
+    const struct mb_format_info *info = mb_format_info(format);
+    const struct mb_printable name = mb_printable(t->name);
+    if (info == NULL)
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1,
+                            "tensor '%s': %d is no format of this library", name.text, (int)format);
+    if (t->format == MB_FORMAT_NONE)
+        return mb_error_set(error, MB_ERR_UNSUPPORTED, -1,
+                            "tensor '%s' of '%s' is stored as %s, which cannot be read; leave it "
+                            "as it is",
+                            name.text, model->path, mb_ggml_type(t->type)->name);
+    if (mb_format_row_bytes(format, t->k) == 0)
+        return mb_error_set(error, MB_ERR_SHAPE, -1,
+                            "tensor '%s' has rows of %zu weights, no multiple of %s's block of %u; "
+                            "choose %s",
+                            name.text, t->k, info->name, (unsigned)info->block_k,
+                            mb_format_info(mb_format_fit(format, t->k))->name);
+    if (info->block_k > 1 && !t->quantizable)
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1,
+                            "tensor '%s' cannot be stored as %s: no runtime reads this kind of "
+                            "tensor quantized",
+                            name.text, info->name);
+    return MB_OK;
+}
+
+static enum mb_status choose_types(struct conversion *c, const enum mb_format *formats,
+                                   int32_t *file_type)
+{
+    const struct mb_model *model = c->model;
+    c->types = malloc((model->tensor_count + 1) * sizeof *c->types);
+    if (c->types == NULL)
+        return mb_error_set(c->error, MB_ERR_MEMORY, -1, "out of memory for %zu tensors",
+                            model->tensor_count);
+    bool changed = false;
+    for (size_t i = 0; i < model->tensor_count; i++) {
+        const struct mb_tensor *t = &model->tensors[i];
+        c->types[i] = t->type;
+        c->total += (double)t->n * (double)t->k;
+        if (formats[i] == MB_FORMAT_NONE || (int32_t)formats[i] == t->type)
+            continue;
+        const enum mb_status status = check_change(model, t, formats[i], c->error);
+        if (status != MB_OK)
+            return status;
+        c->types[i] = (int32_t)formats[i];
+        changed = true;
+    }
+    /* A copy keeps the name of the mix that it is a copy of. */
+    const uint64_t old = mb_model_uint(model, "general.file_type", UINT64_MAX);
+    *file_type = !changed && old <= INT32_MAX ? (int32_t)old : most_used_file_type(model, c->types);
+    return MB_OK;
+}
+
+/* ---- the data ---- */
+
+static enum mb_status report(struct conversion *c, const struct mb_tensor *t, int32_t type,
+                             double weights)
+{
+    char note[128];
+    c->done += weights;
+    (void)snprintf(note, sizeof note, "%s %s", mb_printable(t->name).text,
+                   mb_ggml_type(type)->name);
+    if (mb_progress_report(c->options->progress, c->done, c->total, note) == MB_OK)
+        return MB_OK;
+    return mb_error_set(c->error, MB_ERR_INTERRUPTED, -1,
+                        "stopped while writing tensor '%s'; nothing was written",
+                        mb_printable(t->name).text);
+}
+
+static enum mb_status copy_tensor(struct conversion *c, const struct mb_tensor *t)
+{
+    const uint8_t *data = t->data;
+    const double weights_per_byte = (double)t->n * (double)t->k / (double)t->bytes;
+    for (size_t at = 0; at < t->bytes;) {
+        const size_t step = t->bytes - at < COPY_BYTES ? t->bytes - at : COPY_BYTES;
+        enum mb_status status = mb_file_write(c->output.file, data + at, step);
+        if (status == MB_OK)
+            status = report(c, t, t->type, weights_per_byte * (double)step);
+        if (status != MB_OK)
+            return status;
+        at += step;
+    }
+    return MB_OK;
+}
+
+/* One batch of rows; thread i of n works on every n-th part of it. */
+struct batch {
+    enum mb_format from, to;
+    const uint8_t *source;
+    uint8_t *target;
+    float *floats; /* rows * k */
+    const float *importance;
+    size_t rows, k, source_row_bytes, target_row_bytes;
+    enum mb_status *statuses; /* per thread */
+};
+
+static void requantize_rows(void *arg, size_t index, size_t count)
+{
+    const struct batch *b = arg;
+    const size_t first = b->rows * index / count, last = b->rows * (index + 1) / count;
+    b->statuses[index] = MB_OK;
+    if (first == last)
+        return;
+    float *floats = b->floats + first * b->k;
+    enum mb_status status =
+        mb_dequantize(b->from, b->source + first * b->source_row_bytes, last - first, b->k, floats);
+    if (status == MB_OK)
+        status = mb_quantize(b->to, floats, last - first, b->k, b->importance,
+                             b->target + first * b->target_row_bytes);
+    b->statuses[index] = status;
+}
+
+static enum mb_status run_batch(struct conversion *c, struct batch *batch,
+                                const struct mb_tensor *t)
+{
+    const size_t threads = mb_threads_count(c->options->threads);
+    mb_threads_run(c->options->threads, requantize_rows, batch);
+    for (size_t i = 0; i < threads; i++)
+        if (batch->statuses[i] == MB_ERR_ARGUMENT)
+            return mb_error_set(c->error, MB_ERR_FILE, -1,
+                                "tensor '%s' of '%s' holds a value that is not finite, which %s "
+                                "cannot store",
+                                mb_printable(t->name).text, c->model->path,
+                                mb_format_info(batch->to)->name);
+        else if (batch->statuses[i] != MB_OK)
+            return mb_error_set(c->error, batch->statuses[i], -1, "tensor '%s' as %s: %s",
+                                mb_printable(t->name).text, mb_format_info(batch->to)->name,
+                                mb_status_string(batch->statuses[i]));
+    return MB_OK;
+}
+
+static enum mb_status requantize_tensor(struct conversion *c, size_t index)
+{
+    const struct mb_tensor *t = &c->model->tensors[index];
+    const size_t threads = mb_threads_count(c->options->threads);
+    const size_t room = t->k < CHUNK_WEIGHTS ? CHUNK_WEIGHTS / t->k * threads : threads;
+    const size_t rows = room < t->n ? room : t->n;
+    struct batch b = {
+        .from = t->format,
+        .to = (enum mb_format)c->types[index],
+        .source = t->data,
+        .importance = c->options->importance == NULL ? NULL : c->options->importance[index],
+        .k = t->k,
+        .source_row_bytes = t->bytes / t->n,
+        .statuses = calloc(threads, sizeof *b.statuses),
+    };
+    b.target_row_bytes = mb_format_row_bytes(b.to, t->k);
+    size_t float_bytes, target_bytes;
+    if (mb_mul_size(rows, t->k, &float_bytes) &&
+        mb_mul_size(float_bytes, sizeof *b.floats, &float_bytes) &&
+        mb_mul_size(rows, b.target_row_bytes, &target_bytes)) {
+        b.floats = mb_alloc_aligned(float_bytes);
+        b.target = mb_alloc_aligned(target_bytes);
+    }
+    enum mb_status status = MB_OK;
+    if (b.statuses == NULL || b.floats == NULL || b.target == NULL)
+        status = mb_error_set(c->error, MB_ERR_MEMORY, -1, "out of memory for tensor '%s'",
+                              mb_printable(t->name).text);
+    for (size_t row = 0; row < t->n && status == MB_OK; row += b.rows) {
+        b.rows = t->n - row < rows ? t->n - row : rows;
+        status = run_batch(c, &b, t);
+        if (status == MB_OK)
+            status = mb_file_write(c->output.file, b.target, b.rows * b.target_row_bytes);
+        if (status == MB_OK)
+            status = report(c, t, c->types[index], (double)b.rows * (double)t->k);
+        b.source += b.rows * b.source_row_bytes;
+    }
+    free(b.statuses);
+    mb_free_aligned(b.floats);
+    mb_free_aligned(b.target);
+    return status;
+}
+
+enum mb_status mb_convert(struct mb_model *model, const enum mb_format *formats,
+                          const char *out_path, const struct mb_convert_options *options,
+                          struct mb_error *error)
+{
+    static const struct mb_convert_options defaults = {.size = sizeof defaults};
+    struct conversion c = {
+        .model = model, .options = options == NULL ? &defaults : options, .error = error};
+    int32_t file_type = -1;
+    enum mb_status status = check_target(model, out_path, c.options->force, error);
+    if (status == MB_OK)
+        status = choose_types(&c, formats, &file_type);
+    if (status == MB_OK)
+        status = mb_file_create(out_path, &c.output.file, error);
+    if (status != MB_OK)
+        goto out;
+    status =
+        mb_gguf_write_header(&c.output, model, c.types, file_type, c.options->extra_keys, error);
+    for (size_t i = 0; i < model->tensor_count && status == MB_OK; i++) {
+        status = c.types[i] == model->tensors[i].type ? copy_tensor(&c, &model->tensors[i])
+                                                      : requantize_tensor(&c, i);
+        if (status == MB_OK)
+            status = mb_gguf_write_padding(&c.output);
+    }
+    /* A write that failed is explained by commit, which also cleans up. */
+    if (status == MB_OK || status == MB_ERR_IO)
+        status = mb_file_commit(c.output.file, error);
+    else
+        mb_file_abandon(c.output.file);
+out:
+    free(c.types);
+    return status;
+}

@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Running the list of steps on a batch of tokens.
+ *
+ * A run holds one batch at one step. All rows of a batch go through a matrix together, whatever
+ * sequence they belong to, since the matrix product is what takes the time; only attention and
+ * positions know about sequences. Every row's result is independent of the rows beside it, bit for
+ * bit, so how text is cut into batches never shows. */
+#include "model/network.h"
+
+#include "model/vector.h"
+#include "support/support.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHUNK_ROWS = 512, HEAD_BYTES = 16 << 20 };
+
+enum mb_status mb_run_create(struct mb_network *network, size_t rows, size_t tokens,
+                             struct mb_run **run, struct mb_error *error)
+{
+    struct mb_run *made = calloc(1, sizeof *made);
+    bool complete = made != NULL;
+    *run = NULL;
+    if (complete) {
+        *made = (struct mb_run){.network = network,
+                                .vector = mb_vector(),
+                                .row_room = rows,
+                                .scratch_floats = mb_attention_scratch(network, tokens)};
+        const size_t threads = network->threads ? mb_threads_count(network->threads) : 1;
+        size_t bytes;
+        for (size_t i = 0; i < MB_SLOT_COUNT; i++) {
+            complete = complete && mb_mul_size(rows, network->slot_width[i], &bytes) &&
+                       mb_mul_size(bytes, sizeof(float), &bytes) &&
+                       (made->slots[i] = mb_alloc_aligned(bytes)) != NULL;
+        }
+        complete = complete && mb_mul_size(made->scratch_floats, threads * sizeof(float), &bytes) &&
+                   (made->scratch = mb_alloc_aligned(bytes)) != NULL &&
+                   mb_rope_grow(network, tokens) == MB_OK;
+    }
+    if (!complete) {
+        mb_run_destroy(made);
+        return mb_error_set(error, MB_ERR_MEMORY, -1,
+                            "out of memory for the activations of %zu tokens; use a shorter window",
+                            rows);
+    }
+    *run = made;
+    return MB_OK;
+}
+
+void mb_run_destroy(struct mb_run *run)
+{
+    if (run == NULL)
+        return;
+    for (size_t i = 0; i < MB_SLOT_COUNT; i++)
+        mb_free_aligned(run->slots[i]);
+    mb_free_aligned(run->prepared);
+    mb_free_aligned(run->scratch);
+    free(run);
+}
+
+/* ---- steps on rows ---- */
+
+struct row_task {
+    struct mb_run *run;
+    const struct mb_step *step;
+    enum mb_status status;
+};
+
+static void embed_rows(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    struct row_task *task = arg;
+    struct mb_run *run = task->run;
+    const struct mb_network *network = run->network;
+    const struct mb_matrix *matrix = &network->matrices[network->embedding];
+    const struct mb_replacement *other = run->replacement;
+    const bool replaced = other && other->rows && other->matrix == network->embedding;
+    const size_t k = matrix->k, row_bytes = mb_format_row_bytes(matrix->format, k);
+    uint8_t *unpacked = matrix->rows ? NULL : malloc(row_bytes);
+    for (size_t row = first; row < last; row++) {
+        float *out = run->slots[task->step->out] + row * k;
+        const size_t id = (size_t)run->ids[row];
+        if (replaced) {
+            memcpy(out, other->rows + id * k, k * sizeof *out);
+        } else if (matrix->rows != NULL) {
+            mb_dequantize(matrix->format, (const uint8_t *)matrix->rows + id * row_bytes, 1, k,
+                          out);
+        } else if (unpacked != NULL) {
+            mb_unpack_rows(&matrix->weights, id, id + 1, unpacked);
+            mb_dequantize(matrix->format, unpacked, 1, k, out);
+        } else {
+            task->status = MB_ERR_MEMORY; /* all who write it write the same */
+        }
+    }
+    free(unpacked);
+}
+
+static void norm_rows(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    const struct row_task *task = arg;
+    const struct mb_run *run = task->run;
+    const struct mb_network *network = run->network;
+    const size_t width = network->slot_width[task->step->in];
+    for (size_t row = first; row < last; row++)
+        run->vector->rms_norm(run->slots[task->step->out] + row * width,
+                              run->slots[task->step->in] + row * width,
+                              network->vectors[task->step->vector], width, network->eps);
+}
+
+static void combine_rows(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    const struct row_task *task = arg;
+    const struct mb_run *run = task->run;
+    const size_t width = run->network->slot_width[task->step->out];
+    float *out = run->slots[task->step->out] + first * width;
+    const float *in = run->slots[task->step->in] + first * width;
+    if (task->step->kind == MB_STEP_ADD)
+        run->vector->add(out, in, (last - first) * width);
+    else
+        for (size_t row = 0; row < last - first; row++)
+            run->vector->swiglu(out + row * width, in + row * width, width);
+}
+
+/* Scored rows move up in place: they ascend, so none is overwritten before it is read. */
+static void keep_scored(struct mb_run *run)
+{
+    static const enum mb_slot kept[] = {MB_SLOT_HIDDEN, MB_SLOT_ATTENDED};
+    if (run->scored == NULL)
+        return;
+    for (size_t s = 0; s < sizeof kept / sizeof kept[0]; s++) {
+        const size_t width = run->network->slot_width[kept[s]];
+        float *x = run->slots[kept[s]];
+        for (size_t i = 0; i < run->scored_count; i++)
+            memmove(x + i * width, x + run->scored[i] * width, width * sizeof *x);
+    }
+    run->rows = run->scored_count;
+}
+
+/* ---- products ---- */
+
+struct prepare {
+    const struct mb_activations *activations;
+    const float *x;
+    size_t stride;
+};
+
+static void prepare_rows(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    const struct prepare *prepare = arg;
+    mb_activations_prepare(prepare->activations, prepare->x, prepare->stride, first, last);
+}
+
+static enum mb_status prepare(struct mb_run *run, enum mb_activation type, const float *x,
+                              size_t rows, size_t k, struct mb_activations *activations)
+{
+    size_t bytes;
+    enum mb_status status = mb_activations_size(type, rows, k, &bytes);
+    if (status != MB_OK)
+        return status;
+    if (bytes > run->prepared_room) {
+        mb_free_aligned(run->prepared);
+        run->prepared = mb_alloc_aligned(bytes);
+        run->prepared_room = run->prepared ? bytes : 0;
+        if (run->prepared == NULL)
+            return MB_ERR_MEMORY;
+    }
+    status = mb_activations_init(activations, type, rows, k, run->prepared);
+    if (status != MB_OK)
+        return status;
+    struct prepare task = {activations, x, k};
+    mb_split(run->network->threads, rows, rows * k, prepare_rows, &task);
+    return MB_OK;
+}
+
+static const struct mb_weights *weights_of(const struct mb_run *run, size_t matrix)
+{
+    const struct mb_replacement *other = run->replacement;
+    return other && other->weights && other->matrix == matrix
+               ? other->weights
+               : &run->network->matrices[matrix].weights;
+}
+
+/* Products that read one input: prepared once for each activation type among them. */
+static enum mb_status multiply(struct mb_run *run, const float *x, size_t rows, size_t count,
+                               const struct mb_weights *const *weights, float *const *y)
+{
+    static const enum mb_activation types[] = {MB_ACTIVATION_F32, MB_ACTIVATION_I8G32,
+                                               MB_ACTIVATION_I8G256};
+    const uint64_t start = run->timed ? mb_now_ns() : 0;
+    enum mb_status status = MB_OK;
+    for (size_t t = 0; t < sizeof types / sizeof types[0] && status == MB_OK; t++) {
+        const struct mb_weights *group[MB_MAX_PRODUCTS];
+        float *out[MB_MAX_PRODUCTS];
+        size_t stride[MB_MAX_PRODUCTS], members = 0;
+        for (size_t i = 0; i < count; i++)
+            if (mb_format_info(weights[i]->format)->activation == types[t]) {
+                group[members] = weights[i];
+                out[members] = y[i];
+                stride[members++] = weights[i]->n;
+            }
+        struct mb_activations activations = {.size = sizeof activations};
+        if (members == 0)
+            continue;
+        status = prepare(run, types[t], x, rows, group[0]->k, &activations);
+        if (status == MB_OK)
+            status =
+                mb_matmul_group(run->network->threads, members, group, &activations, out, stride);
+    }
+    if (run->timed)
+        run->matmul_ns += mb_now_ns() - start;
+    return status;
+}
+
+enum mb_status mb_run_products(struct mb_run *run, size_t index, unsigned mask)
+{
+    const struct mb_network *network = run->network;
+    const struct mb_step *step = &network->steps[index];
+    const struct mb_weights *weights[MB_MAX_PRODUCTS];
+    float *out[MB_MAX_PRODUCTS];
+    size_t count = 0;
+    for (size_t i = 0; i < step->product_count; i++)
+        if (mask & 1u << i) {
+            weights[count] = weights_of(run, step->products[i].matrix);
+            out[count++] = run->slots[step->products[i].out];
+            if (run->observe != NULL)
+                run->observe(run->observe_user, run, step->products[i].matrix, run->slots[step->in],
+                             run->rows);
+        }
+    enum mb_status status = multiply(run, run->slots[step->in], run->rows, count, weights, out);
+    for (size_t i = 0; i < step->product_count && status == MB_OK; i++) {
+        const struct mb_product *product = &step->products[i];
+        if (!(mask & 1u << i) || product->bias == MB_NO_VECTOR)
+            continue;
+        const size_t n = network->slot_width[product->out];
+        for (size_t row = 0; row < run->rows; row++)
+            run->vector->add(run->slots[product->out] + row * n, network->vectors[product->bias],
+                             n);
+    }
+    return status;
+}
+
+enum mb_status mb_run_steps(struct mb_run *run, size_t from, size_t to)
+{
+    const struct mb_network *network = run->network;
+    enum mb_status status = MB_OK;
+    if (from == 0)
+        run->rows = run->sequences * run->tokens;
+    for (size_t i = from; i < to && status == MB_OK; i++) {
+        const struct mb_step *step = &network->steps[i];
+        struct row_task task = {run, step, MB_OK};
+        const size_t entries = run->rows * network->slot_width[step->out];
+        switch (step->kind) {
+        case MB_STEP_EMBED:
+            mb_split(network->threads, run->rows, 4 * entries, embed_rows, &task);
+            status = task.status;
+            break;
+        case MB_STEP_NORM: mb_split(network->threads, run->rows, entries, norm_rows, &task); break;
+        case MB_STEP_PRODUCTS: status = mb_run_products(run, i, ~0u); break;
+        case MB_STEP_ROPE: mb_run_rope(run, step->out); break;
+        case MB_STEP_ATTEND: mb_run_attend(run, step->layer); break;
+        case MB_STEP_SCORE: keep_scored(run); break;
+        case MB_STEP_ADD:
+            mb_split(network->threads, run->rows, entries / 2, combine_rows, &task);
+            break;
+        case MB_STEP_SWIGLU:
+            mb_split(network->threads, run->rows, 4 * entries, combine_rows, &task);
+            break;
+        }
+    }
+    return status;
+}
+
+enum mb_status mb_run_head_of(struct mb_run *run, const float *normed, size_t count, float *logits)
+{
+    const struct mb_network *network = run->network;
+    const struct mb_weights *weights = weights_of(run, network->output);
+    if (run->observe != NULL)
+        run->observe(run->observe_user, run, network->output, normed, count);
+    return multiply(run, normed, count, 1, &weights, &logits);
+}
+
+enum mb_status mb_run_head(struct mb_run *run, size_t row0, size_t count, float *logits)
+{
+    return mb_run_head_of(
+        run, run->slots[MB_SLOT_NORMED] + row0 * run->network->slot_width[MB_SLOT_NORMED], count,
+        logits);
+}
+
+/* ---- windows ---- */
+
+enum mb_status mb_windows_check(const struct mb_network *network, const struct mb_windows *windows,
+                                struct mb_error *error)
+{
+    if (windows == NULL || windows->count == 0 || windows->window < 2 ||
+        windows->window > UINT32_MAX / windows->count)
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1,
+                            "no windows to run: at least one of two tokens is needed");
+    for (size_t i = 0; i < windows->count * windows->window; i++)
+        if (windows->tokens[i] < 0 || (size_t)windows->tokens[i] >= network->vocabulary)
+            return mb_error_set(error, MB_ERR_ARGUMENT, -1,
+                                "token %d is outside the model's vocabulary of %zu; tokenize the "
+                                "text with this model",
+                                (int)windows->tokens[i], network->vocabulary);
+    return MB_OK;
+}
+
+size_t mb_windows_per_chunk(const struct mb_windows *windows, size_t rows)
+{
+    const size_t wanted = rows ? rows : CHUNK_ROWS;
+    const size_t fit = wanted / windows->window;
+    return fit < 1 ? 1 : fit > windows->count ? windows->count : fit;
+}
+
+size_t mb_scored_rows(size_t windows, size_t window, size_t from, size_t last, uint32_t *rows)
+{
+    size_t count = 0;
+    for (size_t w = 0; w < windows; w++)
+        for (size_t t = from; t < last; t++)
+            rows[count++] = (uint32_t)(w * window + t);
+    return count;
+}
+
+size_t mb_head_rows(const struct mb_network *network)
+{
+    const size_t rows = HEAD_BYTES / (network->vocabulary * sizeof(float));
+    return rows < 32 ? 32 : rows;
+}
+
+/* Hand over one chunk's logits window by window, made a few rows at a time. */
+static enum mb_status emit(struct mb_run *run, size_t window0, size_t from, size_t per_window,
+                           float *block, mb_logits_fn logits, void *user)
+{
+    const size_t vocabulary = run->network->vocabulary, room = mb_head_rows(run->network);
+    for (size_t row = 0; row < run->rows;) {
+        const size_t count = run->rows - row < room ? run->rows - row : room;
+        const enum mb_status status = mb_run_head(run, row, count, block);
+        if (status != MB_OK)
+            return status;
+        for (size_t done = 0; done < count;) {
+            const size_t at = (row + done) % per_window;
+            const size_t left = per_window - at, some = left < count - done ? left : count - done;
+            if (logits(user, window0 + (row + done) / per_window, from + at, some,
+                       block + done * vocabulary, vocabulary) != 0)
+                return MB_ERR_INTERRUPTED;
+            done += some;
+        }
+        row += count;
+    }
+    return MB_OK;
+}
+
+enum mb_status mb_network_logits(struct mb_network *network, const struct mb_windows *windows,
+                                 size_t from, mb_logits_fn logits, void *user,
+                                 struct mb_error *error)
+{
+    enum mb_status status = mb_windows_check(network, windows, error);
+    if (status != MB_OK)
+        return status;
+    if (from >= windows->window)
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1,
+                            "position %zu is outside of a window of %zu tokens", from,
+                            windows->window);
+    const size_t window = windows->window, chunk = mb_windows_per_chunk(windows, 0);
+    struct mb_run *run = NULL;
+    float *block = mb_alloc_aligned(mb_head_rows(network) * network->vocabulary * sizeof *block);
+    uint32_t *rows = malloc(chunk * window * sizeof *rows);
+    status = block && rows ? mb_run_create(network, chunk * window, window, &run, error)
+                           : mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for logits");
+    for (size_t w = 0; w < windows->count && status == MB_OK; w += chunk) {
+        run->ids = windows->tokens + w * window;
+        run->sequences = windows->count - w < chunk ? windows->count - w : chunk;
+        run->tokens = window;
+        run->scored = rows;
+        run->scored_count = mb_scored_rows(run->sequences, window, from, window, rows);
+        status = mb_run_steps(run, 0, network->step_count);
+        if (status == MB_OK)
+            status = emit(run, w, from, window - from, block, logits, user);
+        if (status != MB_OK)
+            mb_error_set(error, status, -1,
+                         status == MB_ERR_INTERRUPTED ? "stopped by the receiver of the logits"
+                                                      : "the forward pass failed: %s",
+                         mb_status_string(status));
+    }
+    mb_run_destroy(run);
+    mb_free_aligned(block);
+    free(rows);
+    return status;
+}

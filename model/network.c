@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Networks: from an open model, and possibly a mix of formats, to packed weights and a list of
+ * steps.
+ *
+ * A mixed tensor is dequantized, quantized again and packed a few rows at a time on all threads, by
+ * the same calls that write a file, so a mix measured here has the bits of the mix on disk. */
+#include "model/network.h"
+
+#include "support/support.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PACK_ROWS = 16 }; /* rows a thread packs at once: one panel, which no two threads share */
+
+struct split {
+    size_t count;
+    void (*task)(void *arg, size_t first, size_t last, size_t thread);
+    void *arg;
+};
+
+static void run_split(void *arg, size_t index, size_t count)
+{
+    const struct split *split = arg;
+    const size_t first = split->count * index / count, last = split->count * (index + 1) / count;
+    if (first < last)
+        split->task(split->arg, first, last, index);
+}
+
+void mb_split(struct mb_threads *threads, size_t count, size_t work,
+              void (*task)(void *arg, size_t first, size_t last, size_t thread), void *arg)
+{
+    enum { WORTH_A_DISPATCH = 1 << 15 };
+    struct split split = {count, task, arg};
+    if (threads == NULL || work < WORTH_A_DISPATCH)
+        run_split(&split, 0, 1);
+    else
+        mb_threads_run(threads, run_split, &split);
+}
+
+enum mb_status mb_rows_as(const struct mb_tensor *tensor, enum mb_format format,
+                          const float *importance, size_t row0, size_t row1, float *scratch,
+                          void *out)
+{
+    const size_t row_bytes = mb_format_row_bytes(tensor->format, tensor->k);
+    const uint8_t *src = (const uint8_t *)tensor->data + row0 * row_bytes;
+    if (format == tensor->format) {
+        memcpy(out, src, (row1 - row0) * row_bytes);
+        return MB_OK;
+    }
+    enum mb_status status = mb_dequantize(tensor->format, src, row1 - row0, tensor->k, scratch);
+    if (status == MB_OK)
+        status = mb_quantize(format, scratch, row1 - row0, tensor->k, importance, out);
+    return status;
+}
+
+enum mb_format mb_f32_format(enum mb_format format)
+{
+    return mb_format_info(format)->activation == MB_ACTIVATION_F32 ? format : MB_FORMAT_F32;
+}
+
+/* ---- packing ---- */
+
+struct pack {
+    const struct mb_tensor *tensor;
+    struct mb_matrix *matrix;
+    bool products; /* pack for products */
+    atomic_int status;
+};
+
+/* One panel's rows: as the mixed file would hold them, then kept, packed, or both. */
+static enum mb_status pack_rows(struct pack *pack, size_t row0, size_t row1, void *stored,
+                                float *floats)
+{
+    struct mb_matrix *matrix = pack->matrix;
+    enum mb_status status =
+        mb_rows_as(pack->tensor, matrix->format, NULL, row0, row1, floats, stored);
+    if (status == MB_OK && matrix->owned_rows != NULL) {
+        const size_t row_bytes = mb_format_row_bytes(matrix->format, matrix->k);
+        memcpy((uint8_t *)matrix->owned_rows + row0 * row_bytes, stored, (row1 - row0) * row_bytes);
+    }
+    if (status != MB_OK || !pack->products)
+        return status;
+    if (matrix->weights.format == matrix->format)
+        return mb_pack_rows(&matrix->weights, stored, row0, row1);
+    status = mb_dequantize(matrix->format, stored, row1 - row0, matrix->k, floats);
+    return status == MB_OK ? mb_pack_rows(&matrix->weights, floats, row0, row1) : status;
+}
+
+static void pack_panels(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    struct pack *pack = arg;
+    const struct mb_matrix *matrix = pack->matrix;
+    void *stored = malloc(PACK_ROWS * mb_format_row_bytes(matrix->format, matrix->k));
+    float *floats = malloc(PACK_ROWS * matrix->k * sizeof *floats);
+    enum mb_status status = stored && floats ? MB_OK : MB_ERR_MEMORY;
+    for (size_t panel = first; panel < last && status == MB_OK; panel++) {
+        const size_t row0 = panel * PACK_ROWS, end = row0 + PACK_ROWS;
+        status = pack_rows(pack, row0, end < matrix->n ? end : matrix->n, stored, floats);
+    }
+    if (status != MB_OK)
+        atomic_store(&pack->status, (int)status);
+    free(stored);
+    free(floats);
+}
+
+static enum mb_status allocate_weights(struct mb_network *network, struct mb_matrix *matrix)
+{
+    const enum mb_format format =
+        network->numerics == MB_NUMERICS_F32 ? mb_f32_format(matrix->format) : matrix->format;
+    size_t bytes;
+    enum mb_status status = mb_pack_size(format, matrix->n, matrix->k, &bytes);
+    if (status != MB_OK)
+        return status;
+    void *data = mb_alloc_aligned(bytes);
+    if (data == NULL)
+        return MB_ERR_MEMORY;
+    network->bytes += bytes;
+    return mb_weights_init(&matrix->weights, format, matrix->n, matrix->k, data);
+}
+
+static enum mb_status pack_matrix(struct mb_network *network, size_t index, struct mb_error *error)
+{
+    struct mb_matrix *matrix = &network->matrices[index];
+    const struct mb_tensor *tensor = mb_model_tensor_at(network->model, matrix->tensor);
+    const bool looked_up = index == network->embedding;
+    const bool products = !looked_up || index == network->output;
+    struct pack pack = {.tensor = tensor, .matrix = matrix, .products = products};
+    enum mb_status status = MB_OK;
+    if (looked_up && matrix->format == tensor->format)
+        matrix->rows = tensor->data;
+    /* A mixed embedding is kept as rows, unless its packed form can give the same rows back. */
+    const bool kept_packed = products && network->numerics == MB_NUMERICS_KERNEL;
+    if (looked_up && matrix->rows == NULL && !kept_packed) {
+        matrix->owned_rows = malloc(matrix->n * mb_format_row_bytes(matrix->format, matrix->k));
+        matrix->rows = matrix->owned_rows;
+        status = matrix->owned_rows ? MB_OK : MB_ERR_MEMORY;
+    }
+    if (looked_up && !products)
+        network->bytes += matrix->n * mb_format_row_bytes(matrix->format, matrix->k);
+    if (status == MB_OK && products)
+        status = allocate_weights(network, matrix);
+    if (status == MB_OK && (products || matrix->owned_rows != NULL)) {
+        mb_split(network->threads, (matrix->n + PACK_ROWS - 1) / PACK_ROWS, matrix->n * matrix->k,
+                 pack_panels, &pack);
+        status = (enum mb_status)atomic_load(&pack.status);
+    }
+    if (status != MB_OK)
+        return mb_error_set(error, status, -1,
+                            status == MB_ERR_ARGUMENT
+                                ? "tensor '%s' cannot be quantized: it holds infinite or undefined "
+                                  "weights (%s)"
+                                : "tensor '%s' cannot be packed: %s",
+                            tensor->name, mb_status_string(status));
+    return MB_OK;
+}
+
+/* ---- the network ---- */
+
+/* A tensor that the list does not use would be left out of the arithmetic silently. */
+static enum mb_status check_claimed(const struct mb_network *network, struct mb_error *error)
+{
+    for (size_t i = 0; i < mb_model_tensor_count(network->model); i++)
+        if (!network->claimed[i])
+            return mb_error_set(
+                error, MB_ERR_UNSUPPORTED, -1,
+                "%s: tensor '%s' has no place in architecture '%s' as it is supported here",
+                mb_model_path(network->model), mb_model_tensor_at(network->model, i)->name,
+                mb_model_architecture(network->model));
+    return MB_OK;
+}
+
+static enum mb_status pack_all(struct mb_network *network, const struct mb_progress *progress,
+                               struct mb_error *error)
+{
+    double total = 0, done = 0;
+    for (size_t i = 0; i < network->matrix_count; i++)
+        total += (double)network->matrices[i].n * (double)network->matrices[i].k;
+    for (size_t i = 0; i < network->matrix_count; i++) {
+        const struct mb_matrix *matrix = &network->matrices[i];
+        const char *name = mb_model_tensor_at(network->model, matrix->tensor)->name;
+        enum mb_status status = mb_progress_report(progress, done, total, name);
+        if (status != MB_OK)
+            return mb_error_set(error, status, -1, "interrupted while the weights were packed");
+        status = pack_matrix(network, i, error);
+        if (status != MB_OK)
+            return status;
+        done += (double)matrix->n * (double)matrix->k;
+    }
+    if (mb_progress_report(progress, done, total, "packed") != MB_OK)
+        return mb_error_set(error, MB_ERR_INTERRUPTED, -1,
+                            "interrupted while the weights were packed");
+    return MB_OK;
+}
+
+static enum mb_status check_formats(const struct mb_model *model, const enum mb_format *formats,
+                                    struct mb_error *error)
+{
+    for (size_t i = 0; formats != NULL && i < mb_model_tensor_count(model); i++)
+        if (formats[i] != MB_FORMAT_NONE && mb_format_info(formats[i]) == NULL)
+            return mb_error_set(error, MB_ERR_ARGUMENT, -1,
+                                "the mix gives tensor '%s' format number %d, which is none of ours",
+                                mb_model_tensor_at(model, i)->name, (int)formats[i]);
+    return MB_OK;
+}
+
+enum mb_status mb_network_create_mix(struct mb_model *model, const enum mb_format *formats,
+                                     enum mb_numerics numerics, struct mb_threads *threads,
+                                     const struct mb_progress *progress,
+                                     struct mb_network **network, struct mb_error *error)
+{
+    const struct mb_architecture *architecture;
+    *network = NULL;
+    enum mb_status status = mb_architecture_find(model, &architecture, error);
+    if (status == MB_OK)
+        status = check_formats(model, formats, error);
+    if (status != MB_OK)
+        return status;
+    struct mb_network *made = calloc(1, sizeof *made);
+    const size_t tensors = mb_model_tensor_count(model);
+    if (made != NULL)
+        *made = (struct mb_network){.model = model,
+                                    .threads = threads,
+                                    .numerics = numerics,
+                                    .formats = formats,
+                                    .rope_factors = MB_NO_VECTOR,
+                                    .claimed = calloc(tensors + 1, sizeof *made->claimed)};
+    if (made == NULL || made->claimed == NULL)
+        status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for a network");
+    if (status == MB_OK)
+        status = architecture->build(made, error);
+    if (status == MB_OK)
+        status = check_claimed(made, error);
+    if (status == MB_OK)
+        status = pack_all(made, progress, error);
+    if (status != MB_OK) {
+        mb_network_destroy(made);
+        return status;
+    }
+    made->formats = NULL;
+    *network = made;
+    return MB_OK;
+}
+
+enum mb_status mb_network_create(struct mb_model *model, enum mb_numerics numerics,
+                                 struct mb_threads *threads, struct mb_network **network,
+                                 struct mb_error *error)
+{
+    return mb_network_create_mix(model, NULL, numerics, threads, NULL, network, error);
+}
+
+void mb_network_destroy(struct mb_network *network)
+{
+    if (network == NULL)
+        return;
+    for (size_t i = 0; i < network->matrix_count; i++) {
+        mb_free_aligned(network->matrices[i].weights.data);
+        free(network->matrices[i].owned_rows);
+    }
+    for (size_t i = 0; i < network->vector_count; i++)
+        free(network->vectors[i]);
+    free(network->matrices);
+    free(network->vectors);
+    free(network->steps);
+    free(network->claimed);
+    free(network->rope_table);
+    free(network);
+}
+
+size_t mb_network_bytes(const struct mb_network *network) { return network->bytes; }

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Inside of the forward pass: a network is matrices, vectors and a list of steps over activation
+ * slots.
+ *
+ * An architecture (graph_*.c) checks a model's shapes and writes the list once; everything else
+ * (evaluation, sensing that restarts in the middle, speed, importance) runs ranges of that list. A
+ * step's reads and writes are declared, so what must be kept to restart at any step follows from
+ * the list. A step with matrices never writes the slot it reads. */
+#ifndef MIXBIT_MODEL_NETWORK_H
+#define MIXBIT_MODEL_NETWORK_H
+
+#include "mixbit/model.h"
+#include <stdbool.h>
+
+/* Activation slots, one row per token; widths are the network's. */
+enum mb_slot {
+    MB_SLOT_HIDDEN, /* the residual stream */
+    MB_SLOT_NORMED,
+    MB_SLOT_QUERY,
+    MB_SLOT_KEY,
+    MB_SLOT_VALUE,
+    MB_SLOT_ATTENDED,
+    MB_SLOT_DELTA, /* what a block adds to the residual stream */
+    MB_SLOT_GATE,
+    MB_SLOT_UP,
+    MB_SLOT_COUNT
+};
+
+enum mb_step_kind {
+    MB_STEP_EMBED,    /* out = rows of the embedding */
+    MB_STEP_NORM,     /* out = rms_norm(in) * vector */
+    MB_STEP_PRODUCTS, /* every product's out = matrix * in (+ bias) */
+    MB_STEP_ROPE,     /* out rotated in place by its position */
+    MB_STEP_ATTEND,   /* ATTENDED = causal attention of QUERY on KEY, VALUE */
+    MB_STEP_SCORE,    /* keep only the rows that are scored, in HIDDEN and ATTENDED */
+    MB_STEP_ADD,      /* out += in */
+    MB_STEP_SWIGLU    /* out = silu(out) * in */
+};
+
+enum { MB_MAX_PRODUCTS = 3, MB_NO_VECTOR = -1 };
+
+struct mb_product {
+    size_t matrix;
+    enum mb_slot out;
+    int bias; /* vector index or MB_NO_VECTOR */
+};
+
+struct mb_step {
+    enum mb_step_kind kind;
+    enum mb_slot in, out;
+    int layer; /* -1 outside of layers */
+    int vector;
+    size_t product_count;
+    struct mb_product products[MB_MAX_PRODUCTS];
+};
+
+/* A weight matrix as it runs. */
+struct mb_matrix {
+    size_t tensor;         /* index in the model */
+    enum mb_format format; /* as stored in the (mixed) file */
+    size_t n, k;
+    struct mb_weights
+        weights;      /* packed for products; data NULL for a matrix that is only looked up */
+    const void *rows; /* GGUF rows, for the embedding; NULL: unpack them from `weights` */
+    void *owned_rows; /* `rows` when they were made here */
+};
+
+struct mb_vector;
+
+struct mb_network {
+    struct mb_model *model;
+    struct mb_threads *threads;
+    enum mb_numerics numerics;
+    const enum mb_format *formats; /* the mix, during creation only; NULL: as in the file */
+    /* hyperparameters */
+    size_t width, vocabulary, layers, heads, kv_heads, head_dim, rope_dim, context;
+    float eps, attention_scale;
+    double rope_base, rope_scale; /* positions are multiplied by rope_scale */
+    int rope_factors;             /* vector index or MB_NO_VECTOR */
+    size_t slot_width[MB_SLOT_COUNT];
+    /* the list */
+    size_t step_count, step_room;
+    struct mb_step *steps;
+    size_t matrix_count, matrix_room;
+    struct mb_matrix *matrices;
+    size_t embedding, output; /* matrices; equal when tied */
+    size_t vector_count, vector_room;
+    float **vectors;
+    bool *claimed; /* per tensor of the model: the list uses it */
+    /* cos, sin pairs [position][rope_dim / 2][2], grown on demand */
+    float *rope_table;
+    size_t rope_positions;
+    size_t bytes; /* packed weights */
+};
+
+/* ---- architectures (graph.c, graph_*.c) ---- */
+
+struct mb_architecture {
+    const char *name;
+    enum mb_status (*build)(struct mb_network *network, struct mb_error *error);
+};
+extern const struct mb_architecture mb_architecture_llama;
+/* The architecture of a model, or MB_ERR_UNSUPPORTED with the list of those there are. */
+enum mb_status mb_architecture_find(const struct mb_model *model,
+                                    const struct mb_architecture **architecture,
+                                    struct mb_error *error);
+
+/* What an architecture builds with. All check shapes and types and claim the tensor. */
+/* A hyperparameter "<architecture>.<key>" in [low, high]; fallback 0 makes it mandatory. A
+ * per-layer array is accepted when all entries are equal. */
+enum mb_status mb_graph_uint(const struct mb_network *network, const char *key, size_t low,
+                             size_t high, size_t fallback, size_t *value, struct mb_error *error);
+enum mb_status mb_graph_float(const struct mb_network *network, const char *key, double low,
+                              double high, double fallback, double *value, struct mb_error *error);
+/* Matrix `name` of k columns and n rows (0: any). */
+enum mb_status mb_graph_matrix(struct mb_network *network, const char *name, size_t n, size_t k,
+                               size_t *matrix, struct mb_error *error);
+/* Vector `name` of n entries as f32; a missing optional one gives MB_NO_VECTOR. */
+enum mb_status mb_graph_vector(struct mb_network *network, const char *name, size_t n,
+                               bool optional, int *vector, struct mb_error *error);
+enum mb_status mb_graph_step(struct mb_network *network, struct mb_step step,
+                             struct mb_error *error);
+
+/* ---- weights (network.c) ---- */
+
+/* GGUF rows [row0, row1) of a tensor in `format`; requantized when that is not the file's. scratch
+ * holds (row1 - row0) * k floats. */
+enum mb_status mb_rows_as(const struct mb_tensor *tensor, enum mb_format format,
+                          const float *importance, size_t row0, size_t row1, float *scratch,
+                          void *out);
+/* The format that holds a tensor's dequantized values exactly and runs in f32 arithmetic: itself
+ * for floats, f32 for all others. */
+enum mb_format mb_f32_format(enum mb_format format);
+
+/* ---- running (forward.c) ---- */
+
+/* Keys and values of one sequence that decodes token by token. */
+struct mb_cache {
+    size_t capacity;      /* positions, a multiple of MB_KEY_BLOCK */
+    size_t values_stride; /* floats between two positions of a head */
+    float *keys;          /* [layer][kv head][capacity / MB_KEY_BLOCK][head_dim][MB_KEY_BLOCK] */
+    float *values;        /* [layer][kv head][capacity][values_stride] */
+    size_t bytes;
+};
+enum mb_status mb_cache_create(const struct mb_network *network, size_t positions,
+                               struct mb_cache *cache);
+void mb_cache_free(struct mb_cache *cache);
+
+/* One matrix replaced for the time of a run: what sensing probes with. */
+struct mb_replacement {
+    size_t matrix;
+    const struct mb_weights *weights; /* NULL when only the embedding looks it up */
+    const float *rows;                /* dequantized rows, NULL when the embedding does not */
+};
+
+/* The state of a run: a batch of sequences at one step. */
+struct mb_run {
+    struct mb_network *network;
+    const struct mb_vector *vector;
+    size_t row_room; /* capacity */
+    /* the batch, set by the caller */
+    const int32_t *ids;       /* [sequences][tokens] */
+    size_t sequences, tokens; /* new tokens per sequence */
+    size_t past;              /* tokens already in the cache; 0 without one */
+    struct mb_cache *cache;   /* NULL: each sequence attends to itself only */
+    const uint32_t *scored;   /* ascending row indices; NULL: all */
+    size_t scored_count;
+    const struct mb_replacement *replacement; /* NULL: none */
+    /* Called before every products step (and for the head with the output matrix): importance. */
+    void (*observe)(void *user, struct mb_run *run, size_t matrix, const float *x, size_t rows);
+    void *observe_user;
+    /* state */
+    size_t rows;
+    float *slots[MB_SLOT_COUNT];
+    void *prepared; /* activations of one type at a time */
+    size_t prepared_room;
+    float *scratch; /* per thread, for attention */
+    size_t scratch_floats;
+    uint64_t matmul_ns;
+    bool timed;
+};
+
+/* Buffers for up to `rows` tokens in sequences of up to `tokens` (positions, with a cache). */
+enum mb_status mb_run_create(struct mb_network *network, size_t rows, size_t tokens,
+                             struct mb_run **run, struct mb_error *error);
+void mb_run_destroy(struct mb_run *run);
+/* Run steps [from, to). from 0 starts with the batch's tokens. */
+enum mb_status mb_run_steps(struct mb_run *run, size_t from, size_t to);
+/* Only the products of a step whose bit is set in `mask`. */
+enum mb_status mb_run_products(struct mb_run *run, size_t step, unsigned mask);
+/* logits[count][vocabulary] of rows [row0, row0 + count) of NORMED after the last step. */
+enum mb_status mb_run_head(struct mb_run *run, size_t row0, size_t count, float *logits);
+/* The same for `count` rows kept from an earlier run. */
+enum mb_status mb_run_head_of(struct mb_run *run, const float *normed, size_t count, float *logits);
+/* Attention of one step (attention.c). */
+void mb_run_attend(struct mb_run *run, int layer);
+void mb_run_rope(struct mb_run *run, enum mb_slot slot);
+size_t mb_attention_scratch(const struct mb_network *network,
+                            size_t positions); /* floats a thread */
+enum mb_status mb_rope_grow(struct mb_network *network, size_t positions);
+
+/* Slots as bit masks, for restarting. */
+unsigned mb_step_reads(const struct mb_step *step);
+unsigned mb_step_writes(const struct mb_step *step);
+/* Slots that steps [from, end) read before they write them. */
+unsigned mb_slots_live(const struct mb_network *network, size_t from);
+/* The step behind which only scored rows are left (step_count when there is none). */
+size_t mb_score_step(const struct mb_network *network);
+
+/* Run task(arg, first, last) over [0, count) split evenly; on the caller alone when the work
+ * (operations in all) is too small to be worth a dispatch. */
+void mb_split(struct mb_threads *threads, size_t count, size_t work,
+              void (*task)(void *arg, size_t first, size_t last, size_t thread), void *arg);
+/* MB_ERR_ARGUMENT when a token is no entry of the vocabulary, or windows are empty. */
+enum mb_status mb_windows_check(const struct mb_network *network, const struct mb_windows *windows,
+                                struct mb_error *error);
+/* How many windows a chunk holds so that it is some `rows` tokens. */
+size_t mb_windows_per_chunk(const struct mb_windows *windows, size_t rows);
+/* Rows of [windows x window] that a score from position `from` on keeps, up to `last` excluded. */
+size_t mb_scored_rows(size_t windows, size_t window, size_t from, size_t last, uint32_t *rows);
+/* How many rows of logits fit the space that they are made in. */
+size_t mb_head_rows(const struct mb_network *network);
+
+#endif

@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The bodies of vector.h, included by vector.c once per instruction set. The includer defines
+ * MB_LANES (floats per register), MB_CLONE(name), which gives each copy its own names, and
+ * MB_TARGET and MB_INLINE, which select the instructions.
+ *
+ * Where lanes don't meet (exponentials, attention) a loop goes by registers. Where they are summed,
+ * 16 lanes of f32 or 8 of f64 are kept in as many registers as that takes and folded in one order,
+ * so every copy rounds alike. */
+
+typedef float MB_CLONE(vfloat) __attribute__((vector_size(MB_LANES * 4), may_alias));
+typedef int MB_CLONE(vint) __attribute__((vector_size(MB_LANES * 4), may_alias));
+typedef double MB_CLONE(vdouble) __attribute__((vector_size(MB_LANES * 4), may_alias));
+typedef long long MB_CLONE(vlong) __attribute__((vector_size(MB_LANES * 4), may_alias));
+typedef float MB_CLONE(vfloat_any)
+    __attribute__((vector_size(MB_LANES * 4), aligned(4), may_alias));
+typedef float MB_CLONE(vhalf_any) __attribute__((vector_size(MB_LANES * 2), aligned(4), may_alias));
+#define vfloat MB_CLONE(vfloat)
+#define vint MB_CLONE(vint)
+#define vdouble MB_CLONE(vdouble)
+#define vlong MB_CLONE(vlong)
+#define LOAD(p) ((vfloat) * (const MB_CLONE(vfloat_any) *)(p))
+#define STORE(p, v) (*(MB_CLONE(vfloat_any) *)(p) = (v))
+#define LOAD_WIDE(p) __builtin_convertvector(*(const MB_CLONE(vhalf_any) *)(p), vdouble)
+enum { MB_CLONE(parts) = 16 / MB_LANES, MB_CLONE(wide) = MB_LANES / 2 };
+#define PARTS MB_CLONE(parts)
+#define WIDE MB_CLONE(wide)
+
+/* a where the mask is set, else b. */
+#define CHOOSE(type, itype, mask, a, b) ((type)(((mask) & (itype)(a)) | (~(mask) & (itype)(b))))
+#define CHOOSE_FLOAT(mask, a, b) CHOOSE(vfloat, vint, mask, a, b)
+#define CHOOSE_DOUBLE(mask, a, b) CHOOSE(vdouble, vlong, mask, a, b)
+
+/* *x = e^x. e^x = 2^n * e^r, |r| <= ln 2 / 2; Taylor to r^7 leaves 5e-9. Adding 1.5 * 2^23 rounds
+ * to an integer and leaves it in the low bits. Clamped where 2^n is a normal number; NaN stays. */
+static MB_INLINE void MB_CLONE(exp_float)(vfloat *x)
+{
+    const vfloat zero = {0};
+    vfloat v = *x;
+    v = CHOOSE_FLOAT(v > 88.0f, zero + 88.0f, v);
+    v = CHOOSE_FLOAT(v < -87.0f, zero - 87.0f, v);
+    const vfloat shifted = v * 0x1.715476p+0f + 0x1.8p23f;
+    const vfloat n = shifted - 0x1.8p23f;
+    const vfloat r = (v - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
+    vfloat p = r * (1.0f / 5040) + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    *x = p * (vfloat)(((vint)shifted + 127) << 23);
+}
+
+/* As above in f64: Taylor to r^11 leaves 7e-15. */
+static MB_INLINE void MB_CLONE(exp_double)(vdouble *x)
+{
+    const vdouble zero = {0};
+    vdouble v = *x;
+    v = CHOOSE_DOUBLE(v > 700.0, zero + 700.0, v);
+    v = CHOOSE_DOUBLE(v < -700.0, zero - 700.0, v);
+    const vdouble shifted = v * 0x1.71547652b82fep+0 + 0x1.8p52;
+    const vdouble n = shifted - 0x1.8p52;
+    const vdouble r = (v - n * 0x1.62e42fefa3800p-1) - n * 0x1.ef35793c76730p-45;
+    vdouble p = r * (1.0 / 39916800) + 1.0 / 3628800;
+    p = p * r + 1.0 / 362880;
+    p = p * r + 1.0 / 40320;
+    p = p * r + 1.0 / 5040;
+    p = p * r + 1.0 / 720;
+    p = p * r + 1.0 / 120;
+    p = p * r + 1.0 / 24;
+    p = p * r + 1.0 / 6;
+    p = p * r + 0.5;
+    p = p * r + 1.0;
+    p = p * r + 1.0;
+    *x = p * (vdouble)(((vlong)shifted + 1023) << 52);
+}
+
+/* Lanes are folded in halves, always the same way. */
+static MB_INLINE float MB_CLONE(sum_float)(const vfloat *v)
+{
+    float a[16];
+    memcpy(a, v, sizeof a);
+    for (size_t half = 8; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++)
+            a[i] += a[i + half];
+    return a[0];
+}
+
+static MB_INLINE double MB_CLONE(sum_double)(const vdouble *v)
+{
+    double a[8];
+    memcpy(a, v, sizeof a);
+    for (size_t half = 4; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++)
+            a[i] += a[i + half];
+    return a[0];
+}
+
+/* The largest of n floats; NaN is passed over unless it comes first. */
+MB_TARGET static float MB_CLONE(maximum)(const float *x, size_t n)
+{
+    float max = x[0];
+    size_t i = 0;
+    if (n >= MB_LANES) {
+        vfloat top = LOAD(x);
+        for (i = MB_LANES; i + MB_LANES <= n; i += MB_LANES) {
+            const vfloat v = LOAD(x + i);
+            top = CHOOSE_FLOAT(v > top, v, top);
+        }
+        max = top[0];
+        for (size_t l = 1; l < MB_LANES; l++)
+            max = top[l] > max ? top[l] : max;
+    }
+    for (; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    return max;
+}
+
+MB_TARGET static void MB_CLONE(rms_norm)(float *out, const float *x, const float *weight, size_t n,
+                                         float eps)
+{
+    vfloat squares[PARTS] = {{0}};
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (size_t p = 0; p < PARTS; p++) {
+            const vfloat v = LOAD(x + i + p * MB_LANES);
+            squares[p] += v * v;
+        }
+    if (i < n) {
+        float tail[16] = {0};
+        memcpy(tail, x + i, (n - i) * sizeof *x);
+        for (size_t p = 0; p < PARTS; p++) {
+            const vfloat v = LOAD(tail + p * MB_LANES);
+            squares[p] += v * v;
+        }
+    }
+    const float scale = 1.0f / sqrtf(MB_CLONE(sum_float)(squares) / (float)n + eps);
+    for (i = 0; i + MB_LANES <= n; i += MB_LANES)
+        STORE(out + i, LOAD(x + i) * scale * LOAD(weight + i));
+    for (; i < n; i++)
+        out[i] = x[i] * scale * weight[i];
+}
+
+static MB_INLINE void MB_CLONE(swiglu_lanes)(float *gate, const float *up)
+{
+    const vfloat g = LOAD(gate);
+    vfloat e = -g;
+    MB_CLONE(exp_float)(&e);
+    STORE(gate, g / (e + 1.0f) * LOAD(up));
+}
+
+MB_TARGET static void MB_CLONE(swiglu)(float *gate, const float *up, size_t n)
+{
+    size_t i = 0;
+    for (; i + MB_LANES <= n; i += MB_LANES)
+        MB_CLONE(swiglu_lanes)(gate + i, up + i);
+    if (i < n) {
+        float g[MB_LANES] = {0}, u[MB_LANES] = {0};
+        memcpy(g, gate + i, (n - i) * sizeof *gate);
+        memcpy(u, up + i, (n - i) * sizeof *up);
+        MB_CLONE(swiglu_lanes)(g, u);
+        memcpy(gate + i, g, (n - i) * sizeof *gate);
+    }
+}
+
+MB_TARGET static void MB_CLONE(add)(float *sum, const float *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + MB_LANES <= n; i += MB_LANES)
+        STORE(sum + i, LOAD(sum + i) + LOAD(x + i));
+    for (; i < n; i++)
+        sum[i] += x[i];
+}
+
+/* Four queries x two registers of keys stay in registers; keys are read once per block of queries.
+ */
+MB_TARGET static void MB_CLONE(scores)(float *s, size_t s_stride, const float *q, size_t q_stride,
+                                       size_t rows, const float *keys, size_t dim, size_t count,
+                                       float scale)
+{
+    const float *q1 = q + (rows > 1 ? q_stride : 0), *q2 = q + (rows > 2 ? 2 * q_stride : 0),
+                *q3 = q + (rows > 3 ? 3 * q_stride : 0);
+    for (size_t j = 0; j < count; j += 2 * MB_LANES) {
+        const float *block = keys + j / MB_KEY_BLOCK * MB_KEY_BLOCK * dim + j % MB_KEY_BLOCK;
+        vfloat a[MB_QUERY_BLOCK] = {{0}}, b[MB_QUERY_BLOCK] = {{0}};
+        if (rows == 1)
+            for (size_t c = 0; c < dim; c++) {
+                const float *k = block + c * MB_KEY_BLOCK;
+                a[0] += LOAD(k) * q[c];
+                b[0] += LOAD(k + MB_LANES) * q[c];
+            }
+        else
+            for (size_t c = 0; c < dim; c++) {
+                const float *k = block + c * MB_KEY_BLOCK;
+                const vfloat k0 = LOAD(k), k1 = LOAD(k + MB_LANES);
+                a[0] += k0 * q[c];
+                b[0] += k1 * q[c];
+                a[1] += k0 * q1[c];
+                b[1] += k1 * q1[c];
+                a[2] += k0 * q2[c];
+                b[2] += k1 * q2[c];
+                a[3] += k0 * q3[c];
+                b[3] += k1 * q3[c];
+            }
+        for (size_t r = 0; r < rows; r++) {
+            STORE(s + r * s_stride + j, a[r] * scale);
+            STORE(s + r * s_stride + j + MB_LANES, b[r] * scale);
+        }
+    }
+}
+
+MB_TARGET static void MB_CLONE(softmax)(float *s, size_t length, size_t padded)
+{
+    const float max = MB_CLONE(maximum)(s, length);
+    for (size_t i = length; i < padded; i++)
+        s[i] = -INFINITY;
+    const vfloat zero = {0};
+    vfloat sum[PARTS] = {{0}};
+    for (size_t i = 0; i < padded; i += 16)
+        for (size_t p = 0; p < PARTS; p++) {
+            float *at = s + i + p * MB_LANES;
+            const vfloat v = LOAD(at) - max;
+            vfloat e = v;
+            MB_CLONE(exp_float)(&e);
+            e = CHOOSE_FLOAT(v < -87.0f, zero, e);
+            STORE(at, e);
+            sum[p] += e;
+        }
+    const float inverse = 1.0f / MB_CLONE(sum_float)(sum);
+    for (size_t i = 0; i < padded; i += MB_LANES)
+        STORE(s + i, LOAD(s + i) * inverse);
+}
+
+MB_TARGET static void MB_CLONE(weigh)(float *out, size_t out_stride, const float *s,
+                                      size_t s_stride, size_t rows, const float *values,
+                                      size_t values_stride, size_t dim, size_t count)
+{
+    const float *s1 = s + (rows > 1 ? s_stride : 0), *s2 = s + (rows > 2 ? 2 * s_stride : 0),
+                *s3 = s + (rows > 3 ? 3 * s_stride : 0);
+    for (size_t c = 0; c < dim; c += 2 * MB_LANES) {
+        /* values are padded to 16 floats, not to two registers: the second may be the first again.
+         */
+        const size_t next = c + MB_LANES < values_stride ? MB_LANES : 0;
+        vfloat a[MB_QUERY_BLOCK] = {{0}}, b[MB_QUERY_BLOCK] = {{0}};
+        if (rows == 1)
+            for (size_t j = 0; j < count; j++) {
+                const float *v = values + j * values_stride + c;
+                a[0] += LOAD(v) * s[j];
+                b[0] += LOAD(v + next) * s[j];
+            }
+        else
+            for (size_t j = 0; j < count; j++) {
+                const float *v = values + j * values_stride + c;
+                const vfloat v0 = LOAD(v), v1 = LOAD(v + next);
+                a[0] += v0 * s[j];
+                b[0] += v1 * s[j];
+                a[1] += v0 * s1[j];
+                b[1] += v1 * s1[j];
+                a[2] += v0 * s2[j];
+                b[2] += v1 * s2[j];
+                a[3] += v0 * s3[j];
+                b[3] += v1 * s3[j];
+            }
+        const size_t lanes = dim - c < MB_LANES ? dim - c : MB_LANES, left = dim - c - lanes;
+        for (size_t r = 0; r < rows; r++) {
+            float *at = out + r * out_stride + c;
+            memcpy(at, &a[r], lanes * sizeof *out);
+            memcpy(at + lanes, &b[r], (left < MB_LANES ? left : MB_LANES) * sizeof *out);
+        }
+    }
+}
+
+MB_TARGET static double MB_CLONE(log_sum_exp)(const float *x, size_t n)
+{
+    const double max = (double)MB_CLONE(maximum)(x, n);
+    vdouble sum[PARTS] = {{0}};
+    for (size_t i = 0; i < n; i += 8) {
+        float tail[8] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY,
+                         -INFINITY, -INFINITY, -INFINITY, -INFINITY};
+        const float *at = x + i;
+        if (n - i < 8)
+            at = memcpy(tail, at, (n - i) * sizeof *x);
+        for (size_t p = 0; p < PARTS; p++) {
+            vdouble e = LOAD_WIDE(at + p * WIDE) - max;
+            MB_CLONE(exp_double)(&e);
+            sum[p] += e;
+        }
+    }
+    return max + log(MB_CLONE(sum_double)(sum));
+}
+
+MB_TARGET static double MB_CLONE(cross)(const float *x, double log_sum, const float *y, size_t n)
+{
+    vdouble sum[PARTS] = {{0}};
+    for (size_t i = 0; i < n; i += 8) {
+        float x_tail[8] = {0}, y_tail[8] = {0}; /* equal in the unused lanes: they add nothing */
+        const float *x_at = x + i, *y_at = y + i;
+        if (n - i < 8) {
+            x_at = memcpy(x_tail, x_at, (n - i) * sizeof *x);
+            y_at = memcpy(y_tail, y_at, (n - i) * sizeof *y);
+        }
+        for (size_t p = 0; p < PARTS; p++) {
+            const vdouble a = LOAD_WIDE(x_at + p * WIDE);
+            vdouble weight = a - log_sum;
+            MB_CLONE(exp_double)(&weight);
+            sum[p] += weight * (a - LOAD_WIDE(y_at + p * WIDE));
+        }
+    }
+    return MB_CLONE(sum_double)(sum);
+}
+
+MB_TARGET static size_t MB_CLONE(argmax)(const float *x, size_t n)
+{
+    const float max = MB_CLONE(maximum)(x, n);
+    for (size_t i = 0; i < n; i++)
+        if (x[i] == max)
+            return i;
+    return 0;
+}
+
+MB_TARGET static void MB_CLONE(add_squares)(double *sum, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        sum[i] += (double)x[i] * (double)x[i];
+}
+
+static const struct mb_vector MB_CLONE(set) = {
+    MB_CLONE(rms_norm), MB_CLONE(swiglu),      MB_CLONE(add),         MB_CLONE(scores),
+    MB_CLONE(softmax),  MB_CLONE(weigh),       MB_CLONE(log_sum_exp), MB_CLONE(cross),
+    MB_CLONE(argmax),   MB_CLONE(add_squares),
+};
+
+#undef vfloat
+#undef vint
+#undef vdouble
+#undef vlong
+#undef LOAD
+#undef STORE
+#undef LOAD_WIDE
+#undef PARTS
+#undef WIDE
+#undef CHOOSE
+#undef CHOOSE_FLOAT
+#undef CHOOSE_DOUBLE

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a hostile GGUF file gets done to it, in the fuzzer and in the tests: opened, and if that
+ * works, everything in it read - every metadata value, every byte of every tensor, the tokenizer.
+ * The only demand is that nothing crashes and that every refusal has a one-line reason. */
+#ifndef MIXBIT_TESTS_EXERCISE_H
+#define MIXBIT_TESTS_EXERCISE_H
+
+#include "mixbit/model.h"
+#include "model/gguf.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static inline void exercise_require(int condition)
+{
+    if (!condition)
+        abort();
+}
+
+static inline void exercise_error(const struct mb_error *error, enum mb_status status)
+{
+    exercise_require(error->status == status);
+    exercise_require(error->message[0] != '\0' && strlen(error->message) < sizeof error->message);
+    for (const char *at = error->message; *at != '\0'; at++)
+        exercise_require(*at >= ' ' && *at <= '~');
+}
+
+static inline double exercise_metadata(const struct mb_model *model)
+{
+    double sum = 0.0;
+    for (size_t i = 0; i < model->pair_count; i++) {
+        const char *key = model->pairs[i].key;
+        sum += (double)(mb_model_uint(model, key, 1) & 1) + mb_model_float(model, key, 0.0) +
+               (double)strlen(mb_model_string(model, key, ""));
+        for (size_t e = 0; e < mb_model_array_count(model, key); e++) {
+            size_t bytes = 0;
+            const char *text = mb_model_array_string(model, key, e, &bytes);
+            for (size_t b = 0; b < bytes; b++)
+                sum += (double)text[b];
+            sum += mb_model_array_number(model, key, e);
+        }
+    }
+    return sum;
+}
+
+static inline unsigned exercise_tensors(const struct mb_model *model)
+{
+    unsigned sum = 0;
+    for (size_t i = 0; i < mb_model_tensor_count(model); i++) {
+        const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+        const uint8_t *data = tensor->data;
+        for (size_t b = 0; b < tensor->bytes; b++)
+            sum += data[b];
+        exercise_require(mb_model_tensor_find(model, tensor->name) == tensor);
+        exercise_require(tensor->n > 0 && tensor->k > 0);
+        if (tensor->format != MB_FORMAT_NONE)
+            exercise_require(mb_format_row_bytes(tensor->format, tensor->k) * tensor->n ==
+                             tensor->bytes);
+    }
+    return sum;
+}
+
+/* Returns whether the file was accepted. */
+static inline int exercise_file(const char *path)
+{
+    struct mb_model *model = NULL;
+    struct mb_error error = {.message = ""};
+    enum mb_status status = mb_model_open(path, &model, &error);
+    if (status != MB_OK) {
+        exercise_require(model == NULL);
+        exercise_error(&error, status);
+        return 0;
+    }
+    volatile double sink = exercise_metadata(model) + (double)exercise_tensors(model);
+    (void)sink;
+    exercise_require(strlen(mb_model_hash(model)) == 32);
+    struct mb_tokenizer *tokenizer = NULL;
+    status = mb_tokenizer_create(model, &tokenizer, &error);
+    if (status == MB_OK) {
+        static const char text[] = "the other <s> \xf0\x9f\x98\x80 ab  \n 123 \xff";
+        int32_t *ids = NULL;
+        size_t count = 0;
+        const size_t tokens = mb_model_array_count(model, "tokenizer.ggml.tokens");
+        exercise_require(mb_tokenize(tokenizer, text, sizeof text - 1, &ids, &count, &error) ==
+                         MB_OK);
+        for (size_t i = 0; i < count; i++)
+            exercise_require(ids[i] >= 0 && (size_t)ids[i] < tokens);
+        free(ids);
+        mb_tokenizer_destroy(tokenizer);
+    } else {
+        exercise_error(&error, status);
+    }
+    mb_model_close(model);
+    return 1;
+}
+
+#endif
