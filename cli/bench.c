@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bench: kernels against the limits of this machine. Each row is one product timed by the tuner's
+ * own code, beside the limit that it runs into first. */
+#include "cli/steps.h"
+#include "tuner/tuner.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+struct options {
+    struct mb_format_list formats;
+    struct mb_counts m;
+    size_t n, k, threads;
+    int residency;
+};
+
+static const char *const residency_choices[] = {"L2", "L3", "memory", "auto", NULL};
+enum { RESIDENCY_AUTO = 3 };
+
+static struct mb_table *make_table(void)
+{
+    struct mb_table *table = mb_table_create();
+    mb_table_column(table, "format", "format", MB_ALIGN_LEFT);
+    mb_table_column(table, "m", "m", MB_ALIGN_RIGHT);
+    mb_table_column(table, "n", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "k", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "threads", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "residency", NULL, MB_ALIGN_LEFT);
+    mb_table_column(table, "median_ns", "us", MB_ALIGN_RIGHT);
+    mb_table_column(table, "gmacs", "GMAC/s", MB_ALIGN_RIGHT);
+    mb_table_column(table, "weight_gbps", "GB/s", MB_ALIGN_RIGHT);
+    mb_table_column(table, "limit", "limit", MB_ALIGN_LEFT);
+    mb_table_column(table, "fraction", "of it", MB_ALIGN_RIGHT);
+    mb_table_column(table, "error", "error", MB_ALIGN_RIGHT);
+    mb_table_column(table, "kernel", "kernel", MB_ALIGN_LEFT);
+    mb_table_column(table, "activation", NULL, MB_ALIGN_LEFT);
+    return table;
+}
+
+static void add_row(struct mb_table *table, const struct mb_bench_row *row, bool json)
+{
+    mb_table_text(table, mb_format_info(row->format)->name);
+    mb_table_count(table, row->m);
+    mb_table_count(table, row->n);
+    mb_table_count(table, row->k);
+    mb_table_count(table, row->threads);
+    mb_table_text(table, mb_residency_name(row->residency));
+    mb_table_number(table, json ? row->median_ns : row->median_ns / 1e3, "%.1f");
+    mb_table_number(table, row->gmacs, "%.1f");
+    mb_table_number(table, row->weight_gbps, "%.2f");
+    mb_table_text(table, mb_limit_name(row->limit));
+    /* a wrong product has no speed worth comparing */
+    mb_table_number(table,
+                    row->failed ? NAN
+                    : json      ? row->fraction
+                                : 100 * row->fraction,
+                    "%.0f %%");
+    mb_table_number(table, row->error, "%.5f");
+    mb_table_text(table, row->kernel);
+    mb_table_text(table, mb_activation_name(row->activation));
+}
+
+/* Where the weights of one matrix would be if it were all there is. */
+static enum mb_residency pick_residency(const struct options *options, enum mb_format format,
+                                        size_t threads)
+{
+    struct mb_device_info device = {.size = sizeof device};
+    if (options->residency != RESIDENCY_AUTO)
+        return (enum mb_residency)options->residency;
+    if (mb_device_info(&device) != MB_OK)
+        return MB_RESIDENCY_MEMORY;
+    return mb_residency_of(&device, options->n * mb_format_row_bytes(format, options->k), threads);
+}
+
+static enum mb_status check_shape(struct mb_cli *cli, const struct options *options)
+{
+    for (size_t f = 0; f < options->formats.count; f++) {
+        const struct mb_format_info *info = mb_format_info(options->formats.at[f]);
+        size_t bytes;
+        if (options->k % info->block_k != 0)
+            return mb_usage(cli, "--k %zu does not fit %s, whose blocks hold %u weights",
+                            options->k, info->name, (unsigned)info->block_k);
+        if (!mb_mul_size(options->n, mb_format_row_bytes(info->id, options->k), &bytes) ||
+            bytes > (size_t)1 << 36 || options->n > (size_t)1 << 32)
+            return mb_usage(cli, "--n %zu --k %zu: the matrix would not fit into memory",
+                            options->n, options->k);
+    }
+    for (size_t i = 0; i < options->m.count; i++)
+        if (options->m.at[i] > 65536)
+            return mb_usage(cli, "--m %zu: expected at most 65536 rows", options->m.at[i]);
+    return MB_OK;
+}
+
+/* One row that contradicts its limit fails the run, but only after all rows were printed. */
+static enum mb_status measure(struct mb_cli *cli, const struct options *options,
+                              struct mb_threads *threads, const struct mb_limits *limits,
+                              struct mb_table *table)
+{
+    const double total = (double)(options->formats.count * options->m.count);
+    const struct mb_progress *progress = mb_stage_progress(cli);
+    struct mb_error first = {0};
+    double done = 0;
+    for (size_t f = 0; f < options->formats.count; f++) {
+        for (size_t i = 0; i < options->m.count; i++, done++) {
+            const struct mb_format_info *info = mb_format_info(options->formats.at[f]);
+            const struct mb_bench_case bench = {
+                .format = info->id,
+                .n = options->n,
+                .k = options->k,
+                .m = options->m.at[i],
+                .residency = pick_residency(options, info->id, mb_threads_count(threads))};
+            struct mb_bench_row row = {0};
+            struct mb_error error = {0};
+            if (mb_progress_report(progress, done, total, info->name) != MB_OK)
+                return mb_error_set(&cli->error, MB_ERR_INTERRUPTED, -1, "stopped");
+            const enum mb_status status = mb_bench_run(&bench, threads, limits, 0, &row, &error);
+            if (status != MB_OK && status != MB_ERR_VERIFY) {
+                cli->error = error;
+                return status;
+            }
+            if (status == MB_ERR_VERIFY) {
+                mb_warn(cli, "%s", error.message);
+                first = first.status == MB_OK ? error : first;
+            }
+            add_row(table, &row, cli->common.json);
+        }
+    }
+    cli->error = first;
+    return first.status;
+}
+
+static enum mb_status run(struct mb_cli *cli, const void *given)
+{
+    const struct options *options = given;
+    struct mb_threads *threads = NULL;
+    struct mb_limits limits = {0};
+    enum mb_status status = check_shape(cli, options);
+    if (status == MB_OK)
+        status = mb_step_threads(cli, options->threads, &threads);
+    if (status != MB_OK)
+        return status;
+    struct mb_table *table = make_table();
+    mb_stage_begin(cli, "measuring bandwidth and peaks");
+    status = mb_limits_measure(threads, 0, mb_stage_progress(cli), &limits);
+    mb_stage_end(cli);
+    if (status != MB_OK) {
+        (void)mb_error_set(&cli->error, status, -1, "measuring this machine's limits: %s",
+                           mb_status_string(status));
+        goto out;
+    }
+    mb_stage_begin(cli, "timing %zu formats", options->formats.count);
+    status = measure(cli, options, threads, &limits, table);
+    mb_stage_end(cli);
+    if (status == MB_OK || status == MB_ERR_VERIFY) {
+        if (cli->common.json) {
+            const enum mb_status printed = mb_print_json(cli, mb_table_json(table));
+            status = status == MB_OK ? printed : status;
+        } else {
+            (void)printf("n %zu, k %zu, %zu threads; y = x * w, x has m rows; error is against "
+                         "f64\n",
+                         options->n, options->k, mb_threads_count(threads));
+            mb_table_print(table, stdout);
+        }
+    }
+out:
+    mb_table_free(table);
+    mb_threads_destroy(threads);
+    return status;
+}
+
+static const struct mb_option table[] = {
+    {.name = "formats",
+     .kind = MB_OPTION_FORMATS,
+     .offset = offsetof(struct options, formats),
+     .value = "LIST",
+     .help = "formats, comma-separated, or all",
+     .fallback = "all"},
+    {.name = "m",
+     .letter = 'm',
+     .kind = MB_OPTION_COUNTS,
+     .offset = offsetof(struct options, m),
+     .value = "LIST",
+     .help = "rows of activations, comma-separated",
+     .fallback = "1,128",
+     .minimum = 1},
+    {.name = "n",
+     .letter = 'n',
+     .kind = MB_OPTION_COUNT,
+     .offset = offsetof(struct options, n),
+     .value = "N",
+     .help = "output features",
+     .fallback = "4096",
+     .minimum = 1},
+    {.name = "k",
+     .letter = 'k',
+     .kind = MB_OPTION_COUNT,
+     .offset = offsetof(struct options, k),
+     .value = "N",
+     .help = "reduction length",
+     .fallback = "4096",
+     .minimum = 1},
+    {.name = "threads",
+     .letter = 't',
+     .kind = MB_OPTION_COUNT,
+     .offset = offsetof(struct options, threads),
+     .value = "N",
+     .help = "threads (default: one per physical core)",
+     .minimum = 1},
+    {.name = "residency",
+     .kind = MB_OPTION_CHOICE,
+     .offset = offsetof(struct options, residency),
+     .choices = residency_choices,
+     .help = "where the weights are; auto: where one such matrix would stay",
+     .fallback = "auto"},
+    {0}};
+
+const struct mb_verb mb_verb_bench = {
+    .name = "bench",
+    .summary = "kernels of every format against this machine's limits",
+    .options = table,
+    .options_bytes = sizeof(struct options),
+    .example = "mixbit bench --formats q4_K,iq4_nl --m 1,512 --n 4096 --k 4096",
+    .run = run,
+};

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Measuring assignments side by side: see compare.h.
+ *
+ * Loss is compared by pairs of windows, because the windows differ far more from each other than
+ * two formats do on the same window: the interval of the difference is several times narrower than
+ * either row's own. */
+#include "cli/compare.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+void mb_comparison_init(struct mb_comparison *comparison, struct mb_model *model)
+{
+    *comparison = (struct mb_comparison){.model = model};
+}
+
+void mb_comparison_free(struct mb_comparison *comparison)
+{
+    for (size_t i = 0; i < comparison->count; i++) {
+        mb_mix_free(&comparison->rows[i].mix);
+        mb_evaluation_free(&comparison->rows[i].evaluation);
+    }
+    free(comparison->rows);
+    *comparison = (struct mb_comparison){.model = NULL};
+}
+
+static bool same_mix(const struct mb_model *model, const struct mb_mix *a, const struct mb_mix *b)
+{
+    for (size_t i = 0; i < mb_model_tensor_count(model); i++)
+        if (mb_mix_format(model, a, i) != mb_mix_format(model, b, i))
+            return false;
+    return true;
+}
+
+enum mb_status mb_comparison_add(struct mb_comparison *comparison, struct mb_mix *mix,
+                                 enum mb_row_kind kind, const struct mb_forecast *forecast,
+                                 size_t *index)
+{
+    for (size_t i = 0; i < comparison->count; i++) {
+        if (same_mix(comparison->model, &comparison->rows[i].mix, mix)) {
+            mb_mix_free(mix);
+            if (index)
+                *index = i;
+            return MB_OK;
+        }
+    }
+    if (comparison->count == comparison->capacity) {
+        const size_t capacity = comparison->capacity ? 2 * comparison->capacity : 32;
+        struct mb_assignment *rows = realloc(comparison->rows, capacity * sizeof *rows);
+        if (!rows) {
+            mb_mix_free(mix);
+            return MB_ERR_MEMORY;
+        }
+        comparison->rows = rows;
+        comparison->capacity = capacity;
+    }
+    if (index)
+        *index = comparison->count;
+    struct mb_assignment *row = &comparison->rows[comparison->count++];
+    *row = (struct mb_assignment){.mix = *mix, .kind = kind};
+    *mix = (struct mb_mix){.formats = NULL};
+    row->bytes = mb_mix_bytes(comparison->model, &row->mix);
+    mb_forecast_mix(forecast, &row->mix, row->predicted);
+    return MB_OK;
+}
+
+/* ---- measuring
+ * ------------------------------------------------------------------------------------------------
+ */
+
+/* Rows [first, last) whose networks fit the memory limit together: evaluated one by one, timed in
+ * turns. */
+static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *comparison,
+                                    const struct mb_compare_options *options,
+                                    struct mb_reference *reference, size_t first, size_t *last)
+{
+    enum { BATCH = 64 };
+    struct mb_network *networks[BATCH] = {NULL};
+    struct mb_speed speeds[BATCH];
+    size_t batch[BATCH], count = 0, bytes = 0;
+    enum mb_status status = MB_OK;
+    size_t i = first;
+    for (; i < comparison->count && count < BATCH; i++) {
+        struct mb_assignment *row = &comparison->rows[i];
+        if (row->measured)
+            continue;
+        if (count && bytes + (size_t)row->bytes > options->memory_limit_bytes)
+            break;
+        status = mb_network_create_mix(comparison->model, row->mix.formats, MB_NUMERICS_KERNEL,
+                                       options->threads, NULL, &networks[count], &cli->error);
+        if (status != MB_OK)
+            goto out;
+        batch[count] = i;
+        bytes += mb_network_bytes(networks[count]);
+        row->evaluation.size = sizeof row->evaluation;
+        status = mb_evaluate_against(networks[count++], reference, options->windows, NULL,
+                                     &row->evaluation, &cli->error);
+        if (status == MB_OK)
+            status = mb_progress_report(mb_stage_progress(cli), (double)(i + 1),
+                                        (double)comparison->count * 1.25, row->mix.name);
+        if (status != MB_OK)
+            goto out;
+    }
+    *last = i;
+    if (!count)
+        goto out;
+    for (size_t s = 0; s < count; s++)
+        speeds[s] = (struct mb_speed){.size = sizeof speeds[s]};
+    status = mb_network_speed(networks, count, options->context, options->repeats, NULL, speeds,
+                              &cli->error);
+    for (size_t s = 0; s < count && status == MB_OK; s++) {
+        comparison->rows[batch[s]].speed = speeds[s];
+        comparison->rows[batch[s]].measured = 1;
+    }
+out:
+    for (size_t s = 0; s < count + 1 && s < BATCH; s++)
+        if (networks[s])
+            mb_network_destroy(networks[s]);
+    return status;
+}
+
+enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *comparison,
+                                     const struct mb_compare_options *options)
+{
+    struct mb_network *base = NULL;
+    struct mb_reference *reference = NULL;
+    mb_stage_begin(cli, "measuring %zu assignments", comparison->count);
+    enum mb_status status =
+        mb_network_create(comparison->model, MB_NUMERICS_F32, options->threads, &base, &cli->error);
+    if (status == MB_OK)
+        status = mb_reference_create(base, options->windows, NULL, &reference, &cli->error);
+    mb_network_destroy(base);
+    for (size_t i = 0; i < comparison->count && status == MB_OK;)
+        status = measure_batch(cli, comparison, options, reference, i, &i);
+    mb_reference_destroy(reference);
+    mb_stage_end(cli);
+    return status;
+}
+
+/* ---- judging
+ * --------------------------------------------------------------------------------------------------
+ */
+
+/* Two-sided 95 % quantile of Student's t, by Cornish-Fisher around the normal; within 1 % from 3
+ * degrees on. */
+static double student_t95(size_t degrees)
+{
+    if (degrees < 1)
+        return INFINITY;
+    if (degrees == 1)
+        return 12.706;
+    if (degrees == 2)
+        return 4.303;
+    const double z = 1.959964, v = (double)degrees;
+    const double z3 = z * z * z, z5 = z3 * z * z;
+    return z + (z3 + z) / (4 * v) + (5 * z5 + 16 * z3 + 3 * z) / (96 * v * v);
+}
+
+static void interval(const double *values, const double *minus, size_t count, double *mean,
+                     double *low, double *high)
+{
+    double sum = 0, squares = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += values[i] - (minus ? minus[i] : 0);
+    *mean = count ? sum / (double)count : NAN;
+    for (size_t i = 0; i < count; i++) {
+        const double d = values[i] - (minus ? minus[i] : 0) - *mean;
+        squares += d * d;
+    }
+    const double half =
+        count > 1 ? student_t95(count - 1) * sqrt(squares / (double)(count - 1) / (double)count)
+                  : INFINITY;
+    *low = *mean - half;
+    *high = *mean + half;
+}
+
+void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b, double *difference,
+                   double *low, double *high)
+{
+    interval(a->evaluation.window_kl, b->evaluation.window_kl, a->evaluation.windows, difference,
+             low, high);
+}
+
+void mb_kl_interval(const struct mb_assignment *row, double *low, double *high)
+{
+    double mean;
+    interval(row->evaluation.window_kl, NULL, row->evaluation.windows, &mean, low, high);
+}
+
+const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comparison,
+                                                const struct mb_assignment *plan)
+{
+    for (size_t i = 0; i < comparison->count; i++) {
+        const struct mb_assignment *row = &comparison->rows[i];
+        if (row == plan || !row->measured || !plan->measured ||
+            (row->kind != MB_ROW_UNIFORM && row->kind != MB_ROW_PRESET))
+            continue;
+        double difference, low, high;
+        mb_compare_kl(plan, row, &difference, &low, &high);
+        if (difference > 0 && row->bytes <= plan->bytes &&
+            row->speed.decode_ns <= plan->speed.decode_ns)
+            return row;
+    }
+    return NULL;
+}
+
+/* ---- output
+ * ---------------------------------------------------------------------------------------------------
+ */
+
+static double rate(double ns) { return ns > 0 ? 1e9 / ns : NAN; }
+
+static int by_bytes(const void *a, const void *b)
+{
+    const struct mb_assignment *const *x = a, *const *y = b;
+    return ((*x)->bytes > (*y)->bytes) - ((*x)->bytes < (*y)->bytes);
+}
+
+/* Row pointers in the order people read: by size. */
+static const struct mb_assignment **sorted_rows(const struct mb_comparison *comparison)
+{
+    const struct mb_assignment **rows = malloc((comparison->count + 1) * sizeof *rows);
+    if (!rows)
+        return NULL;
+    for (size_t i = 0; i < comparison->count; i++)
+        rows[i] = &comparison->rows[i];
+    qsort(rows, comparison->count, sizeof *rows, by_bytes);
+    return rows;
+}
+
+struct mb_table *mb_comparison_table(const struct mb_comparison *comparison)
+{
+    static const char *const kinds[] = {"uniform", "preset", "neighbour", "plan"};
+    struct mb_table *table = mb_table_create();
+    mb_table_column(table, "name", "assignment", MB_ALIGN_LEFT);
+    mb_table_column(table, "kind", "kind", MB_ALIGN_LEFT);
+    mb_table_column(table, "megabytes", "MB", MB_ALIGN_RIGHT);
+    mb_table_column(table, "decode_tok_s", "decode tok/s", MB_ALIGN_RIGHT);
+    mb_table_column(table, "predicted_decode_tok_s", "predicted", MB_ALIGN_RIGHT);
+    mb_table_column(table, "prefill_tok_s", "prefill tok/s", MB_ALIGN_RIGHT);
+    mb_table_column(table, "predicted_prefill_tok_s", "predicted", MB_ALIGN_RIGHT);
+    mb_table_column(table, "kl", "KL", MB_ALIGN_RIGHT);
+    mb_table_column(table, "predicted_kl", "predicted", MB_ALIGN_RIGHT);
+    mb_table_column(table, "perplexity", "perplexity", MB_ALIGN_RIGHT);
+    mb_table_column(table, "bytes", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "kl_low", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "kl_high", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "decode_matmul_ns", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "prefill_matmul_ns", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "recommended", NULL, MB_ALIGN_RIGHT);
+    const struct mb_assignment **rows = sorted_rows(comparison);
+    for (size_t i = 0; rows && i < comparison->count; i++) {
+        const struct mb_assignment *row = rows[i];
+        double low, high;
+        mb_kl_interval(row, &low, &high);
+        mb_table_text(table, row->mix.name);
+        mb_table_text(table, kinds[row->kind]);
+        mb_table_number(table, row->bytes / 1e6, "%.3f");
+        mb_table_number(table, rate(row->speed.decode_ns), "%.1f");
+        mb_table_number(table, rate(row->predicted[MB_QUANTITY_DECODE]), "%.1f");
+        mb_table_number(table, rate(row->speed.prefill_ns), "%.0f");
+        mb_table_number(table, rate(row->predicted[MB_QUANTITY_PREFILL]), "%.0f");
+        mb_table_number(table, row->evaluation.kl_mean, "%.5f");
+        mb_table_number(table, row->predicted[MB_QUANTITY_LOSS], "%.5f");
+        mb_table_number(table, row->evaluation.perplexity, "%.3f");
+        mb_table_number(table, row->bytes, "%.0f");
+        mb_table_number(table, low, "%.5f");
+        mb_table_number(table, high, "%.5f");
+        mb_table_number(table, row->speed.decode_matmul_ns, "%.0f");
+        mb_table_number(table, row->speed.prefill_matmul_ns, "%.0f");
+        mb_table_count(table, (size_t)row->recommended);
+        if (row->recommended)
+            mb_table_mark(table);
+    }
+    free(rows);
+    return table;
+}
+
+struct mb_report_row *mb_comparison_report_rows(const struct mb_comparison *comparison)
+{
+    const struct mb_assignment **rows = sorted_rows(comparison);
+    struct mb_report_row *report = calloc(comparison->count + 1, sizeof *report);
+    for (size_t i = 0; rows && report && i < comparison->count; i++) {
+        const struct mb_assignment *row = rows[i];
+        struct mb_report_row *out = &report[i];
+        *out = (struct mb_report_row){
+            .kind = row->kind,
+            .bytes = row->bytes,
+            .decode_ns = row->speed.decode_ns,
+            .prefill_ns = row->speed.prefill_ns,
+            .kl = row->evaluation.kl_mean,
+            .perplexity = row->evaluation.perplexity,
+            .predicted_decode_ns = row->predicted[MB_QUANTITY_DECODE],
+            .predicted_prefill_ns = row->predicted[MB_QUANTITY_PREFILL],
+            .predicted_kl = row->predicted[MB_QUANTITY_LOSS],
+            .recommended = row->recommended,
+        };
+        snprintf(out->name, sizeof out->name, "%s", row->mix.name);
+        mb_kl_interval(row, &out->kl_low, &out->kl_high);
+    }
+    free(rows);
+    return report;
+}

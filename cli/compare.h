@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Whole-model assignments - uniform formats, presets, plans - measured side by side, with what was
+ * predicted for them.
+ *
+ * One reference run serves all; every assignment is built in memory by the same encoders that write
+ * files, so its numbers are the file's. Speeds of several assignments are taken in turns. */
+#ifndef MIXBIT_CLI_COMPARE_H
+#define MIXBIT_CLI_COMPARE_H
+
+#include "cli/cli.h"
+#include "cli/report.h"
+#include "cli/steps.h"
+
+/* A mix and everything known about it. */
+struct mb_assignment {
+    struct mb_mix mix; /* owned */
+    enum mb_row_kind kind;
+    double bytes;                        /* of the file it would make */
+    double predicted[MB_QUANTITY_COUNT]; /* NAN where unknown */
+    int measured;
+    struct mb_evaluation evaluation;
+    struct mb_speed speed;
+    int recommended;
+};
+
+struct mb_comparison {
+    struct mb_model *model;
+    size_t count, capacity;
+    struct mb_assignment *rows;
+};
+
+void mb_comparison_init(struct mb_comparison *comparison, struct mb_model *model);
+void mb_comparison_free(struct mb_comparison *comparison);
+
+/* Take over a mix as a new row. One that stores the same as an earlier row is freed instead, and
+ * *index (NULL allowed) is the earlier row's. */
+enum mb_status mb_comparison_add(struct mb_comparison *comparison, struct mb_mix *mix,
+                                 enum mb_row_kind kind, const struct mb_forecast *forecast,
+                                 size_t *index);
+
+struct mb_compare_options {
+    const struct mb_windows *windows;
+    struct mb_threads *threads;
+    size_t context, repeats;
+    size_t memory_limit_bytes; /* of the networks that are measured in turns at once */
+};
+/* Evaluate and time every row that was not measured yet. */
+enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *comparison,
+                                     const struct mb_compare_options *options);
+
+/* Mean of a's window losses minus b's with its 95 % interval; *low > 0 means that a is worse. */
+void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b, double *difference,
+                   double *low, double *high);
+/* 95 % interval of a row's own KL over windows. */
+void mb_kl_interval(const struct mb_assignment *row, double *low, double *high);
+
+/* The first uniform or preset row that beats `plan`: clearly less loss at no larger size and no
+ * lower speed; NULL: none. */
+const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comparison,
+                                                const struct mb_assignment *plan);
+
+/* The comparison as a table (text and JSON), and as the report's rows (array to free). */
+struct mb_table *mb_comparison_table(const struct mb_comparison *comparison);
+struct mb_report_row *mb_comparison_report_rows(const struct mb_comparison *comparison);
+
+#endif

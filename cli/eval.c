@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* eval: perplexity, KL against a reference, speed, size and memory of one model, measured here. The
+ * statistics are llama.cpp's, in llama.cpp's table layout, so that figures can be laid side by
+ * side. */
+#include "cli/steps.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/resource.h>
+
+struct options {
+    const char *reference, *text, *sensitivity;
+    int numerics;
+    size_t context, window, windows, threads, repeats;
+    bool no_speed;
+};
+
+static const char *const numerics_names[] = {"kernel", "f32", NULL};
+
+struct result {
+    struct mb_evaluation evaluation;
+    struct mb_speed speed;
+    bool has_speed;
+    size_t weight_bytes, resident_bytes;
+    double bits_per_weight;
+};
+
+/* Largest resident set so far; taken before a reference is loaded. */
+static size_t resident_bytes(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (size_t)usage.ru_maxrss * 1024 : 0;
+}
+
+static double stored_bits(const struct mb_model *model)
+{
+    double bytes = 0;
+    for (size_t i = 0; i < mb_model_tensor_count(model); i++) {
+        const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+        if (tensor->quantizable)
+            bytes += (double)tensor->bytes;
+    }
+    const double weights = mb_quantizable_weights(model);
+    return weights > 0 ? 8 * bytes / weights : NAN;
+}
+
+/* The text must not be one that the file's plan was sensed on. */
+static enum mb_status check_text(struct mb_cli *cli, struct mb_model *model,
+                                 const struct options *options, const struct mb_windows *windows)
+{
+    struct mb_sensitivity *table = NULL;
+    enum mb_status status = mb_step_check_texts(
+        cli, mb_model_string(model, "mixbit.sensed_text", NULL), windows->text_hash);
+    if (status == MB_OK && options->sensitivity != NULL) {
+        status = mb_sensitivity_load(options->sensitivity, &table, &cli->error);
+        if (status == MB_OK)
+            status = mb_step_check_texts(cli, table->text_hash, windows->text_hash);
+        mb_sensitivity_free(table);
+    }
+    return status;
+}
+
+/* ---- output ---- */
+
+static void print_statistics(const struct mb_evaluation *e)
+{
+    (void)printf("\n====== Perplexity statistics ======\n");
+    (void)printf("Mean PPL(Q)                   : %10.6f ± %10.6f\n", e->perplexity,
+                 e->perplexity_error);
+    if (!e->has_reference)
+        return;
+    const double ratio = exp(e->log_ratio);
+    (void)printf("Mean PPL(base)                : %10.6f ± %10.6f\n", e->reference_perplexity,
+                 e->reference_perplexity_error);
+    (void)printf("Mean ln(PPL(Q)/PPL(base))     : %10.6f ± %10.6f\n", e->log_ratio,
+                 e->log_ratio_error);
+    (void)printf("Mean PPL(Q)/PPL(base)         : %10.6f ± %10.6f\n", ratio,
+                 ratio * e->log_ratio_error);
+    (void)printf("Mean PPL(Q)-PPL(base)         : %10.6f\n",
+                 e->perplexity - e->reference_perplexity);
+    const struct {
+        const char *name;
+        double value;
+    } rows[] = {{"Maximum KLD:", e->kl_max}, {"99.9%   KLD:", e->kl_p999},
+                {"99.0%   KLD:", e->kl_p99}, {"95.0%   KLD:", e->kl_p95},
+                {"90.0%   KLD:", e->kl_p90}, {"Median  KLD:", e->kl_median},
+                {"10.0%   KLD:", e->kl_p10}, {" 5.0%   KLD:", e->kl_p05},
+                {" 1.0%   KLD:", e->kl_p01}, {"Minimum KLD:", e->kl_min}};
+    (void)printf("\n====== KL divergence statistics ======\n");
+    (void)printf("Mean    KLD: %10.6f ± %10.6f\n", e->kl_mean, e->kl_error);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        (void)printf("%s %10.6f\n", rows[i].name, rows[i].value);
+    (void)printf("\n====== Token probability statistics ======\n");
+    (void)printf("Same top p: %6.3f ± %5.3f %%\n", 100 * e->same_top, 100 * e->same_top_error);
+}
+
+static void print_result(const struct mb_model *model, const struct options *options,
+                         const struct result *result)
+{
+    char file[32], weights[32], kv[32], resident[32];
+    const struct mb_evaluation *e = &result->evaluation;
+    (void)printf("model   %s (%s), file %s, %.2f bits per weight\n", mb_model_path(model),
+                 mb_model_architecture(model),
+                 mb_text_bytes((double)mb_model_file_bytes(model), file), result->bits_per_weight);
+    (void)printf("text    %s, %zu windows of %zu tokens, %zu scored, %s arithmetic\n",
+                 options->text, e->windows, e->window, e->tokens,
+                 numerics_names[options->numerics]);
+    if (result->has_speed) {
+        const struct mb_speed *s = &result->speed;
+        (void)printf("speed   decode %.1f tok/s at %zu tokens of context, prefill %.1f tok/s "
+                     "(matrix products: %.0f %% and %.0f %% of the time)\n",
+                     1e9 / s->decode_ns, s->context, 1e9 / s->prefill_ns,
+                     100 * s->decode_matmul_ns / s->decode_ns,
+                     100 * s->prefill_matmul_ns / s->prefill_ns);
+        (void)printf("memory  packed weights %s, key-value cache %s, resident %s\n",
+                     mb_text_bytes((double)result->weight_bytes, weights),
+                     mb_text_bytes((double)s->kv_bytes, kv),
+                     mb_text_bytes((double)result->resident_bytes, resident));
+    } else {
+        (void)printf("memory  packed weights %s, resident %s\n",
+                     mb_text_bytes((double)result->weight_bytes, weights),
+                     mb_text_bytes((double)result->resident_bytes, resident));
+    }
+    print_statistics(e);
+}
+
+static json_t *kl_json(const struct mb_evaluation *e)
+{
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "mean",
+                     e->kl_mean, "error", e->kl_error, "max", e->kl_max, "p999", e->kl_p999, "p99",
+                     e->kl_p99, "p95", e->kl_p95, "p90", e->kl_p90, "median", e->kl_median, "p10",
+                     e->kl_p10, "p05", e->kl_p05, "p01", e->kl_p01, "min", e->kl_min);
+}
+
+static json_t *result_json(const struct mb_model *model, const struct options *options,
+                           const struct result *result)
+{
+    const struct mb_evaluation *e = &result->evaluation;
+    json_t *root = json_pack(
+        "{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:f, s:f}", "model",
+        mb_model_path(model), "architecture", mb_model_architecture(model), "file_bytes",
+        (json_int_t)mb_model_file_bytes(model), "weight_bytes", (json_int_t)result->weight_bytes,
+        "resident_bytes", (json_int_t)result->resident_bytes, "text", options->text, "numerics",
+        numerics_names[options->numerics], "windows", (json_int_t)e->windows, "window",
+        (json_int_t)e->window, "tokens", (json_int_t)e->tokens, "perplexity", e->perplexity,
+        "perplexity_error", e->perplexity_error);
+    (void)json_object_set_new(root, "bits_per_weight", json_real(result->bits_per_weight));
+    if (e->has_reference) {
+        (void)json_object_set_new(root, "reference", json_string(options->reference));
+        (void)json_object_set_new(root, "reference_perplexity", json_real(e->reference_perplexity));
+        (void)json_object_set_new(root, "reference_perplexity_error",
+                                  json_real(e->reference_perplexity_error));
+        (void)json_object_set_new(root, "kl", kl_json(e));
+        (void)json_object_set_new(root, "log_ratio", json_real(e->log_ratio));
+        (void)json_object_set_new(root, "log_ratio_error", json_real(e->log_ratio_error));
+        (void)json_object_set_new(root, "same_top", json_real(e->same_top));
+        (void)json_object_set_new(root, "same_top_error", json_real(e->same_top_error));
+    }
+    if (result->has_speed) {
+        const struct mb_speed *s = &result->speed;
+        (void)json_object_set_new(
+            root, "speed",
+            json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I}", "context",
+                      (json_int_t)s->context, "decode_ns", s->decode_ns, "decode_mad_ns",
+                      s->decode_mad_ns, "decode_matmul_ns", s->decode_matmul_ns, "prefill_ns",
+                      s->prefill_ns, "prefill_mad_ns", s->prefill_mad_ns, "prefill_matmul_ns",
+                      s->prefill_matmul_ns, "decode_toks", 1e9 / s->decode_ns, "prefill_toks",
+                      1e9 / s->prefill_ns, "kv_bytes", (json_int_t)s->kv_bytes));
+    }
+    return root;
+}
+
+/* ---- measuring ---- */
+
+static enum mb_status measure(struct mb_cli *cli, const struct options *options,
+                              struct mb_model *model, struct mb_model *reference_model,
+                              const struct mb_windows *windows, struct mb_threads *threads,
+                              struct result *result)
+{
+    struct mb_network *network = NULL, *reference = NULL;
+    enum mb_status status = mb_network_create(model, (enum mb_numerics)options->numerics, threads,
+                                              &network, &cli->error);
+    if (status != MB_OK)
+        return status;
+    result->weight_bytes = mb_network_bytes(network);
+    if (!options->no_speed) {
+        mb_stage_begin(cli, "timing decode and prefill");
+        status = mb_network_speed(&network, 1, options->context, options->repeats,
+                                  mb_stage_progress(cli), &result->speed, &cli->error);
+        mb_stage_end(cli);
+        result->has_speed = status == MB_OK;
+    }
+    result->resident_bytes = resident_bytes();
+    if (status == MB_OK && reference_model != NULL)
+        status =
+            mb_network_create(reference_model, MB_NUMERICS_F32, threads, &reference, &cli->error);
+    if (status == MB_OK) {
+        mb_stage_begin(cli, "evaluating %zu windows of %zu tokens", windows->count,
+                       windows->window);
+        status = mb_evaluate(network, reference, windows, mb_stage_progress(cli),
+                             &result->evaluation, &cli->error);
+        mb_stage_end(cli);
+    }
+    mb_network_destroy(reference);
+    mb_network_destroy(network);
+    return status;
+}
+
+static enum mb_status run(struct mb_cli *cli, const void *given)
+{
+    const struct options *options = given;
+    struct mb_model *model = NULL, *reference = NULL;
+    struct mb_threads *threads = NULL;
+    struct mb_windows windows = {0};
+    struct result result = {.evaluation = {.size = sizeof result.evaluation},
+                            .speed = {.size = sizeof result.speed}};
+    if (options->text == NULL)
+        return mb_usage(cli, "--text is missing: a file of plain text to evaluate on");
+    enum mb_status status = mb_model_open(cli->positionals[0], &model, &cli->error);
+    if (status == MB_OK && options->reference != NULL)
+        status = mb_model_open(options->reference, &reference, &cli->error);
+    if (status == MB_OK)
+        status =
+            mb_step_windows(cli, model, options->text, options->window, options->windows, &windows);
+    if (status == MB_OK)
+        status = check_text(cli, model, options, &windows);
+    if (status == MB_OK)
+        status = mb_step_threads(cli, options->threads, &threads);
+    if (status == MB_OK) {
+        result.bits_per_weight = stored_bits(model);
+        status = measure(cli, options, model, reference, &windows, threads, &result);
+    }
+    if (status == MB_OK && cli->common.json)
+        status = mb_print_json(cli, result_json(model, options, &result));
+    else if (status == MB_OK)
+        print_result(model, options, &result);
+    mb_evaluation_free(&result.evaluation);
+    mb_windows_free(&windows);
+    mb_threads_destroy(threads);
+    mb_model_close(reference);
+    mb_model_close(model);
+    return status;
+}
+
+static const struct mb_option table[] = {
+    {.name = "text",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, text),
+     .value = "FILE",
+     .help = "plain text to evaluate on; not the one used for sensing"},
+    {.name = "reference",
+     .letter = 'r',
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, reference),
+     .value = "MODEL",
+     .help = "compare with this model, run in f32: KL divergence and perplexity ratio"},
+    {.name = "numerics",
+     .kind = MB_OPTION_CHOICE,
+     .offset = offsetof(struct options, numerics),
+     .choices = numerics_names,
+     .help = "each format's own kernels, or dequantized weights in f32",
+     .fallback = "kernel"},
+    {.name = "ctx",
+     .letter = 'c',
+     .kind = MB_OPTION_COUNT,
+     .offset = offsetof(struct options, context),
+     .value = "TOKENS",
+     .help = "context at which decoding is timed",
+     .fallback = "512",
+     .minimum = 1},
+    {.name = "window",
+     .kind = MB_OPTION_COUNT,
+     .offset = offsetof(struct options, window),
+     .value = "TOKENS",
+     .help = "tokens per window, the second half is scored (default: 512, or the model's context)",
+     .minimum = 4},
+    {.name = "windows",
+     .kind = MB_OPTION_COUNT,
+     .offset = offsetof(struct options, windows),
+     .value = "N",
+     .help = "windows at most (default: the whole text)",
+     .minimum = 1},
+    {.name = "sensitivity",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, sensitivity),
+     .value = "FILE",
+     .help = "refuse the text that this table was sensed on"},
+    {.name = "no-speed",
+     .kind = MB_OPTION_FLAG,
+     .offset = offsetof(struct options, no_speed),
+     .help = "leave out the timing"},
+    {.name = "repeats",
+     .kind = MB_OPTION_COUNT,
+     .offset = offsetof(struct options, repeats),
+     .value = "N",
+     .help = "timings taken, of which the median counts",
+     .fallback = "5",
+     .minimum = 1},
+    {.name = "threads",
+     .letter = 't',
+     .kind = MB_OPTION_COUNT,
+     .offset = offsetof(struct options, threads),
+     .value = "N",
+     .help = "threads (default: one per physical core)",
+     .minimum = 1},
+    {0}};
+
+const struct mb_verb mb_verb_eval = {
+    .name = "eval",
+    .summary = "perplexity, KL divergence, speed, size and memory of a model",
+    .positionals = "MODEL",
+    .min_positionals = 1,
+    .max_positionals = 1,
+    .options = table,
+    .options_bytes = sizeof(struct options),
+    .example = "mixbit eval mixed.gguf --reference model.f16.gguf --text heldout.txt",
+    .run = run,
+};

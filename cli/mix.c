@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Mixes: one format per tensor of a model. Uniform formats, llama.cpp's presets and plans all
+ * become the same array, so that predicting, writing and measuring them is the same code. */
+#include "cli/steps.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { GGUF_ALIGNMENT = 32 };
+
+static enum mb_status out_of_memory(struct mb_cli *cli)
+{
+    return mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
+}
+
+static enum mb_status make_mix(struct mb_cli *cli, const struct mb_model *model, const char *name,
+                               enum mb_mix_kind kind, struct mb_mix *mix)
+{
+    *mix = (struct mb_mix){.kind = kind, .count = mb_model_tensor_count(model)};
+    (void)snprintf(mix->name, sizeof mix->name, "%s", name);
+    mix->formats = malloc((mix->count + 1) * sizeof *mix->formats);
+    if (mix->formats == NULL)
+        return out_of_memory(cli);
+    for (size_t i = 0; i < mix->count; i++)
+        mix->formats[i] = MB_FORMAT_NONE;
+    return MB_OK;
+}
+
+void mb_mix_free(struct mb_mix *mix)
+{
+    free(mix->formats);
+    *mix = (struct mb_mix){0};
+}
+
+/* What the preset rules look at, for every tensor; NULL when out of memory. */
+static struct mb_preset_tensor *preset_tensors(const struct mb_model *model)
+{
+    const size_t count = mb_model_tensor_count(model);
+    struct mb_preset_tensor *tensors = calloc(count + 1, sizeof *tensors);
+    for (size_t i = 0; tensors != NULL && i < count; i++) {
+        const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+        tensors[i] = (struct mb_preset_tensor){.name = tensor->name,
+                                               .role = (int)tensor->role,
+                                               .layer = tensor->layer,
+                                               .quantizable = tensor->quantizable,
+                                               .k = tensor->k,
+                                               .source = tensor->format};
+    }
+    return tensors;
+}
+
+/* A type that is none of ours can't be converted, only kept. */
+static enum mb_status check_sources(struct mb_cli *cli, const struct mb_model *model,
+                                    const struct mb_mix *mix)
+{
+    for (size_t i = 0; i < mix->count; i++) {
+        const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+        if (mix->formats[i] != MB_FORMAT_NONE && tensor->format == MB_FORMAT_NONE)
+            return mb_error_set(&cli->error, MB_ERR_UNSUPPORTED, -1,
+                                "tensor '%s' has ggml type %d, which mixbit can't read yet; start "
+                                "from an f16, bf16 or f32 file",
+                                tensor->name, (int)tensor->type);
+    }
+    return MB_OK;
+}
+
+enum mb_status mb_mix_uniform(struct mb_cli *cli, const struct mb_model *model,
+                              enum mb_format format, struct mb_mix *mix)
+{
+    enum mb_status status = make_mix(cli, model, mb_format_info(format)->name, MB_MIX_UNIFORM, mix);
+    struct mb_preset_tensor *tensors = status == MB_OK ? preset_tensors(model) : NULL;
+    if (status == MB_OK && tensors == NULL)
+        status = out_of_memory(cli);
+    if (status == MB_OK) {
+        mb_uniform_formats(format, tensors, mix->count, mix->formats);
+        status = check_sources(cli, model, mix);
+    }
+    free(tensors);
+    if (status != MB_OK)
+        mb_mix_free(mix);
+    return status;
+}
+
+static size_t model_number(const struct mb_model *model, const char *name, size_t fallback)
+{
+    char key[160];
+    (void)snprintf(key, sizeof key, "%s.%s", mb_model_architecture(model), name);
+    return (size_t)mb_model_uint(model, key, fallback);
+}
+
+enum mb_status mb_mix_preset(struct mb_cli *cli, const struct mb_model *model, const char *name,
+                             struct mb_mix *mix)
+{
+    const char *names[64];
+    size_t known = 0, found = SIZE_MAX;
+    for (; known < mb_preset_count() && known < 64; known++) {
+        names[known] = mb_preset_name(known);
+        if (strcmp(names[known], name) == 0)
+            found = known;
+    }
+    if (found == SIZE_MAX) {
+        char list[384] = "";
+        size_t used = 0;
+        for (size_t i = 0; i < known; i++) {
+            const int wrote = snprintf(list + used, sizeof list - used, " %s", names[i]);
+            used += wrote > 0 && (size_t)wrote < sizeof list - used ? (size_t)wrote : 0;
+        }
+        const char *near = mb_suggest(name, names, known);
+        if (near != NULL)
+            return mb_usage(cli, "--preset: unknown preset '%.40s', did you mean '%s'?", name,
+                            near);
+        return mb_usage(cli, "--preset: unknown preset '%.40s'; presets are%s", name, list);
+    }
+    enum mb_status status = make_mix(cli, model, name, MB_MIX_PRESET, mix);
+    struct mb_preset_tensor *tensors = status == MB_OK ? preset_tensors(model) : NULL;
+    if (status == MB_OK && tensors == NULL)
+        status = out_of_memory(cli);
+    if (status == MB_OK) {
+        const size_t heads = model_number(model, "attention.head_count", 1);
+        const size_t kv_heads = model_number(model, "attention.head_count_kv", heads);
+        status = mb_preset_formats(name, tensors, mix->count, model_number(model, "block_count", 0),
+                                   kv_heads > 0 ? heads / kv_heads : 1, mb_model_tied(model),
+                                   mix->formats, &cli->error);
+    }
+    if (status == MB_OK)
+        status = check_sources(cli, model, mix);
+    free(tensors);
+    if (status != MB_OK)
+        mb_mix_free(mix);
+    return status;
+}
+
+static size_t tensor_index(const struct mb_model *model, const char *name)
+{
+    for (size_t i = 0; i < mb_model_tensor_count(model); i++)
+        if (strcmp(mb_model_tensor_at(model, i)->name, name) == 0)
+            return i;
+    return SIZE_MAX;
+}
+
+enum mb_status mb_mix_plan(struct mb_cli *cli, struct mb_model *model, const struct mb_plan *plan,
+                           struct mb_mix *mix)
+{
+    if (plan->model_hash[0] != '\0' && strcmp(plan->model_hash, mb_model_hash(model)) != 0)
+        return mb_error_set(&cli->error, MB_ERR_STALE, -1,
+                            "the plan was made for another model than '%s'; solve again for this "
+                            "one",
+                            mb_model_path(model));
+    enum mb_status status = make_mix(cli, model, "plan", MB_MIX_PLAN, mix);
+    for (size_t e = 0; status == MB_OK && e < plan->count; e++) {
+        const size_t i = tensor_index(model, plan->entries[e].name);
+        const struct mb_tensor *tensor = i != SIZE_MAX ? mb_model_tensor_at(model, i) : NULL;
+        if (tensor == NULL)
+            status = mb_error_set(&cli->error, MB_ERR_STALE, -1,
+                                  "the plan names tensor '%s', which '%s' does not have",
+                                  plan->entries[e].name, mb_model_path(model));
+        else if (tensor->format != plan->entries[e].format)
+            mix->formats[i] = plan->entries[e].format;
+    }
+    if (status == MB_OK)
+        status = check_sources(cli, model, mix);
+    if (status != MB_OK)
+        mb_mix_free(mix);
+    return status;
+}
+
+/* ---- lists ---- */
+
+static bool same_result(const struct mb_model *model, const struct mb_mix *a,
+                        const struct mb_mix *b)
+{
+    for (size_t i = 0; i < a->count; i++)
+        if (mb_mix_format(model, a, i) != mb_mix_format(model, b, i))
+            return false;
+    return true;
+}
+
+/* Keep *mix unless an earlier one stores the same; takes it over in either case. */
+static void keep_mix(const struct mb_model *model, struct mb_mix *mixes, size_t *count,
+                     struct mb_mix *mix)
+{
+    for (size_t i = 0; i < *count; i++) {
+        if (same_result(model, &mixes[i], mix)) {
+            mb_mix_free(mix);
+            return;
+        }
+    }
+    mixes[(*count)++] = *mix;
+}
+
+enum mb_status mb_mix_list(struct mb_cli *cli, const struct mb_model *model,
+                           const struct mb_format_list *formats, struct mb_mix **mixes,
+                           size_t *count)
+{
+    struct mb_format_list defaults;
+    if (formats == NULL || formats->count == 0) {
+        mb_default_formats(model, &defaults);
+        formats = &defaults;
+    }
+    *count = 0;
+    *mixes = calloc(formats->count + mb_preset_count() + 1, sizeof **mixes);
+    enum mb_status status = *mixes != NULL ? MB_OK : out_of_memory(cli);
+    for (size_t f = 0; status == MB_OK && f < formats->count; f++) {
+        struct mb_mix mix;
+        status = mb_mix_uniform(cli, model, formats->at[f], &mix);
+        if (status == MB_OK)
+            keep_mix(model, *mixes, count, &mix);
+    }
+    for (size_t p = 0; status == MB_OK && p < mb_preset_count(); p++) {
+        struct mb_mix mix;
+        status = mb_mix_preset(cli, model, mb_preset_name(p), &mix);
+        if (status == MB_OK)
+            keep_mix(model, *mixes, count, &mix);
+        else if (status == MB_ERR_UNSUPPORTED)
+            status = MB_OK; /* a preset with a format that is none of ours: not compared */
+    }
+    if (status == MB_OK)
+        cli->error = (struct mb_error){0};
+    for (size_t i = 0; status != MB_OK && i < *count; i++)
+        mb_mix_free(&(*mixes)[i]);
+    if (status != MB_OK) {
+        free(*mixes);
+        *mixes = NULL;
+        *count = 0;
+    }
+    return status;
+}
+
+/* ---- sizes ---- */
+
+enum mb_format mb_mix_format(const struct mb_model *model, const struct mb_mix *mix, size_t i)
+{
+    return mix->formats[i] != MB_FORMAT_NONE ? mix->formats[i]
+                                             : mb_model_tensor_at(model, i)->format;
+}
+
+static double padded(size_t bytes)
+{
+    return (double)((bytes + GGUF_ALIGNMENT - 1) / GGUF_ALIGNMENT) * GGUF_ALIGNMENT;
+}
+
+double mb_mix_bytes(const struct mb_model *model, const struct mb_mix *mix)
+{
+    double bytes = mb_fixed_bytes(model);
+    for (size_t i = 0; i < mix->count; i++) {
+        const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+        if (mix->formats[i] != MB_FORMAT_NONE) {
+            bytes += padded(tensor->n * mb_format_row_bytes(mix->formats[i], tensor->k));
+            bytes -= tensor->quantizable ? 0 : (double)tensor->bytes;
+        } else if (tensor->quantizable) {
+            bytes += (double)tensor->bytes;
+        }
+    }
+    return bytes;
+}
+
+double mb_mix_packed_bytes(const struct mb_model *model, const struct mb_mix *mix)
+{
+    double total = 0;
+    for (size_t i = 0; i < mix->count; i++) {
+        const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+        const enum mb_format format = mb_mix_format(model, mix, i);
+        size_t packed;
+        const bool looked_up = tensor->role == MB_ROLE_EMBEDDING && !mb_model_tied(model);
+        if (!tensor->quantizable || looked_up ||
+            mb_pack_size(format, tensor->n, tensor->k, &packed) != MB_OK)
+            packed = format != MB_FORMAT_NONE && tensor->quantizable
+                         ? tensor->n * mb_format_row_bytes(format, tensor->k)
+                         : tensor->bytes;
+        total += (double)packed;
+    }
+    return total;
+}
+
+enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model, const struct mb_mix *mix,
+                               const struct mb_plan *plan, const char *sensed_hash,
+                               struct mb_threads *threads, const char *output)
+{
+    const char *keys[16];
+    size_t used = 0;
+    keys[used++] = "mixbit.version";
+    keys[used++] = mb_version();
+    keys[used++] = "mixbit.source";
+    keys[used++] = mb_model_hash(model);
+    keys[used++] = "mixbit.mix";
+    keys[used++] = mix->name;
+    if (plan != NULL && plan->device_key[0] != '\0') {
+        keys[used++] = "mixbit.device";
+        keys[used++] = plan->device_key;
+    }
+    if (sensed_hash != NULL && sensed_hash[0] != '\0') {
+        keys[used++] = "mixbit.sensed_text";
+        keys[used++] = sensed_hash;
+    }
+    keys[used] = NULL;
+    const struct mb_convert_options options = {.size = sizeof options,
+                                               .threads = threads,
+                                               .progress = mb_stage_progress(cli),
+                                               .extra_keys = keys,
+                                               .force = cli->common.force};
+    mb_stage_begin(cli, "quantizing to %s", output);
+    const enum mb_status status = mb_convert(model, mix->formats, output, &options, &cli->error);
+    mb_stage_end(cli);
+    return status;
+}

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* quantize: write a model as a plan, a uniform format or one of llama.cpp's presets says. The file
+ * appears whole or not at all, and says in its metadata what made it. */
+#include "cli/steps.h"
+
+#include <stddef.h>
+#include <string.h>
+#include <sys/stat.h>
+
+struct options {
+    const char *plan, *preset, *output, *format, *sensitivity;
+    size_t threads;
+};
+
+static enum mb_status check_options(struct mb_cli *cli, const struct options *options)
+{
+    const int ways =
+        (options->plan != NULL) + (options->preset != NULL) + (options->format != NULL);
+    if (ways == 0)
+        return mb_usage(cli, "say what to write: --plan FILE, --format NAME or --preset NAME");
+    if (ways > 1)
+        return mb_usage(cli, "--plan, --format and --preset exclude each other");
+    if (options->output == NULL)
+        return mb_usage(cli, "-o is missing: the file to write");
+    return MB_OK;
+}
+
+/* Source and output must differ: the source is mapped while the output is written. */
+static enum mb_status check_distinct(struct mb_cli *cli, const char *source, const char *output)
+{
+    struct stat a, b;
+    if (stat(source, &a) == 0 && stat(output, &b) == 0 && a.st_dev == b.st_dev &&
+        a.st_ino == b.st_ino)
+        return mb_usage(cli, "the output '%s' is the model itself; choose another name", output);
+    return MB_OK;
+}
+
+static enum mb_status make_mix(struct mb_cli *cli, struct mb_model *model,
+                               const struct options *options, const struct mb_plan *plan,
+                               struct mb_mix *mix)
+{
+    if (plan != NULL)
+        return mb_mix_plan(cli, model, plan, mix);
+    if (options->preset != NULL)
+        return mb_mix_preset(cli, model, options->preset, mix);
+    enum mb_format format;
+    const enum mb_status status =
+        mb_parse_format("--format", options->format, &format, &cli->error);
+    return status == MB_OK ? mb_mix_uniform(cli, model, format, mix) : status;
+}
+
+static enum mb_status print_result(struct mb_cli *cli, const struct mb_model *model,
+                                   const struct mb_mix *mix, const char *output)
+{
+    struct stat info;
+    size_t changed = 0;
+    for (size_t i = 0; i < mix->count; i++)
+        changed += mix->formats[i] != MB_FORMAT_NONE;
+    const double bytes = stat(output, &info) == 0 ? (double)info.st_size : 0;
+    const double before = (double)mb_model_file_bytes(model);
+    if (cli->common.json)
+        return mb_print_json(
+            cli, json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "output", output, "mix", mix->name,
+                           "bytes", (json_int_t)bytes, "source_bytes", (json_int_t)before,
+                           "tensors", (json_int_t)mix->count, "quantized", (json_int_t)changed));
+    char new_size[32], old_size[32];
+    (void)printf("%s: %s (from %s), %zu of %zu tensors converted (%s)\n", output,
+                 mb_text_bytes(bytes, new_size), mb_text_bytes(before, old_size), changed,
+                 mix->count, mix->name);
+    return MB_OK;
+}
+
+static enum mb_status run(struct mb_cli *cli, const void *given)
+{
+    const struct options *options = given;
+    struct mb_model *model = NULL;
+    struct mb_plan *plan = NULL;
+    struct mb_threads *threads = NULL;
+    struct mb_sensitivity *table = NULL;
+    struct mb_mix mix = {0};
+    enum mb_format format;
+    enum mb_status status = check_options(cli, options);
+    if (status == MB_OK && options->format != NULL)
+        status = mb_parse_format("--format", options->format, &format, &cli->error);
+    if (status == MB_OK)
+        status = mb_model_open(cli->positionals[0], &model, &cli->error);
+    if (status == MB_OK)
+        status = check_distinct(cli, cli->positionals[0], options->output);
+    if (status == MB_OK && options->plan != NULL)
+        status = mb_plan_load(options->plan, &plan, &cli->error);
+    if (status == MB_OK && options->sensitivity != NULL)
+        status = mb_step_load_sensitivity(cli, model, options->sensitivity, &table);
+    if (status == MB_OK)
+        status = make_mix(cli, model, options, plan, &mix);
+    if (status == MB_OK)
+        status = mb_step_check_output(cli, options->output);
+    if (status == MB_OK)
+        status = mb_step_threads(cli, options->threads, &threads);
+    if (status == MB_OK)
+        status = mb_step_convert(cli, model, &mix, plan, table != NULL ? table->text_hash : NULL,
+                                 threads, options->output);
+    if (status == MB_OK)
+        status = print_result(cli, model, &mix, options->output);
+    mb_mix_free(&mix);
+    mb_sensitivity_free(table);
+    mb_threads_destroy(threads);
+    mb_plan_free(plan);
+    mb_model_close(model);
+    return status;
+}
+
+static const struct mb_option table[] = {
+    {.name = "plan",
+     .letter = 'p',
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, plan),
+     .value = "FILE",
+     .help = "a plan from 'mixbit solve' or 'mixbit plan'"},
+    {.name = "format",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, format),
+     .value = "NAME",
+     .help = "every quantizable tensor in this format, with llama.cpp's fall-backs"},
+    {.name = "preset",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, preset),
+     .value = "NAME",
+     .help = "one of llama.cpp's mixes, like Q4_K_M"},
+    {.name = "output",
+     .letter = 'o',
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, output),
+     .value = "FILE",
+     .help = "the GGUF to write"},
+    {.name = "sensitivity",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, sensitivity),
+     .value = "FILE",
+     .help = "the table that the plan rests on: its text is noted in the file, so that 'mixbit "
+             "eval' refuses to evaluate on it"},
+    {.name = "threads",
+     .letter = 't',
+     .kind = MB_OPTION_COUNT,
+     .offset = offsetof(struct options, threads),
+     .value = "N",
+     .help = "threads (default: one per physical core)",
+     .minimum = 1},
+    {0}};
+
+const struct mb_verb mb_verb_quantize = {
+    .name = "quantize",
+    .summary = "write a model as a plan, a format or a preset says",
+    .positionals = "MODEL",
+    .min_positionals = 1,
+    .max_positionals = 1,
+    .options = table,
+    .options_bytes = sizeof(struct options),
+    .example = "mixbit quantize model.f16.gguf --plan plan.json -o mixed.gguf",
+    .run = run,
+};

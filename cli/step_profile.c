@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The profile that a verb works with: loaded, checked against this machine, completed by measuring
+ * what the model's shapes need, saved. A profile of another machine is used as it is and never
+ * written to: its times order formats, they don't predict. */
+#include "cli/steps.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MOST_SHAPES = 256 };
+
+/* Shapes of a 7 to 8 billion weight transformer, for a tune without a model. */
+static const struct mb_shape common_shapes[] = {
+    {4096, 4096}, {1024, 4096}, {14336, 4096}, {4096, 14336}};
+
+struct shapes {
+    size_t count;
+    struct mb_shape at[MOST_SHAPES];
+    double weights; /* that a token's pass walks through */
+};
+
+static void collect_shapes(const struct mb_model *model, struct shapes *shapes)
+{
+    *shapes = (struct shapes){0};
+    if (model == NULL) {
+        shapes->count = sizeof common_shapes / sizeof common_shapes[0];
+        memcpy(shapes->at, common_shapes, sizeof common_shapes);
+        return;
+    }
+    for (size_t i = 0; i < mb_model_tensor_count(model); i++) {
+        const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+        const bool looked_up = tensor->role == MB_ROLE_EMBEDDING && !mb_model_tied(model);
+        if (!tensor->quantizable || looked_up)
+            continue;
+        shapes->weights += (double)tensor->n * (double)tensor->k;
+        size_t s = 0;
+        while (s < shapes->count && (shapes->at[s].n != tensor->n || shapes->at[s].k != tensor->k))
+            s++;
+        if (s == shapes->count && s < MOST_SHAPES)
+            shapes->at[shapes->count++] = (struct mb_shape){tensor->n, tensor->k};
+    }
+}
+
+/* Every residency that the model has in one of these formats, as the bit mask of mb_tune. */
+static unsigned residencies(const struct shapes *shapes, const struct mb_format_list *formats,
+                            size_t threads)
+{
+    struct mb_device_info device = {.size = sizeof device};
+    if (shapes->weights <= 0 || mb_device_info(&device) != MB_OK)
+        return 1U << MB_RESIDENCY_MEMORY;
+    unsigned first = MB_RESIDENCY_MEMORY, last = MB_RESIDENCY_L2, mask = 0;
+    for (size_t f = 0; f < formats->count; f++) {
+        const double bytes = shapes->weights * mb_format_info(formats->at[f])->bits / 8;
+        const unsigned r = mb_residency_of(&device, (size_t)bytes, threads);
+        first = r < first ? r : first;
+        last = r > last ? r : last;
+    }
+    for (unsigned r = first; r <= last; r++)
+        mask |= 1U << r;
+    return mask;
+}
+
+/* The path asked for, or the default one; free() it. */
+static char *profile_path(const struct mb_profile_request *request)
+{
+    return request->path != NULL ? strdup(request->path) : mb_profile_default_path();
+}
+
+static enum mb_status create_folder_of(struct mb_cli *cli, const char *path)
+{
+    char *folder = strdup(path);
+    enum mb_status status = MB_OK;
+    char *slash = folder != NULL ? strrchr(folder, '/') : NULL;
+    if (slash != NULL && slash != folder) {
+        *slash = '\0';
+        status = mb_directory_create(folder, &cli->error);
+    }
+    free(folder);
+    return status;
+}
+
+static enum mb_status load_profile(struct mb_cli *cli, const struct mb_profile_request *request,
+                                   const char *path, struct mb_profile **profile, bool *foreign)
+{
+    char why[256] = "";
+    *foreign = false;
+    if (request->fresh || access(path, F_OK) != 0) {
+        if (request->must_exist)
+            return mb_error_set(&cli->error, MB_ERR_IO, -1,
+                                "there is no profile at '%s'; measure one with 'mixbit tune "
+                                "--model MODEL', or name one with --profile",
+                                path);
+        const enum mb_status status = mb_profile_create(profile);
+        return status == MB_OK ? MB_OK
+                               : mb_error_set(&cli->error, status, -1, "cannot create a profile");
+    }
+    const enum mb_status status = mb_profile_load(path, profile, &cli->error);
+    if (status != MB_OK)
+        return status;
+    switch (mb_profile_match(*profile, why, sizeof why)) {
+    case MB_PROFILE_EXACT: break;
+    case MB_PROFILE_STALE: mb_warn(cli, "profile '%s' is stale: %s", path, why); break;
+    case MB_PROFILE_OTHER_MACHINE:
+        mb_warn(cli,
+                "profile '%s' is of another machine (%s); its times order formats, they don't "
+                "predict speed here",
+                path, why);
+        *foreign = true;
+        break;
+    }
+    return MB_OK;
+}
+
+static enum mb_status measure(struct mb_cli *cli, const struct mb_profile_request *request,
+                              struct mb_profile *profile)
+{
+    struct shapes shapes;
+    struct mb_format_list every = {0}, stored;
+    collect_shapes(request->model, &shapes);
+    for (size_t f = 0; f < mb_format_count() && request->formats == NULL; f++)
+        every.at[every.count++] = mb_format_at(f)->id;
+    stored = request->formats != NULL ? *request->formats : every;
+    if (request->model != NULL) {
+        const struct mb_format_list asked = stored;
+        mb_stored_formats(request->model, &asked, &stored);
+    }
+    struct mb_limits *limits = mb_profile_limits(profile);
+    const size_t threads = mb_threads_count(request->threads);
+    if (limits->threads != threads) {
+        mb_stage_begin(cli, "measuring bandwidth and peaks");
+        const enum mb_status status =
+            mb_limits_measure(request->threads, 0, mb_stage_progress(cli), limits);
+        mb_stage_end(cli);
+        if (status != MB_OK)
+            return mb_error_set(&cli->error, status, -1, "measuring this machine's limits: %s",
+                                mb_status_string(status));
+    }
+    const struct mb_tune_options options = {
+        .size = sizeof options,
+        .shapes = shapes.at,
+        .shape_count = shapes.count,
+        .formats = stored.at,
+        .format_count = stored.count,
+        .residencies = residencies(&shapes, &stored, threads),
+        .time_limit_s = request->time_limit_s,
+        .threads = request->threads,
+        .progress = mb_stage_progress(cli),
+    };
+    mb_stage_begin(cli, "timing %zu formats on %zu shapes", stored.count, shapes.count);
+    const enum mb_status status = mb_tune(profile, &options, &cli->error);
+    mb_stage_end(cli);
+    return status;
+}
+
+enum mb_status mb_step_profile(struct mb_cli *cli, const struct mb_profile_request *request,
+                               struct mb_profile **profile, char **path)
+{
+    bool foreign = false;
+    *profile = NULL;
+    char *where = profile_path(request);
+    if (where == NULL)
+        return mb_error_set(&cli->error, MB_ERR_IO, -1,
+                            "no place for a profile: set HOME, XDG_CACHE_HOME or MIXBIT_PROFILE");
+    enum mb_status status = load_profile(cli, request, where, profile, &foreign);
+    if (status != MB_OK || request->must_exist || foreign)
+        goto out;
+    status = create_folder_of(cli, where);
+    if (status == MB_OK)
+        status = mb_step_check_output(cli, where);
+    if (status != MB_OK)
+        goto out;
+    status = measure(cli, request, *profile);
+    if (status == MB_OK || status == MB_ERR_INTERRUPTED) {
+        const enum mb_status saved = mb_profile_save(*profile, where, &cli->error);
+        if (status == MB_OK)
+            status = saved;
+        else if (saved == MB_OK)
+            (void)mb_error_set(&cli->error, status, -1,
+                               "what was measured so far is in '%s'; the same command goes on "
+                               "from there",
+                               where);
+    }
+out:
+    if (status != MB_OK) {
+        mb_profile_free(*profile);
+        *profile = NULL;
+    }
+    if (status == MB_OK && path != NULL)
+        *path = where;
+    else
+        free(where);
+    return status;
+}

@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Steps that several verbs share: outputs checked before the work begins, what a model's tensors
+ * mean for candidates and sizes, texts, and sensing with its journal. */
+#include "cli/steps.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { PROVENANCE_BYTES = 1024, SENSE_WINDOW = 256, SENSE_WINDOWS = 16, QUICK_TOKENS = 1024 };
+
+enum mb_status mb_step_threads(struct mb_cli *cli, size_t count, struct mb_threads **threads)
+{
+    const enum mb_status status = mb_threads_create(count, threads);
+    if (status != MB_OK)
+        return mb_error_set(&cli->error, status, -1, "cannot start %zu threads: %s", count,
+                            mb_status_string(status));
+    return MB_OK;
+}
+
+/* ---- outputs ---- */
+
+/* Tokens "^pattern$=format", separated by blanks or commas, and nothing else: a recipe, whose
+ * dialects have no room for a comment that could say whose it is. */
+static bool is_recipe(const char *text)
+{
+    size_t tokens = 0;
+    for (const char *at = text + strspn(text, " \n\t,"); *at != '\0'; tokens++) {
+        char token[256];
+        const size_t length = strcspn(at, " \n\t,");
+        if (length >= sizeof token || *at != '^')
+            return false;
+        memcpy(token, at, length);
+        token[length] = '\0';
+        const char *equals = strrchr(token, '=');
+        if (equals == NULL || mb_format_by_name(equals + 1) == MB_FORMAT_NONE)
+            return false;
+        at += length;
+        at += strspn(at, " \n\t,");
+    }
+    return tokens > 0;
+}
+
+static bool is_our_document(const char *path)
+{
+    char *text;
+    size_t bytes;
+    if (mb_file_read(path, (size_t)256 << 20, &text, &bytes, NULL) != MB_OK)
+        return false;
+    bool ours = is_recipe(text) || strstr(text, "name=\"generator\" content=\"mixbit") != NULL;
+    json_t *root = json_loadb(text, bytes, 0, NULL);
+    const char *schema = json_string_value(json_object_get(root, "schema"));
+    ours = ours || (schema != NULL && strncmp(schema, "mixbit-", 7) == 0);
+    json_decref(root);
+    free(text);
+    return ours;
+}
+
+static bool is_ours(const char *path)
+{
+    char magic[4] = "";
+    FILE *file = fopen(path, "rb");
+    if (file == NULL)
+        return false;
+    const size_t got = fread(magic, 1, sizeof magic, file);
+    (void)fclose(file);
+    if (got == 0)
+        return true; /* an empty file is nobody's work */
+    if (got < sizeof magic || memcmp(magic, "GGUF", 4) != 0)
+        return is_our_document(path);
+    struct mb_model *model;
+    if (mb_model_open(path, &model, NULL) != MB_OK)
+        return false;
+    const bool ours = mb_model_string(model, "mixbit.version", NULL) != NULL;
+    mb_model_close(model);
+    return ours;
+}
+
+enum mb_status mb_step_check_output(struct mb_cli *cli, const char *path)
+{
+    struct stat info;
+    const bool exists = stat(path, &info) == 0;
+    if (exists && S_ISREG(info.st_mode) && !cli->common.force && !is_ours(path))
+        return mb_error_set(&cli->error, MB_ERR_IO, -1,
+                            "'%s' is there and mixbit did not write it; choose another name, or "
+                            "replace it with --force",
+                            path);
+    struct mb_file *file;
+    const enum mb_status status = mb_file_create(path, &file, &cli->error);
+    if (status == MB_OK)
+        mb_file_abandon(file);
+    return status;
+}
+
+char *mb_path_join(const char *folder, const char *name)
+{
+    const size_t length = strlen(folder) + strlen(name) + 2;
+    char *path = malloc(length);
+    const bool slash = folder[0] != '\0' && folder[strlen(folder) - 1] == '/';
+    if (path != NULL)
+        (void)snprintf(path, length, "%s%s%s", folder, slash ? "" : "/", name);
+    return path;
+}
+
+char *mb_path_beside(const char *model_path, const char *suffix)
+{
+    const char *slash = strrchr(model_path, '/');
+    const char *name = slash != NULL ? slash + 1 : model_path;
+    size_t stem = strlen(name);
+    if (stem > 5 && strcasecmp(name + stem - 5, ".gguf") == 0)
+        stem -= 5;
+    const size_t length = stem + strlen(suffix) + 1;
+    char *path = malloc(length);
+    if (path != NULL)
+        (void)snprintf(path, length, "%.*s%s", (int)stem, name, suffix);
+    return path;
+}
+
+/* ---- what a model has ---- */
+
+double mb_quantizable_weights(const struct mb_model *model)
+{
+    double weights = 0;
+    for (size_t i = 0; i < mb_model_tensor_count(model); i++) {
+        const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+        if (tensor->quantizable)
+            weights += (double)tensor->n * (double)tensor->k;
+    }
+    return weights;
+}
+
+double mb_fixed_bytes(const struct mb_model *model)
+{
+    double bytes = (double)mb_model_file_bytes(model) + PROVENANCE_BYTES;
+    for (size_t i = 0; i < mb_model_tensor_count(model); i++) {
+        const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+        if (tensor->quantizable)
+            bytes -= (double)tensor->bytes;
+    }
+    return bytes > 0 ? bytes : 0;
+}
+
+static bool is_float(enum mb_format format)
+{
+    return format == MB_FORMAT_F32 || format == MB_FORMAT_F16 || format == MB_FORMAT_BF16;
+}
+
+enum mb_format mb_majority_quantized(const struct mb_model *model)
+{
+    enum mb_format best = MB_FORMAT_NONE;
+    double most = 0;
+    for (size_t f = 0; f < mb_format_count(); f++) {
+        const enum mb_format format = mb_format_at(f)->id;
+        double weights = 0;
+        for (size_t i = 0; i < mb_model_tensor_count(model); i++) {
+            const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+            if (tensor->quantizable && tensor->format == format)
+                weights += (double)tensor->n * (double)tensor->k;
+        }
+        if (weights > most) {
+            most = weights;
+            best = format;
+        }
+    }
+    return is_float(best) ? MB_FORMAT_NONE : best;
+}
+
+static bool has_format(const struct mb_format_list *list, enum mb_format format)
+{
+    for (size_t i = 0; i < list->count; i++)
+        if (list->at[i] == format)
+            return true;
+    return false;
+}
+
+static void add_format(struct mb_format_list *list, enum mb_format format)
+{
+    if (format != MB_FORMAT_NONE && !has_format(list, format) &&
+        list->count < sizeof list->at / sizeof list->at[0])
+        list->at[list->count++] = format;
+}
+
+void mb_default_formats(const struct mb_model *model, struct mb_format_list *formats)
+{
+    const enum mb_format own = mb_majority_quantized(model);
+    *formats = (struct mb_format_list){0};
+    for (size_t f = 0; f < mb_format_count(); f++) {
+        const enum mb_format format = mb_format_at(f)->id;
+        /* q5_1 is q5_K's fall-back, and dominated by it where both fit. */
+        if (!is_float(format) && format != own && format != MB_FORMAT_Q5_1)
+            add_format(formats, format);
+    }
+}
+
+void mb_stored_formats(const struct mb_model *model, const struct mb_format_list *formats,
+                       struct mb_format_list *stored)
+{
+    *stored = (struct mb_format_list){0};
+    for (size_t i = 0; i < mb_model_tensor_count(model); i++) {
+        const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+        if (!tensor->quantizable)
+            continue;
+        add_format(stored, tensor->format);
+        for (size_t f = 0; f < formats->count; f++)
+            add_format(stored, mb_format_fit(formats->at[f], tensor->k));
+    }
+}
+
+enum mb_status mb_step_windows(struct mb_cli *cli, const struct mb_model *model, const char *text,
+                               size_t window, size_t max_windows, struct mb_windows *windows)
+{
+    if (text == NULL)
+        return mb_usage(cli, "--text is missing: a file of plain text to run the model on");
+    return mb_windows_load(model, text, window, max_windows, windows, &cli->error);
+}
+
+/* ---- sensitivity ---- */
+
+const char *const mb_effort_names[] = {"quick", "normal", NULL};
+
+/* The table at `path` when it answers the request already; NULL otherwise. */
+static struct mb_sensitivity *finished_table(struct mb_model *model, const char *path,
+                                             const struct mb_windows *windows,
+                                             const struct mb_format_list *formats)
+{
+    struct mb_sensitivity *table = NULL;
+    if (access(path, F_OK) != 0 || mb_sensitivity_load(path, &table, NULL) != MB_OK)
+        return NULL;
+    bool same = strcmp(table->model_hash, mb_model_hash(model)) == 0 &&
+                strcmp(table->text_hash, windows->text_hash) == 0 &&
+                table->windows == windows->count && table->window == windows->window;
+    for (size_t f = 0; f < formats->count; f++) {
+        bool found = false;
+        for (size_t c = 0; c < table->format_count; c++)
+            found = found || table->formats[c] == formats->at[f];
+        same = same && found;
+    }
+    if (same)
+        return table;
+    mb_sensitivity_free(table);
+    return NULL;
+}
+
+/* Scored positions of a window: its second half, whose first token only serves as context. */
+static size_t scored(size_t window) { return window - 1 - window / 2; }
+
+/* Windows of an effort: quick takes as many short ones as give QUICK_TOKENS scored positions. */
+static void effort_defaults(const struct mb_model *model, const struct mb_sense_request *request,
+                            size_t *windows, size_t *window)
+{
+    char key[128];
+    (void)snprintf(key, sizeof key, "%s.context_length", mb_model_architecture(model));
+    const uint64_t context = mb_model_uint(model, key, SENSE_WINDOW);
+    const bool quick = request->effort == MB_EFFORT_QUICK;
+    *window = SENSE_WINDOW;
+    if (request->window > 0)
+        *window = request->window;
+    else if (context >= 4 && context < SENSE_WINDOW)
+        *window = (size_t)context;
+    *windows = SENSE_WINDOWS;
+    if (request->windows > 0)
+        *windows = request->windows;
+    else if (quick)
+        *windows = (QUICK_TOKENS + scored(*window) - 1) / scored(*window);
+}
+
+enum mb_status mb_step_sense(struct mb_cli *cli, struct mb_model *model,
+                             const struct mb_sense_request *request, struct mb_sensitivity **table)
+{
+    struct mb_windows windows = {0};
+    struct mb_format_list formats = {0};
+    size_t count, window;
+    *table = NULL;
+    effort_defaults(model, request, &count, &window);
+    if (request->formats != NULL && request->formats->count > 0)
+        formats = *request->formats;
+    else
+        mb_default_formats(model, &formats);
+    char *journal = malloc(strlen(request->output) + sizeof ".journal");
+    if (journal == NULL)
+        return mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
+    (void)sprintf(journal, "%s.journal", request->output);
+    enum mb_status status = mb_step_windows(cli, model, request->text, window, count, &windows);
+    if (status != MB_OK)
+        goto out;
+    *table = finished_table(model, request->output, &windows, &formats);
+    if (*table != NULL) {
+        mb_note(cli, "using %s, sensed before with the same model, text and formats",
+                request->output);
+        goto out;
+    }
+    const size_t score = windows.count * scored(windows.window);
+    const struct mb_sense_options options = {
+        .size = sizeof options,
+        .windows = &windows,
+        .formats = formats.at,
+        .format_count = formats.count,
+        .score_tokens =
+            score < QUICK_TOKENS || request->effort != MB_EFFORT_QUICK ? 0 : QUICK_TOKENS,
+        .journal_path = journal,
+        .threads = request->threads,
+        .progress = mb_stage_progress(cli),
+    };
+    mb_stage_begin(cli, "sensing %zu windows of %zu tokens", windows.count, windows.window);
+    status = mb_sense(model, &options, table, &cli->error);
+    mb_stage_end(cli);
+    if (status == MB_ERR_INTERRUPTED)
+        (void)mb_error_set(
+            &cli->error, status, -1,
+            "the probes made so far are in '%s'; the same command goes on from there", journal);
+    if (status == MB_OK)
+        status = mb_sensitivity_save(*table, request->output, &cli->error);
+    if (status == MB_OK)
+        (void)remove(journal);
+out:
+    if (status != MB_OK) {
+        mb_sensitivity_free(*table);
+        *table = NULL;
+    }
+    mb_windows_free(&windows);
+    free(journal);
+    return status;
+}
+
+enum mb_status mb_step_load_sensitivity(struct mb_cli *cli, struct mb_model *model,
+                                        const char *path, struct mb_sensitivity **table)
+{
+    enum mb_status status = mb_sensitivity_load(path, table, &cli->error);
+    if (status == MB_OK && model != NULL &&
+        strcmp((*table)->model_hash, mb_model_hash(model)) != 0) {
+        mb_sensitivity_free(*table);
+        *table = NULL;
+        status = mb_error_set(&cli->error, MB_ERR_STALE, -1,
+                              "'%s' was sensed on another model than '%s'; sense this one with "
+                              "'mixbit sense'",
+                              path, mb_model_path(model));
+    }
+    return status;
+}
+
+enum mb_status mb_step_check_texts(struct mb_cli *cli, const char *sensed_hash,
+                                   const char *evaluated_hash)
+{
+    if (sensed_hash == NULL || sensed_hash[0] == '\0' || strcmp(sensed_hash, evaluated_hash) != 0)
+        return MB_OK;
+    return mb_error_set(&cli->error, MB_ERR_ARGUMENT, -1,
+                        "the evaluation text is the text that was used for sensing (hash %.8s); "
+                        "evaluate on a text that the plan has not seen",
+                        sensed_hash);
+}

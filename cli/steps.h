@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Steps that several verbs share: opening things with good messages, defaults, mixes (one format
+ * per tensor) and their forecast from a profile and a sensitivity table.
+ *
+ * Each step returns with cli->error filled on failure; the caller owns what it gets. */
+#ifndef MIXBIT_CLI_STEPS_H
+#define MIXBIT_CLI_STEPS_H
+
+#include "cli/cli.h"
+
+#include <stddef.h>
+
+/* ---- files and threads (steps.c) ---- */
+
+enum mb_status mb_step_threads(struct mb_cli *cli, size_t count, struct mb_threads **threads);
+
+/* Fail early, before minutes of work: `path` must be writable, and what is there must be ours
+ * unless --force. Ours are JSON documents with a "mixbit-..." schema, GGUFs with a mixbit key,
+ * recipes and report pages; MB_ERR_IO otherwise. */
+enum mb_status mb_step_check_output(struct mb_cli *cli, const char *path);
+/* folder/name, or folder of `path` with another name; free() it. NULL: out of memory. */
+char *mb_path_join(const char *folder, const char *name);
+/* "dir/tiny.f16.gguf" -> "tiny.f16<suffix>" in the current folder; free() it. */
+char *mb_path_beside(const char *model_path, const char *suffix);
+
+/* ---- what a model has (steps.c) ---- */
+
+/* Weights of the tensors that a uniform file would convert: what bits per weight are counted over.
+ */
+double mb_quantizable_weights(const struct mb_model *model);
+/* File bytes that no format choice changes: metadata, norms, and room for our provenance keys. */
+double mb_fixed_bytes(const struct mb_model *model);
+/* The quantized format that most quantizable weights are stored in; MB_FORMAT_NONE for a float
+ * file. A file that is already quantized leaves its own format out of the candidates: to keep
+ * everything would be no loss and no answer. */
+enum mb_format mb_majority_quantized(const struct mb_model *model);
+/* Default candidates: every block format of llama.cpp's uniform files but the majority's own. */
+void mb_default_formats(const struct mb_model *model, struct mb_format_list *formats);
+/* `formats` with every fall-back that this model's row lengths need, and its source formats. */
+void mb_stored_formats(const struct mb_model *model, const struct mb_format_list *formats,
+                       struct mb_format_list *stored);
+
+/* Windows of a text; window 0 and max_windows 0 as in mb_windows_load. */
+enum mb_status mb_step_windows(struct mb_cli *cli, const struct mb_model *model, const char *text,
+                               size_t window, size_t max_windows, struct mb_windows *windows);
+
+/* ---- profile (step_profile.c) ---- */
+
+struct mb_profile_request {
+    const char *path; /* NULL: MIXBIT_PROFILE, else the cache folder's for this device */
+    bool must_exist;  /* never measure: a missing profile is an error that says how to make one */
+    const struct mb_model *model;         /* shapes; NULL: a few common ones */
+    const struct mb_format_list *formats; /* NULL: every format */
+    struct mb_threads *threads;
+    double time_limit_s; /* 0: none */
+    bool fresh;          /* forget what the file has */
+};
+/* Load the profile, warn when it is stale or of another machine, measure what is missing and save
+ * it. Interrupted: what was measured is saved first. *path (may be NULL) is where it lies; free().
+ */
+enum mb_status mb_step_profile(struct mb_cli *cli, const struct mb_profile_request *request,
+                               struct mb_profile **profile, char **path);
+
+/* ---- sensitivity (steps.c) ---- */
+
+enum mb_effort { MB_EFFORT_QUICK, MB_EFFORT_NORMAL };
+extern const char *const mb_effort_names[];
+struct mb_sense_request {
+    const char *text;
+    size_t windows, window; /* 0: what the effort says */
+    int effort;
+    const struct mb_format_list *formats; /* NULL or empty: the defaults */
+    const char *output;                   /* table; the journal is <output>.journal. Required. */
+    struct mb_threads *threads;
+};
+/* Sense, or go on where an interrupted run stopped; save the table; the journal goes when it is
+ * done. A finished table of the same model, text and candidates at `output` is used as it is. */
+enum mb_status mb_step_sense(struct mb_cli *cli, struct mb_model *model,
+                             const struct mb_sense_request *request, struct mb_sensitivity **table);
+enum mb_status mb_step_load_sensitivity(struct mb_cli *cli, struct mb_model *model,
+                                        const char *path, struct mb_sensitivity **table);
+/* Refuse to evaluate on the text that a table was sensed on: MB_ERR_ARGUMENT. */
+enum mb_status mb_step_check_texts(struct mb_cli *cli, const char *sensed_hash,
+                                   const char *evaluated_hash);
+
+/* ---- mixes (mix.c) ---- */
+
+enum mb_mix_kind { MB_MIX_UNIFORM, MB_MIX_PRESET, MB_MIX_PLAN };
+/* One format per tensor of a model, MB_FORMAT_NONE where a tensor stays as it is. */
+struct mb_mix {
+    char name[48]; /* "q4_K", "Q4_K_M", "plan" */
+    enum mb_mix_kind kind;
+    size_t count;
+    enum mb_format *formats;
+};
+enum mb_status mb_mix_uniform(struct mb_cli *cli, const struct mb_model *model,
+                              enum mb_format format, struct mb_mix *mix);
+enum mb_status mb_mix_preset(struct mb_cli *cli, const struct mb_model *model, const char *name,
+                             struct mb_mix *mix);
+/* MB_ERR_STALE when the plan is of another model. */
+enum mb_status mb_mix_plan(struct mb_cli *cli, struct mb_model *model, const struct mb_plan *plan,
+                           struct mb_mix *mix);
+void mb_mix_free(struct mb_mix *mix);
+/* Every uniform format of `formats` (NULL: the default candidates), then every preset that uses
+ * formats of ours; those that store the same as an earlier one are left out. Free each and the
+ * array. */
+enum mb_status mb_mix_list(struct mb_cli *cli, const struct mb_model *model,
+                           const struct mb_format_list *formats, struct mb_mix **mixes,
+                           size_t *count);
+/* The format tensor i ends up in. */
+enum mb_format mb_mix_format(const struct mb_model *model, const struct mb_mix *mix, size_t i);
+/* Bytes of the file that quantize would write. */
+double mb_mix_bytes(const struct mb_model *model, const struct mb_mix *mix);
+/* Bytes of the packed weights in memory. */
+double mb_mix_packed_bytes(const struct mb_model *model, const struct mb_mix *mix);
+/* Quantize to a file, with provenance keys. `plan` and `sensed_hash` may be NULL. */
+enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model, const struct mb_mix *mix,
+                               const struct mb_plan *plan, const char *sensed_hash,
+                               struct mb_threads *threads, const char *output);
+
+/* ---- forecast (forecast.c) ---- */
+
+/* What a token costs beside its matrix products, measured on the model as it is. */
+struct mb_fixed_cost {
+    bool measured; /* false: the architecture can't be run; zero then */
+    double decode_ns, prefill_ns, kv_bytes;
+};
+enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
+                                  struct mb_threads *threads, size_t context,
+                                  struct mb_fixed_cost *fixed);
+
+struct mb_forecast_request {
+    const struct mb_sensitivity *table;
+    const struct mb_profile *profile;     /* NULL: no times */
+    const struct mb_format_list *formats; /* NULL or empty: what the table has */
+    const struct mb_texts *pins;          /* "PATTERN=FORMAT"; NULL: none */
+    struct mb_fixed_cost fixed;
+    size_t threads;
+};
+/* The same problem once per residency class; NULL where the profile has no such times. */
+struct mb_forecast {
+    struct mb_model *model;
+    const struct mb_profile *profile;
+    size_t threads;
+    double kv_bytes;
+    struct mb_problem *problem[MB_RESIDENCY_COUNT];
+    size_t interpolated[MB_RESIDENCY_COUNT];
+};
+enum mb_status mb_forecast_create(struct mb_cli *cli, struct mb_model *model,
+                                  const struct mb_forecast_request *request,
+                                  struct mb_forecast *forecast);
+void mb_forecast_free(struct mb_forecast *forecast);
+/* Predicted totals of a mix, at the residency that its own size has; NaN where the tables don't
+ * know one of its formats. */
+void mb_forecast_mix(const struct mb_forecast *forecast, const struct mb_mix *mix,
+                     double total[MB_QUANTITY_COUNT]);
+
+/* Budgets as typed (budget.c). */
+struct mb_budget_options {
+    struct mb_size_limit max_size, max_ram;
+    double min_decode, min_prefill, max_kl; /* tok/s, tok/s, nats per token; 0: none */
+    int minimize;                           /* index into mb_minimize_names */
+    struct mb_texts pins;
+};
+extern const char *const mb_minimize_names[]; /* kl decode prefill size */
+enum mb_quantity mb_minimize_quantity(int minimize);
+bool mb_budget_given(const struct mb_budget_options *options);
+/* --max-ram becomes a limit on bytes; mb_forecast_solve tightens it until the packed weights fit.
+ */
+enum mb_status mb_budget_resolve(struct mb_cli *cli, const struct mb_forecast *forecast,
+                                 const struct mb_budget_options *options, struct mb_budget *budget);
+/* With no budget at all: 4.5 bits per weight, and no slower than the fastest uniform format of 4
+ * bits or more (its name in *fastest, static). */
+void mb_budget_default(const struct mb_forecast *forecast, const struct mb_mix *mixes, size_t count,
+                       struct mb_budget *budget, const char **fastest);
+/* Solve once per residency class and keep the best plan whose own size has that residency.
+ * max_ram_bytes 0: none. Infeasible: MB_ERR_INFEASIBLE and the nearest feasible budget in words. */
+enum mb_status mb_forecast_solve(struct mb_cli *cli, const struct mb_forecast *forecast,
+                                 enum mb_quantity minimize, const struct mb_budget *budget,
+                                 double max_ram_bytes, struct mb_plan **plan,
+                                 enum mb_residency *residency);
+
+/* The trade-off curve over all residency classes: plans that none other dominates, ascending in
+ * `against`. Free each and the array. */
+enum mb_status mb_forecast_front(struct mb_cli *cli, const struct mb_forecast *forecast,
+                                 enum mb_quantity minimize, enum mb_quantity against,
+                                 const struct mb_budget *budget, size_t points,
+                                 struct mb_plan ***plans, size_t *count);
+
+#define MB_BUDGET_OPTION_ROWS(type, field)                                                         \
+    {.name = "max-size",                                                                           \
+     .kind = MB_OPTION_SIZE,                                                                       \
+     .offset = offsetof(type, field.max_size),                                                     \
+     .value = "SIZE",                                                                              \
+     .help = "file size: 80M (10^6 bytes), 80Mi, or 4.25bpw (bits per weight over the tensors "    \
+             "that are quantized)"},                                                               \
+        {.name = "max-ram",                                                                        \
+         .kind = MB_OPTION_SIZE,                                                                   \
+         .offset = offsetof(type, field.max_ram),                                                  \
+         .value = "SIZE",                                                                          \
+         .help = "packed weights and key-value cache at --ctx"},                                   \
+        {.name = "min-decode",                                                                     \
+         .kind = MB_OPTION_NUMBER,                                                                 \
+         .offset = offsetof(type, field.min_decode),                                               \
+         .value = "TOKS",                                                                          \
+         .help = "tokens per second, one at a time"},                                              \
+        {.name = "min-prefill",                                                                    \
+         .kind = MB_OPTION_NUMBER,                                                                 \
+         .offset = offsetof(type, field.min_prefill),                                              \
+         .value = "TOKS",                                                                          \
+         .help = "tokens per second, 512 at once"},                                                \
+        {.name = "max-kl",                                                                         \
+         .kind = MB_OPTION_NUMBER,                                                                 \
+         .offset = offsetof(type, field.max_kl),                                                   \
+         .value = "NATS",                                                                          \
+         .help = "predicted loss, nats per token"},                                                \
+        {.name = "minimize",                                                                       \
+         .kind = MB_OPTION_CHOICE,                                                                 \
+         .offset = offsetof(type, field.minimize),                                                 \
+         .choices = mb_minimize_names,                                                             \
+         .fallback = "kl",                                                                         \
+         .help = "what to make small under the budgets"},                                          \
+    {                                                                                              \
+        .name = "pin", .kind = MB_OPTION_TEXTS, .offset = offsetof(type, field.pins),              \
+        .value = "PATTERN=FORMAT", .help = "fix tensors whose name matches; may be repeated"       \
+    }
+
+#endif

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tune: time what is missing for a model's shapes and keep it in the machine's profile. */
+#include "cli/steps.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+
+struct options {
+    const char *model, *output;
+    struct mb_format_list formats;
+    size_t threads;
+    double time_limit;
+    bool fresh;
+};
+
+static enum mb_status run(struct mb_cli *cli, const void *given)
+{
+    const struct options *options = given;
+    struct mb_model *model = NULL;
+    struct mb_threads *threads = NULL;
+    struct mb_profile *profile = NULL;
+    char *path = NULL;
+    enum mb_status status = MB_OK;
+    if (options->model != NULL)
+        status = mb_model_open(options->model, &model, &cli->error);
+    if (status == MB_OK)
+        status = mb_step_threads(cli, options->threads, &threads);
+    if (status == MB_OK) {
+        const struct mb_profile_request request = {
+            .path = options->output,
+            .model = model,
+            .formats = options->formats.count > 0 ? &options->formats : NULL,
+            .threads = threads,
+            .time_limit_s = options->time_limit,
+            .fresh = options->fresh,
+        };
+        status = mb_step_profile(cli, &request, &profile, &path);
+    }
+    if (status == MB_OK && cli->common.json) {
+        json_t *root;
+        status = mb_json_load(path, (size_t)256 << 20, &root, &cli->error);
+        if (status == MB_OK)
+            status = mb_print_json(cli, root);
+    } else if (status == MB_OK) {
+        (void)printf("%s: %zu measurements\n", path, mb_profile_count(profile));
+    }
+    free(path);
+    mb_profile_free(profile);
+    mb_threads_destroy(threads);
+    mb_model_close(model);
+    return status;
+}
+
+static const struct mb_option table[] = {
+    {.name = "model",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, model),
+     .value = "FILE",
+     .help = "time this model's shapes (default: those of a model of 8 billion weights)"},
+    {.name = "output",
+     .letter = 'o',
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, output),
+     .value = "FILE",
+     .help = "profile to complete (default: this machine's, in the cache folder)"},
+    {.name = "formats",
+     .kind = MB_OPTION_FORMATS,
+     .offset = offsetof(struct options, formats),
+     .value = "LIST",
+     .help = "formats, comma-separated (default: all)"},
+    {.name = "threads",
+     .letter = 't',
+     .kind = MB_OPTION_COUNT,
+     .offset = offsetof(struct options, threads),
+     .value = "N",
+     .help = "threads (default: one per physical core)",
+     .minimum = 1},
+    {.name = "time-limit",
+     .kind = MB_OPTION_NUMBER,
+     .offset = offsetof(struct options, time_limit),
+     .value = "SECONDS",
+     .help = "stop timing after this long; what is missing is interpolated"},
+    {.name = "fresh",
+     .kind = MB_OPTION_FLAG,
+     .offset = offsetof(struct options, fresh),
+     .help = "forget what was measured before"},
+    {0}};
+
+const struct mb_verb mb_verb_tune = {
+    .name = "tune",
+    .summary = "time every kernel on a model's shapes; write this machine's profile",
+    .options = table,
+    .options_bytes = sizeof(struct options),
+    .details = "Entries that are present and current are kept, so a second run only adds what is "
+               "missing, and an interrupted one goes on.",
+    .example = "mixbit tune --model model.gguf --time-limit 60",
+    .run = run,
+};

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running mixbit from the outside. `python3 test_x.py BINARY SOURCE_DIR [unittest arguments]`.
+
+Every run has its own folder, its own cache and no terminal. A failing run must say one line on stderr that begins with
+"mixbit", must not be ended by a signal, and must leave nothing behind that was not there before."""
+import atexit
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+BINARY = os.path.abspath(sys.argv[1]) if len(sys.argv) > 2 else ""
+SOURCE = os.path.abspath(sys.argv[2]) if len(sys.argv) > 2 else ""
+MODEL = os.path.join(SOURCE, "models", "tiny-llama.f16.gguf")
+CALIB = os.path.join(SOURCE, "models", "calib.txt")
+HELDOUT = os.path.join(SOURCE, "models", "heldout.txt")
+SHARED = tempfile.mkdtemp(prefix="mixbit-cli-")
+atexit.register(shutil.rmtree, SHARED, ignore_errors=True)
+# A small sensing job: the whole path at a fraction of the work.
+SENSE = ["--windows", "2", "--window", "64", "--formats", "q4_0,q8_0"]
+skipped = []
+
+
+def environment(**extra):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MIXBIT_")}
+    env.update(XDG_CACHE_HOME=os.path.join(SHARED, "cache"), TERM="xterm", LC_ALL="C.UTF-8")
+    env.pop("NO_COLOR", None)
+    env.update(extra)
+    return env
+
+
+def loud_skip(reason):
+    """A skip that cannot be overlooked: said at once, and counted at the end."""
+    skipped.append(reason)
+    print(f"SKIPPED: {reason}", file=sys.stderr)
+
+
+class Case(unittest.TestCase):
+    maxDiff = None
+
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="run-", dir=SHARED)
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def write(self, name, data):
+        with open(self.path(name), "wb") as f:
+            f.write(data if isinstance(data, bytes) else data.encode())
+        return self.path(name)
+
+    def run_mixbit(self, *arguments, status=0, env=None, timeout=600, **kwargs):
+        """Run, check the exit status, return the finished process."""
+        done = subprocess.run([BINARY, *map(str, arguments)], cwd=self.folder, env=env or environment(), timeout=timeout,
+                              stdin=subprocess.DEVNULL, capture_output=True, **kwargs)
+        done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
+        self.assertEqual(done.returncode, status, f"mixbit {' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}")
+        return done
+
+    def run_json(self, *arguments, **kwargs):
+        return json.loads(self.run_mixbit(*arguments, "--json", **kwargs).stdout)
+
+    def fails(self, *arguments, status, says=(), keeps=True, **kwargs):
+        """A refused run: the status, one line that contains every word of `says`, the folder as it was."""
+        before = self.listing()
+        done = self.run_mixbit(*arguments, status=status, **kwargs)
+        errors = [line for line in done.stderr.splitlines() if ": error: " in line or ": interrupted: " in line]
+        self.assertEqual(len(errors), 1, f"expected one error line, got:\n{done.stderr}")
+        self.assertTrue(errors[0].startswith("mixbit"), errors[0])
+        self.assertLess(len(errors[0]), 600)
+        for word in [says] if isinstance(says, str) else says:
+            self.assertIn(word, errors[0])
+        if keeps:
+            self.assertEqual(self.listing(), before, "files changed or were left behind")
+        return errors[0]
+
+    def listing(self):
+        """Every file under the run's folder with its size and content."""
+        found = {}
+        for root, _, names in os.walk(self.folder):
+            for name in names:
+                path = os.path.join(root, name)
+                with open(path, "rb") as f:
+                    found[os.path.relpath(path, self.folder)] = f.read()
+        return found
+
+
+def once(name, make):
+    """A file that several tests of one program share; made at first use."""
+    path = os.path.join(SHARED, name)
+    if not os.path.exists(path):
+        done = subprocess.run([BINARY, *make(path)], env=environment(), stdin=subprocess.DEVNULL, capture_output=True,
+                              timeout=600, cwd=SHARED)
+        if done.returncode != 0:
+            raise RuntimeError(f"cannot make {name}: {done.stderr.decode()}")
+    return path
+
+
+def sensitivity():
+    return once("sensitivity.json", lambda path: ["sense", MODEL, "--text", CALIB, *SENSE, "-o", path])
+
+
+def profile():
+    return once("profile.json", lambda path: ["tune", "--model", MODEL, "--formats", "q4_0,q8_0,f16", "--time-limit", "20",
+                                              "-o", path])
+
+
+def plan():
+    return once("plan.json", lambda path: ["solve", MODEL, "-s", sensitivity(), "-p", profile(), "--max-size", "5M",
+                                           "-o", path])
+
+
+# ---- GGUF by hand, for files that no writer would make ----
+
+def gguf_string(text):
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def make_gguf(metadata, tensors, data, alignment=32, version=3, tensor_count=None):
+    """metadata: [(key, text or int)]; tensors: [(name, dims, type, offset)]."""
+    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors) if tensor_count is None else tensor_count, len(metadata))
+    for key, value in metadata:
+        out += gguf_string(key)
+        out += struct.pack("<I", 8) + gguf_string(value) if isinstance(value, str) else struct.pack("<II", 4, value)
+    for name, dims, kind, offset in tensors:
+        out += gguf_string(name) + struct.pack("<I", len(dims)) + b"".join(struct.pack("<Q", d) for d in dims)
+        out += struct.pack("<IQ", kind, offset)
+    out += b"\0" * (-len(out) % alignment)
+    return out + data
+
+
+def patch_string(data, key, old, new):
+    """The string value of a metadata key, replaced by one of the same length."""
+    assert len(old) == len(new)
+    needle = gguf_string(key) + struct.pack("<I", 8) + gguf_string(old)
+    assert data.count(needle) == 1, key
+    return data.replace(needle, gguf_string(key) + struct.pack("<I", 8) + gguf_string(new))
+
+
+def main():
+    if not BINARY:
+        sys.exit("usage: test_x.py BINARY SOURCE_DIR [unittest arguments]")
+    program = unittest.main(argv=[sys.argv[0], *sys.argv[3:]], exit=False, verbosity=2)
+    if skipped:
+        print(f"SKIPPED {len(skipped)}: " + "; ".join(skipped), file=sys.stderr)
+    sys.exit(0 if program.result.wasSuccessful() else 1)
