@@ -10,7 +10,7 @@
 #include <sys/resource.h>
 
 struct options {
-    const char *reference, *text, *sensitivity;
+    const char *reference, *text, *sensitivity, *profile;
     int numerics;
     size_t context, window, windows, threads, repeats;
     bool no_speed;
@@ -226,6 +226,8 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     if (status == MB_OK)
         status = check_text(cli, model, options, &windows);
     if (status == MB_OK)
+        status = mb_step_apply_profile(cli, options->profile);
+    if (status == MB_OK)
         status = mb_step_threads(cli, options->threads, &threads);
     if (status == MB_OK) {
         result.bits_per_weight = stored_bits(model);
@@ -286,6 +288,12 @@ static const struct mb_option table[] = {
      .offset = offsetof(struct options, sensitivity),
      .value = "FILE",
      .help = "refuse the text that this table was sensed on"},
+    {.name = "profile",
+     .letter = 'p',
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, profile),
+     .value = "FILE",
+     .help = "run with the kernels that this profile found best (default: this machine's)"},
     {.name = "no-speed",
      .kind = MB_OPTION_FLAG,
      .offset = offsetof(struct options, no_speed),

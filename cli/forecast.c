@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SPEED_REPEATS = 3, RAM_ROUNDS = 8 };
+enum { SPEED_REPEATS = 3, RAM_ROUNDS = 8, SOLVE_SECONDS = 30 };
 
 enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
                                   struct mb_threads *threads, size_t context,
@@ -295,12 +295,39 @@ static void mix_of_plan(const struct mb_forecast *forecast, const struct mb_prob
     }
 }
 
+/* What a solution takes in memory: packed weights and the key-value cache. */
+static double ram_of(const struct mb_forecast *forecast, const struct mb_problem *problem,
+                     const struct mb_solution *solution, struct mb_mix *mix)
+{
+    mix_of_plan(forecast, problem, solution, mix);
+    return mb_mix_packed_bytes(forecast->model, mix) + forecast->kv_bytes;
+}
+
+/* Say what --max-ram would have to be: what the smallest mix within the other budgets takes. */
+static enum mb_status ram_infeasible(struct mb_cli *cli, const struct mb_forecast *forecast,
+                                     const struct mb_problem *problem,
+                                     const struct mb_budget *budget, double max_ram_bytes,
+                                     struct mb_mix *mix)
+{
+    struct mb_solution smallest = {0};
+    const enum mb_status status = mb_solve(problem, MB_QUANTITY_BYTES, budget, 0, SOLVE_SECONDS,
+                                           &smallest, NULL, &cli->error);
+    if (status != MB_OK)
+        return status;
+    const double needed = ram_of(forecast, problem, &smallest, mix);
+    mb_solution_free(&smallest);
+    return mb_error_set(&cli->error, MB_ERR_INFEASIBLE, -1,
+                        "no mix fits --max-ram %.3f MB: the smallest takes %.3f MB, of which the "
+                        "key-value cache is %.3f MB; raise the limit or lower --ctx",
+                        max_ram_bytes / 1e6, needed / 1e6, forecast->kv_bytes / 1e6);
+}
+
 /* Solve one class; with a memory limit, again under a smaller size until the packed weights fit:
  * packing pads, by an amount that depends on the formats chosen. */
 static enum mb_status solve_class(struct mb_cli *cli, const struct mb_forecast *forecast,
                                   enum mb_residency r, enum mb_quantity minimize,
                                   const struct mb_budget *budget, double max_ram_bytes,
-                                  struct mb_solution *solution, struct mb_budget *nearest)
+                                  struct mb_solution *solution)
 {
     const struct mb_problem *problem = forecast->problem[r];
     struct mb_budget limits = *budget;
@@ -309,23 +336,22 @@ static enum mb_status solve_class(struct mb_cli *cli, const struct mb_forecast *
     if (mix.formats == NULL)
         return mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
     enum mb_status status = MB_ERR_INFEASIBLE;
-    for (int round = 0; round < RAM_ROUNDS; round++) {
-        status = mb_solve(problem, minimize, &limits, 0, 30, solution, nearest, &cli->error);
-        if (status != MB_OK || max_ram_bytes <= 0)
+    for (int round = 0;; round++) {
+        const bool hopeless = round == RAM_ROUNDS || limits.max[MB_QUANTITY_BYTES] < 0;
+        if (!hopeless)
+            status =
+                mb_solve(problem, minimize, &limits, 0, SOLVE_SECONDS, solution, NULL, &cli->error);
+        if (round > 0 && (hopeless || status == MB_ERR_INFEASIBLE))
+            status = ram_infeasible(cli, forecast, problem, budget, max_ram_bytes, &mix);
+        if (hopeless || status != MB_OK || max_ram_bytes <= 0)
             break;
-        mix_of_plan(forecast, problem, solution, &mix);
-        const double over =
-            mb_mix_packed_bytes(forecast->model, &mix) + forecast->kv_bytes - max_ram_bytes;
+        const double over = ram_of(forecast, problem, solution, &mix) - max_ram_bytes;
         if (over <= 0)
             break;
         limits.max[MB_QUANTITY_BYTES] = solution->total[MB_QUANTITY_BYTES] - over;
+        if (limits.max[MB_QUANTITY_BYTES] == 0)
+            limits.max[MB_QUANTITY_BYTES] = -1; /* 0 would mean no limit */
         mb_solution_free(solution);
-        status = mb_error_set(&cli->error, MB_ERR_INFEASIBLE, -1,
-                              "no mix has packed weights and key-value cache within --max-ram; "
-                              "the smallest found needs %.2f MB",
-                              (max_ram_bytes + over) / 1e6);
-        if (limits.max[MB_QUANTITY_BYTES] <= 0)
-            break;
     }
     mb_mix_free(&mix);
     return status;
@@ -391,12 +417,11 @@ enum mb_status mb_forecast_solve(struct mb_cli *cli, const struct mb_forecast *f
     for (int i = MB_RESIDENCY_COUNT - 1; i >= 0; i--) { /* slow to fast: large mixes first */
         const enum mb_residency r = (enum mb_residency)i;
         struct mb_solution solution = {0};
-        struct mb_budget nearest;
         if (forecast->problem[r] == NULL)
             continue;
         const struct mb_budget limits = class_limits(forecast, r, budget);
         enum mb_status status =
-            solve_class(cli, forecast, r, minimize, &limits, max_ram_bytes, &solution, &nearest);
+            solve_class(cli, forecast, r, minimize, &limits, max_ram_bytes, &solution);
         if (status == MB_ERR_INFEASIBLE) {
             if (reason.status == MB_OK) /* the class of large mixes says it for the user's budget */
                 reason = cli->error;

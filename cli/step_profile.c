@@ -146,11 +146,31 @@ static enum mb_status measure(struct mb_cli *cli, const struct mb_profile_reques
         .time_limit_s = request->time_limit_s,
         .threads = request->threads,
         .progress = mb_stage_progress(cli),
+        .total_weights = shapes.weights,
     };
     mb_stage_begin(cli, "timing %zu formats on %zu shapes", stored.count, shapes.count);
     const enum mb_status status = mb_tune(profile, &options, &cli->error);
     mb_stage_end(cli);
     return status;
+}
+
+enum mb_status mb_step_apply_profile(struct mb_cli *cli, const char *named)
+{
+    const char *variable = getenv("MIXBIT_PROFILE");
+    const bool asked = named != NULL || (variable != NULL && variable[0] != '\0');
+    const struct mb_profile_request request = {.path = named, .must_exist = true};
+    struct mb_profile *profile = NULL;
+    char *path = profile_path(&request);
+    enum mb_status status = MB_OK;
+    if (asked || (path != NULL && access(path, F_OK) == 0))
+        status = mb_step_profile(cli, &request, &profile, NULL);
+    mb_profile_free(profile);
+    free(path);
+    if (status == MB_OK || asked)
+        return status;
+    mb_warn(cli, "%s; going on without a profile", cli->error.message);
+    cli->error = (struct mb_error){0};
+    return MB_OK;
 }
 
 enum mb_status mb_step_profile(struct mb_cli *cli, const struct mb_profile_request *request,
@@ -164,7 +184,7 @@ enum mb_status mb_step_profile(struct mb_cli *cli, const struct mb_profile_reque
                             "no place for a profile: set HOME, XDG_CACHE_HOME or MIXBIT_PROFILE");
     enum mb_status status = load_profile(cli, request, where, profile, &foreign);
     if (status != MB_OK || request->must_exist || foreign)
-        goto out;
+        goto use;
     status = create_folder_of(cli, where);
     if (status == MB_OK)
         status = mb_step_check_output(cli, where);
@@ -181,6 +201,9 @@ enum mb_status mb_step_profile(struct mb_cli *cli, const struct mb_profile_reque
                                "from there",
                                where);
     }
+use:
+    if (status == MB_OK)
+        mb_profile_apply(*profile);
 out:
     if (status != MB_OK) {
         mb_profile_free(*profile);

@@ -56,10 +56,15 @@ struct mb_profile_request {
     bool fresh;          /* forget what the file has */
 };
 /* Load the profile, warn when it is stale or of another machine, measure what is missing and save
- * it. Interrupted: what was measured is saved first. *path (may be NULL) is where it lies; free().
+ * it; its kernels serve from then on. Interrupted: what was measured is saved first. *path (may be
+ * NULL) is where it lies; free().
  */
 enum mb_status mb_step_profile(struct mb_cli *cli, const struct mb_profile_request *request,
                                struct mb_profile **profile, char **path);
+
+/* Run with the kernels that a profile found best: the one named, else this machine's where there is
+ * one. A profile that was asked for must load; this machine's own only earns a warning. */
+enum mb_status mb_step_apply_profile(struct mb_cli *cli, const char *named);
 
 /* ---- sensitivity (steps.c) ---- */
 

@@ -351,7 +351,6 @@ static enum mb_status encode(const struct mb_tokenizer *tokenizer,
                              struct mb_error *error)
 {
     enum mb_status status = MB_OK;
-    bool after_special = true; /* the text's begin counts as one */
     for (size_t i = 0; i < fragments->count && status == MB_OK; i++) {
         const struct fragment *f = &fragments->list[i];
         if (f->id >= 0)
@@ -359,8 +358,7 @@ static enum mb_status encode(const struct mb_tokenizer *tokenizer,
         else if (tokenizer->is_bpe)
             status = mb_bpe_encode(tokenizer, f->text, f->bytes, ids, error);
         else
-            status = mb_spm_encode(tokenizer, f->text, f->bytes, after_special, ids, error);
-        after_special = f->id >= 0;
+            status = mb_spm_encode(tokenizer, f->text, f->bytes, ids, error);
     }
     return status;
 }

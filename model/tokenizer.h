@@ -108,9 +108,9 @@ enum mb_status mb_bpe_encode(const struct mb_tokenizer *tokenizer, const uint8_t
                              size_t bytes, struct mb_ids *ids, struct mb_error *error);
 enum mb_status mb_spm_create(const struct mb_model *model, const struct mb_vocabulary *vocabulary,
                              struct mb_tokenizer *tokenizer, struct mb_error *error);
+/* The text's begin or a token that was cut out precedes each stretch, so each gets the prefix. */
 enum mb_status mb_spm_encode(const struct mb_tokenizer *tokenizer, const uint8_t *text,
-                             size_t bytes, bool after_special, struct mb_ids *ids,
-                             struct mb_error *error);
+                             size_t bytes, struct mb_ids *ids, struct mb_error *error);
 
 /* tokenizer_merge.c: merge adjacent symbols of a text, best first, until none can be merged;
  * O(n log n). */

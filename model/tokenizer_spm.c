@@ -85,8 +85,7 @@ static size_t mark_spaces(const uint8_t *text, size_t bytes, bool prefix, uint8_
 }
 
 enum mb_status mb_spm_encode(const struct mb_tokenizer *tokenizer, const uint8_t *text,
-                             size_t bytes, bool after_special, struct mb_ids *ids,
-                             struct mb_error *error)
+                             size_t bytes, struct mb_ids *ids, struct mb_error *error)
 {
     struct mb_merger merger = {.priority = score, .tokenizer = tokenizer};
     size_t room;
@@ -94,8 +93,7 @@ enum mb_status mb_spm_encode(const struct mb_tokenizer *tokenizer, const uint8_t
     enum mb_status status = MB_OK;
     if (marked == NULL)
         return no_memory(error);
-    const size_t length =
-        mark_spaces(text, bytes, tokenizer->space_prefix && after_special, marked);
+    const size_t length = mark_spaces(text, bytes, tokenizer->space_prefix, marked);
     if (!mb_merge(&merger, marked, length, true)) {
         status = no_memory(error);
         goto out;

@@ -132,7 +132,7 @@ def make_kl(folder):
         result = {"chunks": CHUNKS, "f16": {
             "ppl": float(re.search(r"Final estimate: PPL = ([0-9.]+)", text).group(1)),
             "ppl_error": float(re.search(r"Final estimate: PPL = [0-9.]+ \+/- ([0-9.]+)", text).group(1))}}
-        for name, key in (("Q8_0", "q8_0"), ("Q4_0", "q4_0")):
+        for name, key in (("Q8_0", "q8_0"), ("Q6_K", "q6_K"), ("Q4_K_S", "q4_K")):
             path = pathlib.Path(t) / f"{name}.gguf"
             subprocess.run([str(folder / "llama-quantize"), "--pure", str(source), str(path), name],
                            capture_output=True, check=True)

@@ -7,7 +7,6 @@
  * hold the two together. Left out: presets that store IQ1, IQ2, IQ3, TQ or MXFP4, which are none
  * of our formats; and Q2_K_S, whose q2_K tensors llama.cpp refuses to make without an importance
  * matrix. Mixtures of experts have further rules there and are not covered. */
-#include "mixbit/model.h"
 #include "mixbit/plan.h"
 
 #include <string.h>

@@ -301,6 +301,8 @@ static void merge_states(struct states *states, size_t capacities)
     enum { WINDOW = 24 };
     struct state *list = states->list;
     size_t kept = 0, cheapest[8] = {0}, marks = 0;
+    if (states->count == 0)
+        return;
     qsort(list, states->count, sizeof *list, by_use);
     for (size_t i = 0; i < states->count; i++) {
         bool drop = false;

@@ -5,11 +5,11 @@
 
 enum { LANES = 256, STREAM_STEP = 256 };
 
-static volatile int64_t sink; /* keeps results alive */
+static _Thread_local volatile uint64_t sink; /* keeps results alive */
 
 static void dot_plain(size_t iterations)
 {
-    static int16_t a[LANES], b[LANES];
+    int16_t a[LANES] = {0}, b[LANES] = {0};
     int32_t sums[LANES / 8] = {0};
     a[0] = (int16_t)iterations;
     for (size_t it = 0; it < iterations; it++) {
@@ -21,7 +21,7 @@ static void dot_plain(size_t iterations)
     int64_t total = 0;
     for (size_t g = 0; g < LANES / 8; g++)
         total += sums[g];
-    sink = total;
+    sink = (uint64_t)total;
 }
 
 static void fma_plain(size_t iterations)
@@ -36,7 +36,7 @@ static void fma_plain(size_t iterations)
     float total = 0;
     for (size_t i = 0; i < LANES; i++)
         total += sums[i];
-    sink = (int64_t)total;
+    sink = (uint64_t)total;
 }
 
 static const struct mb_peak peaks[] = {
@@ -69,7 +69,7 @@ void mb_read_portable(const uint8_t *data, size_t bytes, size_t streams, size_t 
                 sums[i % 8] += words[i];
         }
     for (size_t i = 0; i < 8; i++)
-        sink = sink + (int64_t)sums[i];
+        sink = sink + sums[i];
 }
 
 mb_read_fn mb_read_loop(enum mb_isa isa)

@@ -50,6 +50,24 @@ enum mb_scale_kind {
  * Q8_0/Q8_1 and Q8_K). */
 enum mb_activation { MB_ACTIVATION_F32, MB_ACTIVATION_I8G32, MB_ACTIVATION_I8G256 };
 
+/** What a tensor does in the network: presets and fall-backs depend on it. */
+enum mb_role {
+    MB_ROLE_OTHER, /* norms, biases, convolutions, anything that is never quantized or not known */
+    MB_ROLE_EMBEDDING,
+    MB_ROLE_OUTPUT,
+    MB_ROLE_ATTN_Q,
+    MB_ROLE_ATTN_K,
+    MB_ROLE_ATTN_V,
+    MB_ROLE_ATTN_QKV,
+    MB_ROLE_ATTN_OUTPUT,
+    MB_ROLE_FFN_GATE,
+    MB_ROLE_FFN_UP,
+    MB_ROLE_FFN_DOWN,
+    MB_ROLE_SSM_IN,
+    MB_ROLE_SSM_OUT,
+    MB_ROLE_SSM_OTHER
+};
+
 struct mb_format_info {
     enum mb_format id;
     const char *name; /* as GGUF spells it */

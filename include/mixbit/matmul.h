@@ -58,7 +58,8 @@ MB_API enum mb_status mb_pack_rows(const struct mb_weights *weights, const void 
 MB_API enum mb_status mb_unpack_rows(const struct mb_weights *weights, size_t row0, size_t row1,
                                      void *dst);
 
-/** Bytes that m prepared rows of k activations take. */
+/** Bytes that m prepared rows of k activations take; MB_ERR_SHAPE when k is no multiple of the
+ * values that share a scale (32, 256; 1 for f32). */
 MB_API enum mb_status mb_activations_size(enum mb_activation type, size_t m, size_t k,
                                           size_t *bytes);
 MB_API enum mb_status mb_activations_init(struct mb_activations *activations,
@@ -121,8 +122,8 @@ MB_API enum mb_status mb_matmul(struct mb_threads *threads, const struct mb_weig
                                 const float *x, size_t m, size_t x_stride, float *y,
                                 size_t y_stride);
 
-/** Several matrices on one prepared input (q/k/v, gate/up) in one dispatch; y[i] gets weights[i].
- */
+/** Up to 16 matrices on one prepared input (q/k/v, gate/up) in one dispatch; y[i] gets weights[i].
+ * Rows of y[i] lie y_stride[i] floats apart. */
 MB_API enum mb_status mb_matmul_group(struct mb_threads *threads, size_t count,
                                       const struct mb_weights *const *weights,
                                       const struct mb_activations *activations, float *const *y,

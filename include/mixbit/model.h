@@ -18,24 +18,6 @@ extern "C" {
 /** An open GGUF (v2, v3; split files): metadata and a read-only mapping of the tensors. */
 struct mb_model;
 
-/** What a tensor does in the network: presets and fall-backs depend on it. */
-enum mb_role {
-    MB_ROLE_OTHER, /* norms, biases, convolutions, anything that is never quantized or not known */
-    MB_ROLE_EMBEDDING,
-    MB_ROLE_OUTPUT,
-    MB_ROLE_ATTN_Q,
-    MB_ROLE_ATTN_K,
-    MB_ROLE_ATTN_V,
-    MB_ROLE_ATTN_QKV,
-    MB_ROLE_ATTN_OUTPUT,
-    MB_ROLE_FFN_GATE,
-    MB_ROLE_FFN_UP,
-    MB_ROLE_FFN_DOWN,
-    MB_ROLE_SSM_IN,
-    MB_ROLE_SSM_OUT,
-    MB_ROLE_SSM_OTHER
-};
-
 struct mb_tensor {
     const char *name;
     int32_t type;          /* ggml type id, possibly one that is none of our formats */

@@ -126,7 +126,7 @@ MB_API void mb_problem_free(struct mb_problem *problem);
 /* ---- uniform formats and llama.cpp's presets
  * ------------------------------------------------------------------ */
 
-/** What a preset rule looks at. Roles are enum mb_role of model.h. */
+/** What a preset rule looks at. Roles are enum mb_role. */
 struct mb_preset_tensor {
     const char *name;
     int role, layer, quantizable;

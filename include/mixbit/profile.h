@@ -100,19 +100,27 @@ struct mb_shape {
 };
 struct mb_tune_options {
     uint32_t size;
-    const struct mb_shape *shapes;
+    const struct mb_shape *shapes; /* repeats only count towards their share of the model */
     size_t shape_count;
     const enum mb_format *formats; /* NULL: all */
     size_t format_count;
     const size_t *ms; /* NULL: {1, 512} */
     size_t m_count;
-    unsigned residencies; /* bit mask 1 << enum mb_residency; 0: the one the shapes' total has */
+    unsigned residencies; /* bit mask 1 << enum mb_residency; 0: the one that total_weights have
+                             at 4.5 bits each */
     double time_limit_s;  /* 0: none */
     struct mb_threads *threads;
     const struct mb_progress *progress;
+    double total_weights; /* that a token's pass walks through: copies of a matrix add up to as much
+                             as the model would weigh; 0: the sum of the shapes */
 };
-/** Measure what is missing (entries that are present and current are kept), candidates interleaved;
- * checked against f64. */
+/**
+ * Measure what is missing (entries that are present and current are kept), candidates interleaved;
+ * checked against f64. Limits are measured first when the profile has none for this thread count.
+ * A stale profile starts over; MB_ERR_STALE for another machine's. Selections applied before are
+ * lifted: mb_profile_apply afterwards. At the time limit MB_OK, when stopped MB_ERR_INTERRUPTED;
+ * what was measured is in the profile either way.
+ */
 MB_API enum mb_status mb_tune(struct mb_profile *profile, const struct mb_tune_options *options,
                               struct mb_error *error);
 

@@ -381,13 +381,10 @@ MB_INLINE void mb_stream_one_level(const struct mb_stream *w, const struct mb_ro
                                    const enum mb_scale_kind scale, v_float f[MB_MAX_ROWS][MB_MAX_REGISTERS])
 {
     const struct mb_superblock at = mb_superblock_layout(coding, scale);
-    v_int dots[2][MB_MAX_ROWS][MB_MAX_REGISTERS];
-    MB_UNROLL
-    for (size_t c = 0; c < 2; c++)
-        mb_stream_dots(w, row, c, 0, k + c * 32, rows, registers, coding, scale, dots[c]);
     MB_UNROLL
     for (size_t c = 0; c < 2; c++) {
-        v_int (*dot)[MB_MAX_REGISTERS] = dots[c];
+        v_int dot[MB_MAX_ROWS][MB_MAX_REGISTERS];
+        mb_stream_dots(w, row, c, 0, k + c * 32, rows, registers, coding, scale, dot);
         MB_UNROLL
         for (unsigned v = 0; v < registers; v++) {
             const v_float d = mb_stream_f16(w, at.d, c, v);

@@ -129,9 +129,14 @@ class Solving(Case):
         self.assertEqual([r["kl"] for r in rows], sorted((r["kl"] for r in rows), reverse=True))
 
     def test_max_ram(self):
-        document = self.solve("--max-ram", "6M")
-        self.assertLess(sum(t["bytes"] for t in document["tensors"]), 6e6)
-        self.fails("solve", MODEL, "-s", sensitivity(), "-p", profile(), "--max-ram", "100k", status=3, says="max-ram")
+        """The key-value cache counts: 6 layers of 4 heads of 32, keys and values in f32, for the whole context."""
+        cache = 2 * 6 * 4 * 32 * 4 * 128
+        document = self.solve("--max-ram", "6M", "--ctx", "128")
+        taken = sum(t["bytes"] for t in document["tensors"])
+        self.assertLess(taken, 6e6 - cache)
+        self.assertGreater(taken, 0.9 * (6e6 - cache))
+        self.fails("solve", MODEL, "-s", sensitivity(), "-p", profile(), "--max-ram", "100k", status=3,
+                   says=["--max-ram 0.100 MB", "key-value cache"])
         self.fails("solve", MODEL, "-s", sensitivity(), "-p", profile(), "--max-ram", "4bpw", status=2, says="--max-ram")
 
     def test_without_a_profile(self):

@@ -101,6 +101,8 @@ static void test_header(void **state)
         {16, 8, (uint64_t)1 << 60, "1152921504606846976 metadata pairs"},
         {16, 8, UINT64_MAX, "metadata pairs"},
         {16, 8, 10000, "claims 10000 metadata pairs"},
+        {16, 8, 100, "claims 100 metadata pairs"}, /* fewer than bytes, more than fit */
+        {8, 8, 37, "claims 37 tensors"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct builder b = {NULL, 0, 0};
@@ -320,6 +322,19 @@ static void test_base_is_accepted(void **state)
     gb_free(&b);
 }
 
+/* The fuzzer's seeds, files that once crashed something among them. */
+static void test_seeds(void **state)
+{
+    (void)state;
+    static const char *const seeds[] = {"gpt2-default", "gpt2-llama-bpe", "spm",
+                                        "token-types-unsigned"};
+    for (size_t i = 0; i < sizeof seeds / sizeof seeds[0]; i++) {
+        char path[128];
+        (void)snprintf(path, sizeof path, "tests/fuzz/seeds/%s.gguf", seeds[i]);
+        assert_int_equal(exercise_file(path), 1);
+    }
+}
+
 /* The file's last tensor ends 28 bytes before its end: only those may be missing. */
 static void test_truncations(void **state)
 {
@@ -401,6 +416,7 @@ int main(void)
         cmocka_unit_test(test_names_are_printable),
         cmocka_unit_test(test_unsigned_token_types),
         cmocka_unit_test(test_base_is_accepted),
+        cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_truncations),
         cmocka_unit_test(test_extreme_fields),
         cmocka_unit_test(test_flipped_bits),

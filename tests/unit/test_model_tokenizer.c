@@ -14,6 +14,7 @@
 
 #include "mixbit/model.h"
 #include "model/gguf.h"
+#include "model/tokenizer.h"
 #include "support/support.h"
 #include "unit/gguf_builder.h"
 
@@ -229,6 +230,55 @@ static void test_smollm2(void **state)
     json_decref(golden);
 }
 
+/* Where words end, worked out by hand from the rules: what the vocabulary at hand cannot show. */
+static void test_words(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *pre, *text, *words;
+    } rows[] = {
+        {"gpt-2", "It's 42  days\n\n later!", "It|'s| 42| | days|\n\n| later|!"},
+        {"gpt-2", "a\xe1\xa0\x8e.", "a|\xe1\xa0\x8e."}, /* U+180E is no white space */
+        {"gpt-2", "a\xc2\x85.", "a|\xc2\x85|."},        /* U+0085 is */
+        {"gpt-2",
+         "a\xc2\xa0\xe3\x80\x80"
+         "b",
+         "a|\xc2\xa0|\xe3\x80\x80|b"},
+        {"gpt-2", "IT'S", "IT|'|S"},
+        {"smollm", "x 123", "x| |1|2|3"},
+        {"llama-bpe", "IT'S'\xc5\xbfx", "IT|'S|'\xc5\xbfx"}, /* U+017F is no S */
+        {"llama-bpe", "12345 ...\n\n  x", "123|45| ...\n\n| | x"},
+        {"qwen2", "12\tx  \r\n y", "1|2|\tx|  \r\n| y"},
+        {"qwen2", "cafe\xcc\x81s", "cafe|\xcc\x81s"},
+        {"qwen35", "cafe\xcc\x81s", "cafe\xcc\x81s"},
+        {"gpt-4o", "fooBar HTTPServer's", "foo|Bar| HTTPServer's"},
+        {"tekken", "fooBar12", "foo|Bar|1|2"},
+        {"falcon", "a1234,b", "a|123|4|,|b"},
+        {"default", "a1234 $b", "a|123|4| |$|b"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct mb_split *split = NULL;
+        struct mb_span *spans = NULL;
+        size_t count = 0, used = 0;
+        char words[128];
+        const uint8_t *text = (const uint8_t *)rows[i].text;
+        assert_int_equal(mb_split_create(mb_split_find(rows[i].pre), &split, NULL), MB_OK);
+        assert_int_equal(mb_split_text(split, text, strlen(rows[i].text), &spans, &count, NULL),
+                         MB_OK);
+        for (size_t w = 0; w < count; w++) {
+            if (w > 0)
+                words[used++] = '|';
+            memcpy(words + used, text + spans[w].start, spans[w].end - spans[w].start);
+            used += spans[w].end - spans[w].start;
+        }
+        words[used] = '\0';
+        if (strcmp(words, rows[i].words) != 0)
+            fail_msg("%s: '%s', wanted '%s'", rows[i].pre, words, rows[i].words);
+        free(spans);
+        mb_split_destroy(split);
+    }
+}
+
 static void expect_refusal(const json_t *change, const char *wanted)
 {
     struct mb_model *model = open_model(TINY), *changed = NULL;
@@ -380,6 +430,46 @@ static void test_one_long_word(void **state)
     mb_model_close(model);
 }
 
+/* Every rule on long runs of one kind of character: no pattern may recurse or backtrack its way
+ * through them (a stack that overflows or quadratic time would show). */
+static void test_long_runs(void **state)
+{
+    (void)state;
+    enum { BYTES = 60000 };
+    static const char *const units[] = {"a", "A",  "aA", "1",  " ",        "\n",           " \n",
+                                        ".", "a1", "'s", " .", "\xc3\xa9", "\xe4\xb8\xad", "\xff"};
+    static const char *const pres[] = {"gpt-2",  "smollm", "llama-bpe", "qwen2",  "qwen35",
+                                       "tekken", "gpt-4o", "falcon",    "default"};
+    struct mb_model *model = open_model(TINY);
+    char *text = malloc(BYTES);
+    assert_non_null(text);
+    for (size_t p = 0; p < sizeof pres / sizeof pres[0]; p++) {
+        json_t *change = json_pack("{s:s}", "tokenizer.ggml.pre", pres[p]);
+        const char *path = gb_scratch("runs.gguf");
+        save_variant(model, change, path);
+        struct mb_model *changed = open_model(path);
+        struct mb_tokenizer *tokenizer = make_tokenizer(changed);
+        for (size_t u = 0; u < sizeof units / sizeof units[0]; u++) {
+            const size_t length = strlen(units[u]);
+            for (size_t i = 0; i < BYTES; i++)
+                text[i] = units[u][i % length];
+            int32_t *ids = NULL;
+            size_t count = 0;
+            struct mb_error error;
+            if (mb_tokenize(tokenizer, text, BYTES, &ids, &count, &error) != MB_OK)
+                fail_msg("%s, run %zu: %s", pres[p], u, error.message);
+            assert_true(count > 1);
+            free(ids);
+        }
+        mb_tokenizer_destroy(tokenizer);
+        mb_model_close(changed);
+        assert_int_equal(remove(path), 0);
+        json_decref(change);
+    }
+    free(text);
+    mb_model_close(model);
+}
+
 /* ---- windows ---- */
 
 static void test_windows(void **state)
@@ -459,12 +549,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tiny_llama),
         cmocka_unit_test(test_variants),
+        cmocka_unit_test(test_words),
         cmocka_unit_test(test_smollm2),
         cmocka_unit_test(test_unknown_is_an_error),
         cmocka_unit_test(test_damaged_vocabulary),
         cmocka_unit_test(test_spm),
         cmocka_unit_test(test_empty_text),
         cmocka_unit_test(test_one_long_word),
+        cmocka_unit_test(test_long_runs),
         cmocka_unit_test(test_windows),
         cmocka_unit_test(test_short_text),
     };

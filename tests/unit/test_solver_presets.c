@@ -2,7 +2,6 @@
 /* Presets and uniform formats against what llama.cpp's quantize tool would store, tensor by tensor
  * (tests/golden/presets, made by scripts/make_golden_presets.py), on five models: both embedded
  * ones; SmolLM2, whose rows of 576 fall back; 80 layers of grouped heads; fused q, k and v. */
-#include "mixbit/model.h"
 #include "mixbit/plan.h"
 #include "solver_files.h"
 

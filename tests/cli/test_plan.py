@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mixbit plan as a user runs it, on a fraction of the text: what it prints, writes, refuses and resumes."""
+import html.parser
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+from harness import BINARY, CALIB, HELDOUT, MODEL, Case, environment, main
+
+SMALL = ["--text", CALIB, "--eval-text", HELDOUT, "--windows", "2", "--window", "64", "--eval-windows", "4", "--formats",
+         "q2_K,q4_0,q4_K,q8_0", "--repeats", "1", "--ctx", "64"]
+WRITTEN = ["profile.json", "sensitivity.json", "plan.json", "mixed.gguf", "recipe.llama.cpp.txt", "recipe.ik_llama.cpp.txt",
+           "report.html"]
+VOID = {"meta", "line", "rect", "circle", "path", "polyline", "th", "td", "tr", "br"}
+
+
+class Balance(html.parser.HTMLParser):
+    """Tags that are opened must be closed; collects text and what the page would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.faults, self.fetched, self.words = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.fetched += [v for k, v in attributes if k in ("src", "href", "xlink:href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        if tag in VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(tag)
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+class Plan(Case):
+    def test_whole_loop(self):
+        done = self.run_mixbit("plan", MODEL, *SMALL, "--json")
+        result = json.loads(done.stdout)
+        out = self.path("out")
+        self.assertEqual(sorted(os.listdir(out)), sorted(WRITTEN))
+        rows = {r["name"]: r for r in result["rows"]}
+        for name in ("q2_K", "q4_0", "q8_0", "Q4_K_M"):
+            self.assertIn(name, rows)
+        chosen = [r for r in result["rows"] if r["recommended"]]
+        self.assertEqual(len(chosen), 1)
+        # The file is what the table says, to the provenance keys and alignment.
+        size = os.path.getsize(os.path.join(out, "mixed.gguf"))
+        self.assertLess(abs(size - chosen[0]["bytes"]), 4096)
+        # At 4.5 bits per weight: no larger than uniform q4_K but for the same slack.
+        self.assertLess(chosen[0]["bytes"], rows["q4_K"]["bytes"] + 4096 if "q4_K" in rows else 1e99)
+        for r in result["rows"]:
+            self.assertGreater(r["decode_tok_s"], 0)
+            self.assertGreater(r["kl"], 0)
+            self.assertLessEqual(r["kl_low"], r["kl"])
+            self.assertGreater(r["predicted_decode_tok_s"] or 1, 0)
+        self.assertGreater(rows["q2_K"]["kl"], 10 * rows["q8_0"]["kl"])
+        # What was measured from memory is what the written file gives.
+        again = self.run_json("eval", os.path.join(out, "mixed.gguf"), "--reference", MODEL, "--text", HELDOUT, "--window",
+                              "64", "--windows", "4")
+        text = json.dumps(again)
+        self.assertIn(f"{chosen[0]['perplexity']:.6g}"[:6], text)
+
+        page = open(os.path.join(out, "report.html"), encoding="utf-8").read()
+        parser = Balance()
+        parser.feed(page)
+        self.assertEqual((parser.open, parser.faults), ([], []))
+        self.assertEqual([f for f in parser.fetched if not f.startswith("#")], [])
+        words = " ".join(parser.words)
+        for r in result["rows"]:
+            self.assertIn(r["name"], words)
+            self.assertIn(f"{r['kl']:.5f}", words)
+        plan = json.load(open(os.path.join(out, "plan.json"), encoding="utf-8"))
+        self.assertIn("blk.0.attn_q.weight", json.dumps(plan))
+        recipe = open(os.path.join(out, "recipe.llama.cpp.txt"), encoding="utf-8").read()
+        self.assertRegex(recipe, r"\^blk\\\.0\\\.ffn_down\\\.weight\$=")
+
+        # A second run takes what is there: sensing is not repeated, and replaces its own files.
+        before = os.path.getmtime(os.path.join(out, "sensitivity.json"))
+        self.run_mixbit("plan", MODEL, *SMALL)
+        self.assertEqual(os.path.getmtime(os.path.join(out, "sensitivity.json")), before)
+
+    def test_budget_that_nothing_meets(self):
+        error = self.fails("plan", MODEL, *SMALL, "--max-size", "1M", status=3, says="smallest", keeps=False)
+        self.assertRegex(error, r"\d MB")
+        self.assertFalse(os.path.exists(self.path("out/mixed.gguf")))
+
+    def test_contradicting_budgets(self):
+        self.fails("plan", MODEL, *SMALL, "--max-size", "2.5M", "--max-kl", "1e-9", status=3, keeps=False)
+
+    def test_same_text_twice(self):
+        self.fails("plan", MODEL, "--text", CALIB, "--eval-text", CALIB, status=2, says="text")
+
+    def test_files_that_are_not_ours(self):
+        os.mkdir(self.path("out"))
+        with open(self.path("out/mixed.gguf"), "w", encoding="utf-8") as f:
+            f.write("somebody's own")
+        self.fails("plan", MODEL, *SMALL, status=1, says="mixed.gguf")
+
+    def test_unsupported_architecture(self):
+        self.fails("plan", MODEL.replace("tiny-llama", "tiny-hybrid"), *SMALL, status=1, says=["granitehybrid"], keeps=False)
+
+    def test_interrupted_and_resumed(self):
+        arguments = [BINARY, "plan", MODEL, *SMALL, "--windows", "8", "--window", "128"]
+        process = subprocess.Popen(arguments, cwd=self.folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        journal = None
+        for _ in range(600):
+            time.sleep(0.1)
+            found = [f for f in os.listdir(self.path("out"))] if os.path.isdir(self.path("out")) else []
+            journal = next((f for f in found if "journal" in f), None)
+            if process.poll() is not None or (journal and os.path.getsize(self.path("out/" + journal)) > 600):
+                break
+        self.assertIsNone(process.poll(), "ended before it could be interrupted")
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 130, error)
+        self.assertEqual(len([line for line in error.decode().splitlines() if "interrupted" in line]), 1)
+        lines = len(open(self.path("out/" + journal), encoding="utf-8").readlines())
+        self.assertGreater(lines, 1)
+        self.run_mixbit(*arguments[1:])
+        self.assertTrue(os.path.exists(self.path("out/mixed.gguf")))
+
+
+if __name__ == "__main__":
+    main()

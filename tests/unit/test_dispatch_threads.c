@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The pool: every thread runs once per region, barriers order, work is shared out exactly once, and
+ * nothing hangs when there are many more threads than processors. Build with -fsanitize=thread to
+ * have the orderings checked as well. */
+#include "dispatch/dispatch.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+enum { MOST = 24 };
+
+struct count {
+    size_t calls[MOST], threads;
+};
+
+static void count_call(void *arg, size_t index, size_t threads)
+{
+    struct count *count = arg;
+    count->calls[index]++; /* not atomic: each index belongs to one thread at a time */
+    if (index == 0)
+        count->threads = threads;
+}
+
+static void test_every_thread_once_per_run(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, 2, 3, MOST};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        struct mb_threads *threads;
+        struct count count = {0};
+        const size_t runs = sizes[i] <= 2 ? 5000 : 300;
+        assert_int_equal(mb_threads_create(sizes[i], &threads), MB_OK);
+        assert_int_equal(mb_threads_count(threads), sizes[i]);
+        for (size_t run = 0; run < runs; run++)
+            mb_threads_run(threads, count_call, &count);
+        assert_int_equal(count.threads, sizes[i]);
+        for (size_t t = 0; t < MOST; t++)
+            assert_int_equal(count.calls[t], t < sizes[i] ? runs : 0);
+        mb_threads_destroy(threads);
+    }
+}
+
+static void test_without_a_pool(void **state)
+{
+    (void)state;
+    struct count count = {0};
+    mb_threads_run(NULL, count_call, &count);
+    assert_int_equal(count.calls[0], 1);
+    assert_int_equal(count.threads, 1);
+    assert_int_equal(mb_threads_count(NULL), 1);
+    assert_null(mb_threads_scratch(NULL, 0, 64));
+    mb_threads_destroy(NULL);
+}
+
+static void test_create_and_destroy(void **state)
+{
+    (void)state;
+    struct mb_threads *threads;
+    for (size_t i = 0; i < 50; i++) { /* idle, busy and never used pools all go away */
+        struct count count = {0};
+        assert_int_equal(mb_threads_create(1 + i % 4, &threads), MB_OK);
+        if (i % 2 == 0)
+            mb_threads_run(threads, count_call, &count);
+        mb_threads_destroy(threads);
+    }
+    assert_int_equal(mb_threads_create(100000, &threads), MB_ERR_ARGUMENT);
+    assert_int_equal(mb_threads_create(1, NULL), MB_ERR_ARGUMENT);
+    struct mb_device_info info = {.size = sizeof info};
+    assert_int_equal(mb_device_info(&info), MB_OK);
+    assert_int_equal(mb_threads_create(0, &threads), MB_OK);
+    assert_int_equal(mb_threads_count(threads), info.kinds[0].cores);
+    mb_threads_destroy(threads);
+}
+
+/* Threads that sleep between regions are woken, threads that spin are met. */
+static void test_wakes_after_any_pause(void **state)
+{
+    (void)state;
+    struct mb_threads *threads;
+    struct count count = {0};
+    assert_int_equal(mb_threads_create(3, &threads), MB_OK);
+    for (size_t i = 0; i < 60; i++) {
+        const struct timespec pause = {.tv_nsec = (long)(i * i * 1000)};
+        nanosleep(&pause, NULL);
+        mb_threads_run(threads, count_call, &count);
+    }
+    for (size_t t = 0; t < 3; t++)
+        assert_int_equal(count.calls[t], 60);
+    mb_threads_destroy(threads);
+}
+
+struct phases {
+    struct mb_threads *threads;
+    size_t written[MOST];
+    _Atomic size_t errors;
+};
+
+/* What one thread writes before a barrier, all others see behind it. */
+static void write_and_look(void *arg, size_t index, size_t count)
+{
+    struct phases *phases = arg;
+    for (size_t round = 1; round <= 50; round++) {
+        phases->written[index] = round;
+        mb_threads_barrier(phases->threads);
+        for (size_t t = 0; t < count; t++)
+            if (phases->written[t] != round)
+                atomic_fetch_add(&phases->errors, 1);
+        mb_threads_barrier(phases->threads);
+    }
+}
+
+static void test_barrier(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, 2, 5, MOST};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        struct phases phases = {0};
+        assert_int_equal(mb_threads_create(sizes[i], &phases.threads), MB_OK);
+        for (size_t run = 0; run < 5; run++)
+            mb_threads_run(phases.threads, write_and_look, &phases);
+        assert_int_equal(atomic_load(&phases.errors), 0);
+        mb_threads_destroy(phases.threads);
+    }
+    mb_threads_barrier(NULL);
+}
+
+enum { UNITS = 1003 };
+
+struct shared {
+    struct mb_threads *threads;
+    size_t step;
+    _Atomic unsigned char taken[UNITS];
+    _Atomic size_t pieces, slow;
+};
+
+static void take_units(void *arg, size_t index, size_t count)
+{
+    struct shared *shared = arg;
+    size_t begin, end;
+    (void)count;
+    while (mb_threads_claim(shared->threads, index, shared->step, &begin, &end)) {
+        atomic_fetch_add(&shared->pieces, 1);
+        for (size_t u = begin; u < end; u++)
+            atomic_fetch_add(&shared->taken[u], 1);
+        if (index == 1 &&
+            shared->slow != 0) { /* a thread that lost its processor: others finish its share */
+            const struct timespec pause = {.tv_nsec = 2000000};
+            nanosleep(&pause, NULL);
+        }
+    }
+}
+
+static void test_work_is_shared_out_once(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, 2, 3, MOST}, totals[] = {0, 1, 2, 7, 64, UNITS};
+    for (size_t i = 0; i < 4; i++)
+        for (size_t j = 0; j < 6; j++)
+            for (size_t step = 1; step <= 4; step += 3) {
+                struct shared shared = {.step = step, .slow = i == 1};
+                assert_int_equal(mb_threads_create(sizes[i], &shared.threads), MB_OK);
+                mb_threads_split(shared.threads, totals[j]);
+                mb_threads_run(shared.threads, take_units, &shared);
+                for (size_t u = 0; u < UNITS; u++)
+                    assert_int_equal(atomic_load(&shared.taken[u]), u < totals[j]);
+                mb_threads_destroy(shared.threads);
+            }
+}
+
+static void test_scratch(void **state)
+{
+    (void)state;
+    struct mb_threads *threads;
+    assert_int_equal(mb_threads_create(3, &threads), MB_OK);
+    unsigned char *memory[3];
+    for (size_t t = 0; t < 3; t++) {
+        memory[t] = mb_threads_scratch(threads, t, 1000);
+        assert_non_null(memory[t]);
+        assert_int_equal((uintptr_t)memory[t] % 64, 0);
+        memset(memory[t], (int)t, 1000);
+    }
+    for (size_t t = 0; t < 3; t++) {
+        assert_ptr_equal(mb_threads_scratch(threads, t, 500),
+                         memory[t]); /* kept, content and all */
+        assert_int_equal(memory[t][999], t);
+        assert_ptr_not_equal(mb_threads_workspace(threads, t, 10), memory[t]);
+        assert_non_null(mb_threads_scratch(threads, t, 5 << 20));
+    }
+    assert_null(mb_threads_scratch(threads, 3, 64));
+    assert_null(mb_threads_scratch(threads, 0, SIZE_MAX - 10));
+    assert_non_null(mb_threads_scratch(threads, 0, 64)); /* and it recovers */
+    mb_threads_destroy(threads);
+}
+
+/* Workers block all signals: a handler of the program runs on the program's own thread. */
+static _Atomic size_t handled;
+static pthread_t main_thread;
+static void on_signal(int number)
+{
+    (void)number;
+    if (pthread_equal(pthread_self(), main_thread))
+        atomic_fetch_add(&handled, 1);
+}
+
+static void test_signals_stay_with_the_program(void **state)
+{
+    (void)state;
+    struct mb_threads *threads;
+    main_thread = pthread_self();
+    signal(SIGUSR1, on_signal);
+    assert_int_equal(mb_threads_create(4, &threads), MB_OK);
+    for (size_t i = 0; i < 20; i++)
+        kill(getpid(), SIGUSR1);
+    mb_threads_destroy(threads);
+    signal(SIGUSR1, SIG_DFL);
+    assert_true(atomic_load(&handled) > 0);
+}
+
+int main(void)
+{
+    alarm(300); /* a deadlock ends the test */
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_thread_once_per_run),
+        cmocka_unit_test(test_without_a_pool),
+        cmocka_unit_test(test_create_and_destroy),
+        cmocka_unit_test(test_wakes_after_any_pause),
+        cmocka_unit_test(test_barrier),
+        cmocka_unit_test(test_work_is_shared_out_once),
+        cmocka_unit_test(test_scratch),
+        cmocka_unit_test(test_signals_stay_with_the_program),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
