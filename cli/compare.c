@@ -190,6 +190,7 @@ void mb_kl_interval(const struct mb_assignment *row, double *low, double *high)
 const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comparison,
                                                 const struct mb_assignment *plan)
 {
+    const struct mb_assignment *best = NULL;
     for (size_t i = 0; i < comparison->count; i++) {
         const struct mb_assignment *row = &comparison->rows[i];
         if (row == plan || !row->measured || !plan->measured ||
@@ -197,11 +198,17 @@ const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comp
             continue;
         double difference, low, high;
         mb_compare_kl(plan, row, &difference, &low, &high);
-        if (difference > 0 && row->bytes <= plan->bytes &&
-            row->speed.decode_ns <= plan->speed.decode_ns)
-            return row;
+        if (difference <= 0 || row->bytes > plan->bytes ||
+            row->speed.decode_ns > plan->speed.decode_ns)
+            continue;
+        /* Rows whose loss was predicted are made of candidates; they come first. */
+        const bool candidate = !isnan(row->predicted[MB_QUANTITY_LOSS]);
+        const bool best_candidate = best && !isnan(best->predicted[MB_QUANTITY_LOSS]);
+        if (!best || (candidate && !best_candidate) ||
+            (candidate == best_candidate && row->evaluation.kl_mean < best->evaluation.kl_mean))
+            best = row;
     }
-    return NULL;
+    return best;
 }
 
 /* ---- output

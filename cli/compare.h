@@ -54,8 +54,8 @@ void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b,
 /* 95 % interval of a row's own KL over windows. */
 void mb_kl_interval(const struct mb_assignment *row, double *low, double *high);
 
-/* The first uniform or preset row that beats `plan`: clearly less loss at no larger size and no
- * lower speed; NULL: none. */
+/* The best uniform or preset row that beats `plan`: less loss at no larger size and no lower speed,
+ * all measured; NULL: none. Rows made of candidate formats come before those that are not. */
 const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comparison,
                                                 const struct mb_assignment *plan);
 

@@ -377,12 +377,48 @@ static enum mb_status solve(struct plan_run *run)
 /* ---- judging and writing
  * -------------------------------------------------------------------------------------- */
 
-/* The measured rows decide: a uniform format or preset that beats the plan takes its place. */
+/* The plan of a row whose formats are all candidates, with the same header as the solver's. */
+static enum mb_status plan_of_row(struct plan_run *run, const struct mb_assignment *row,
+                                  struct mb_plan **plan)
+{
+    const struct mb_problem *problem = run->forecast.problem[run->residency];
+    struct mb_solution solution = {.choice = calloc(problem->unit_count + 1, sizeof(size_t))};
+    if (!solution.choice)
+        return MB_ERR_MEMORY;
+    for (size_t u = 0; u < problem->unit_count; u++) {
+        const struct mb_unit *unit = &problem->units[u];
+        const enum mb_format format = mb_mix_format(run->model, &row->mix, unit->tensor);
+        while (solution.choice[u] + 1 < unit->candidate_count &&
+               unit->candidates[solution.choice[u]].format != format)
+            solution.choice[u]++;
+    }
+    mb_problem_totals(problem, solution.choice, solution.total);
+    const enum mb_status status = mb_plan_from_solution(problem, &solution, plan);
+    mb_solution_free(&solution);
+    if (status != MB_OK)
+        return status;
+    memcpy((*plan)->model_hash, run->plan->model_hash, sizeof run->plan->model_hash);
+    memcpy((*plan)->device_key, run->plan->device_key, sizeof run->plan->device_key);
+    memcpy((*plan)->objective, run->plan->objective, sizeof run->plan->objective);
+    (*plan)->budget = run->plan->budget;
+    return MB_OK;
+}
+
+/* The measured rows decide: a uniform format or preset that beats the plan takes its place. One
+ * that needs formats which the user excluded is only named. */
 static enum mb_status recommend(struct plan_run *run)
 {
     struct mb_assignment *rows = run->comparison.rows;
     const struct mb_assignment *better = mb_comparison_beats(&run->comparison, &rows[run->chosen]);
-    if (better) {
+    if (better && isnan(better->predicted[MB_QUANTITY_LOSS])) {
+        char text[300];
+        snprintf(text, sizeof text,
+                 "%s loses less at no larger size and no lower speed, but uses formats that "
+                 "--formats excludes.",
+                 better->mix.name);
+        add_note(run, text);
+        mb_warn(run->cli, "%s", text);
+    } else if (better) {
         char text[300];
         snprintf(text, sizeof text,
                  "The solver's mix lost to %s, measured: less loss at no larger size and no lower "
@@ -391,37 +427,13 @@ static enum mb_status recommend(struct plan_run *run)
                  better->mix.name, better->mix.name);
         add_note(run, text);
         mb_warn(run->cli, "%s", text);
-        run->chosen = (size_t)(better - rows);
-        const struct mb_problem *problem = run->forecast.problem[run->residency];
-        struct mb_solution solution = {.choice = calloc(problem->unit_count + 1, sizeof(size_t))};
-        bool known = solution.choice != NULL;
-        for (size_t u = 0; u < problem->unit_count && known; u++) {
-            const struct mb_unit *unit = &problem->units[u];
-            const enum mb_format format = mb_mix_format(run->model, &better->mix, unit->tensor);
-            known = false;
-            for (size_t c = 0; c < unit->candidate_count; c++)
-                if (unit->candidates[c].format == format)
-                    solution.choice[u] = c, known = true;
-        }
         struct mb_plan *plan = NULL;
-        enum mb_status status = known ? MB_OK
-                                      : mb_error_set(&run->cli->error, MB_ERR_VERIFY, -1,
-                                                     "%s beats the plan, but uses formats outside "
-                                                     "--formats; nothing is recommended",
-                                                     better->mix.name);
-        if (status == MB_OK) {
-            mb_problem_totals(problem, solution.choice, solution.total);
-            status = mb_plan_from_solution(problem, &solution, &plan);
-        }
-        mb_solution_free(&solution);
+        const enum mb_status status = plan_of_row(run, better, &plan);
         if (status != MB_OK)
             return status;
-        memcpy(plan->model_hash, run->plan->model_hash, sizeof plan->model_hash);
-        memcpy(plan->device_key, run->plan->device_key, sizeof plan->device_key);
-        memcpy(plan->objective, run->plan->objective, sizeof plan->objective);
-        plan->budget = run->plan->budget;
         mb_plan_free(run->plan);
         run->plan = plan;
+        run->chosen = (size_t)(better - rows);
     }
     rows[run->chosen].recommended = 1;
     return MB_OK;

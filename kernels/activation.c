@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where the parts of an activation row record stand (kernel.h, struct mb_activation_layout): codes first, then arrays by
- * falling alignment. A record's length is an odd multiple of 64 bytes, so that the same column of several rows, which a
- * tile reads together, never falls into one L1 set. */
+/* Where the parts of an activation row record stand (kernel.h, struct
+ * mb_activation_layout): codes first, then arrays by falling alignment. A
+ * record's length is an odd multiple of 64 bytes, so that the same column of
+ * several rows, which a tile reads together, never falls into one L1 set. */
 #include "kernels/kernel.h"
 
 struct mb_activation_layout mb_activation_layout(enum mb_activation type, size_t k)
@@ -10,11 +11,13 @@ struct mb_activation_layout mb_activation_layout(enum mb_activation type, size_t
     size_t bytes = k * sizeof(float);
     if (type != MB_ACTIVATION_F32) {
         const size_t group = type == MB_ACTIVATION_I8G32 ? 32 : 256;
-        const size_t run = type == MB_ACTIVATION_I8G32 ? 64 : 256; /* the super-block of the formats that use it */
+        const size_t run =
+            type == MB_ACTIVATION_I8G32 ? 64 : 256; /* the super-block of the formats that use it */
         at.padded_k = (k + run - 1) / run * run;
         at.scale = at.padded_k;
         at.scaled_sum = at.scale + at.padded_k / group * sizeof(float);
-        at.sum32 = at.scaled_sum + (type == MB_ACTIVATION_I8G32 ? at.padded_k / 32 * sizeof(float) : 0);
+        at.sum32 =
+            at.scaled_sum + (type == MB_ACTIVATION_I8G32 ? at.padded_k / 32 * sizeof(float) : 0);
         at.sum16 = at.sum32 + at.padded_k / 32 * sizeof(int16_t);
         bytes = at.sum16 + at.padded_k / 16 * sizeof(int16_t);
     }

@@ -3,17 +3,20 @@
  *
  *   for each block of rows             the activations of a block stay in L2
  *     for each nr columns of y
- *       for each run of k              decode nr / 16 panels x k_block into the workspace: L1
- *         all rows of the block        the ISA's tile
+ *       for each run of k              decode nr / 16 panels x k_block into the
+ * workspace: L1 all rows of the block        the ISA's tile
  *
- * A code is decoded once per block of rows, so decoding costs 1 / rows of the multiplication, and
- * the workspace is a few tens of KB. f32 needs no decoding: its panels are what a tile reads. */
+ * A code is decoded once per block of rows, so decoding costs 1 / rows of the
+ * multiplication, and the workspace is a few tens of KB. f32 needs no decoding:
+ * its panels are what a tile reads. */
 #include "kernels/kernel.h"
 
-/* Rows of a block: about half an L2 of records, but enough to pay for decoding. */
+/* Rows of a block: about half an L2 of records, but enough to pay for decoding.
+ */
 enum { MAX_PANELS = 4, BLOCK_BYTES = 512 * 1024, MIN_BLOCK_ROWS = 96 };
 
-/* Where a decoded panel's arrays stand in its part of the workspace; all are multiples of 64. */
+/* Where a decoded panel's arrays stand in its part of the workspace; all are
+ * multiples of 64. */
 struct offsets {
     size_t scale, d, min, min_pairs, bytes;
 };
@@ -26,8 +29,7 @@ static bool in_place(const struct mb_gemm_plan *plan)
 /* Weights per run: whole super-blocks, at least one. */
 static size_t run_k(const struct mb_gemm_plan *plan)
 {
-    const size_t superblock =
-        plan->decode != NULL ? mb_scale_superblock_k(plan->decode->scale) : 1;
+    const size_t superblock = plan->decode != NULL ? mb_scale_superblock_k(plan->decode->scale) : 1;
     return plan->k_block < superblock ? superblock : plan->k_block / superblock * superblock;
 }
 
@@ -52,7 +54,8 @@ size_t mb_gemm_workspace_bytes(const struct mb_gemm_plan *plan)
     return in_place(plan) ? 0 : plan->gemm->nr / MB_PANEL_ROWS * panel_offsets(plan).bytes;
 }
 
-/* AVX2 wants codes beyond 63 signed, others unsigned: a plan that mixes ISAs flips the top bit. */
+/* AVX2 wants codes beyond 63 signed, others unsigned: a plan that mixes ISAs
+ * flips the top bit. */
 static void flip_codes(uint8_t *code, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i++)
@@ -94,8 +97,7 @@ static void decode_run(const struct mb_gemm_plan *plan, const uint8_t *panels, s
 
 void mb_gemm_run(const struct mb_gemm_plan *plan, const struct mb_gemv_args *args, void *workspace)
 {
-    const size_t block_k =
-        plan->decode != NULL ? mb_scale_superblock_k(plan->decode->scale) : 1;
+    const size_t block_k = plan->decode != NULL ? mb_scale_superblock_k(plan->decode->scale) : 1;
     const size_t k = args->superblocks * block_k, run = run_k(plan), nr = plan->gemm->nr;
     size_t block_rows = BLOCK_BYTES / args->layout->row_bytes;
     if (block_rows < MIN_BLOCK_ROWS)

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Panels of a whole matrix, for every format at once: a block is split into its fields, and the
- * fields go where the layout of panel.h puts them; unpacking is the same walk backwards.
+/* Panels of a whole matrix, for every format at once: a block is split into its
+ * fields, and the fields go where the layout of panel.h puts them; unpacking is
+ * the same walk backwards.
  *
- * A row owns 4 bytes of every 64-byte plane vector, so a row's 4 codes of a k-quad move as one
- * 32-bit word: mask, shift and or, whatever the plane's width. A row touches nothing but its own
- * lane; the bytes after a super-block's scales belong to no row and are written with lane 0, which
- * every panel has. */
+ * A row owns 4 bytes of every 64-byte plane vector, so a row's 4 codes of a
+ * k-quad move as one 32-bit word: mask, shift and or, whatever the plane's
+ * width. A row touches nothing but its own lane; the bytes between a
+ * super-block's scales and codes belong to no row and are written with lane 0,
+ * which every panel has. */
 #include "kernels/panel.h"
 
 #include <string.h>
@@ -18,7 +20,7 @@ struct packing {
     size_t superblocks; /* of a panel */
     size_t panel_bytes;
     size_t row_bytes;         /* of a GGUF row */
-    size_t scales_end;        /* where the padding of a super-block starts */
+    size_t scales_end;        /* where the padding before the codes starts */
     unsigned block_k, blocks; /* weights per block, blocks per super-block: 1 or 2 */
 };
 
@@ -31,9 +33,10 @@ static struct packing packing_of(enum mb_format format, size_t k)
     p.superblocks = p.panel_bytes / p.at.bytes;
     p.block_k = p.info->block_k;
     p.blocks = p.at.k / p.block_k;
-    const size_t scales =
-        (mb_scale_two_level(p.info->scale) ? 1 : p.blocks) * MB_PANEL_ROWS * sizeof(uint16_t);
-    p.scales_end = (mb_scale_has_min(p.info->scale) ? p.at.dmin : p.at.d) + scales;
+    const size_t groups = p.at.k / mb_scale_group(p.info->scale);
+    p.scales_end = p.at.sub_min;
+    if (p.info->scale == MB_SCALE_G32X2MIN)
+        p.scales_end += groups * MB_PANEL_ROWS;
     return p;
 }
 
@@ -59,14 +62,22 @@ static void store_word(uint8_t *bytes, uint32_t word) { memcpy(bytes, &word, siz
 /* `bits` of every byte of a word. */
 static uint32_t byte_mask(unsigned bits) { return 0x01010101u * ((1u << bits) - 1); }
 
-/* Write bits [low, low + bits) of the codes of one row to a plane of `bits` bits; lane points into
- * its first vector. */
-static inline void put_plane(const uint8_t *code, unsigned k, unsigned bits, unsigned low,
-                             uint8_t *lane)
+/* Offset from a plane's first vector to the one that holds weight k: a chunk
+ * has `bits` of them. */
+static inline size_t vector_offset(const struct mb_superblock *at, unsigned k, unsigned bits)
+{
+    return k / MB_CHUNK_K * at->chunk_bytes + k % MB_CHUNK_K * bits / MB_CHUNK_K * MB_QUAD_BYTES;
+}
+
+/* Write bits [low, low + bits) of the codes of one row to a plane of `bits`
+ * bits; plane points into its first vector. */
+static inline void put_plane(const struct mb_superblock *at, const uint8_t *code, unsigned bits,
+                             unsigned low, uint8_t *plane)
 {
     const unsigned quads = 8 / bits; /* quads that share a vector */
     const uint32_t mask = byte_mask(bits);
-    for (unsigned i = 0; i < k; i += 4 * quads, lane += MB_QUAD_BYTES) {
+    for (unsigned i = 0; i < at->k; i += 4 * quads) {
+        uint8_t *lane = plane + vector_offset(at, i, bits);
         uint32_t word = 0;
         for (unsigned j = 0; j < quads; j++)
             word |= (load_word(code + i + 4 * j) >> low & mask) << bits * j;
@@ -75,13 +86,13 @@ static inline void put_plane(const uint8_t *code, unsigned k, unsigned bits, uns
 }
 
 /* The inverse: or the plane's bits into the codes. */
-static inline void get_plane(const uint8_t *lane, unsigned k, unsigned bits, unsigned low,
-                             uint8_t *code)
+static inline void get_plane(const struct mb_superblock *at, const uint8_t *plane, unsigned bits,
+                             unsigned low, uint8_t *code)
 {
     const unsigned quads = 8 / bits;
     const uint32_t mask = byte_mask(bits);
-    for (unsigned i = 0; i < k; i += 4 * quads, lane += MB_QUAD_BYTES) {
-        const uint32_t word = load_word(lane);
+    for (unsigned i = 0; i < at->k; i += 4 * quads) {
+        const uint32_t word = load_word(plane + vector_offset(at, i, bits));
         for (unsigned j = 0; j < quads; j++) {
             uint8_t *quad = code + i + 4 * j;
             store_word(quad, load_word(quad) | (word >> bits * j & mask) << low);
@@ -93,13 +104,13 @@ static void put_codes(const struct packing *p, const uint8_t *code, uint8_t *lan
 {
     const enum mb_coding c = p->info->coding;
     if (mb_coding_plane8(c))
-        put_plane(code, p->at.k, 8, 0, lane + p->at.plane8);
+        put_plane(&p->at, code, 8, 0, lane + p->at.plane8);
     if (mb_coding_plane4(c))
-        put_plane(code, p->at.k, 4, 0, lane + p->at.plane4);
+        put_plane(&p->at, code, 4, 0, lane + p->at.plane4);
     if (mb_coding_plane2(c))
-        put_plane(code, p->at.k, 2, 4 * mb_coding_plane4(c), lane + p->at.plane2);
+        put_plane(&p->at, code, 2, 4 * mb_coding_plane4(c), lane + p->at.plane2);
     if (mb_coding_plane1(c))
-        put_plane(code, p->at.k, 1, 4 * mb_coding_plane4(c) + 2 * mb_coding_plane2(c),
+        put_plane(&p->at, code, 1, 4 * mb_coding_plane4(c) + 2 * mb_coding_plane2(c),
                   lane + p->at.plane1);
 }
 
@@ -108,14 +119,14 @@ static void get_codes(const struct packing *p, const uint8_t *lane, uint8_t *cod
     const enum mb_coding c = p->info->coding;
     memset(code, 0, p->at.k);
     if (mb_coding_plane8(c))
-        get_plane(lane + p->at.plane8, p->at.k, 8, 0, code);
+        get_plane(&p->at, lane + p->at.plane8, 8, 0, code);
     if (mb_coding_plane4(c))
-        get_plane(lane + p->at.plane4, p->at.k, 4, 0, code);
+        get_plane(&p->at, lane + p->at.plane4, 4, 0, code);
     if (mb_coding_plane2(c))
-        get_plane(lane + p->at.plane2, p->at.k, 2, 4 * mb_coding_plane4(c), code);
+        get_plane(&p->at, lane + p->at.plane2, 2, 4 * mb_coding_plane4(c), code);
     if (mb_coding_plane1(c))
-        get_plane(lane + p->at.plane1, p->at.k, 1,
-                  4 * mb_coding_plane4(c) + 2 * mb_coding_plane2(c), code);
+        get_plane(&p->at, lane + p->at.plane1, 1, 4 * mb_coding_plane4(c) + 2 * mb_coding_plane2(c),
+                  code);
 }
 
 /* f16 arrays [x][16] are read by kernels in the machine's byte order. */
@@ -131,7 +142,8 @@ static uint16_t get_half(const uint8_t *array, unsigned x, unsigned row)
     return half;
 }
 
-/* Sub-scales and sub-mins of a two-level super-block; `row` is the lane, 0 to 15. */
+/* Sub-scales and sub-mins of a two-level super-block; `row` is the lane, 0
+ * to 15. */
 static void put_sub_scales(const struct packing *p, const struct mb_block_fields *f, unsigned row,
                            uint8_t *superblock)
 {
@@ -195,8 +207,8 @@ static void clear_fields(enum mb_scale_kind kind, struct mb_block_fields *fields
             fields->sub_scale[g] = -32;
 }
 
-/* One row of one super-block from its blocks; `count` of them exist (0 for padding lanes), missing
- * ones are zero. */
+/* One row of one super-block from its blocks; `count` of them exist (0 for
+ * padding lanes), missing ones are zero. */
 static void pack_lane(const struct packing *p, const uint8_t *src, unsigned count, unsigned row,
                       uint8_t *superblock)
 {
@@ -216,7 +228,7 @@ static void pack_lane(const struct packing *p, const uint8_t *src, unsigned coun
     if (mb_scale_two_level(p->info->scale))
         put_sub_scales(p, &fields, row, superblock);
     if (row == 0)
-        memset(superblock + p->scales_end, 0, p->at.bytes - p->scales_end);
+        memset(superblock + p->scales_end, 0, p->at.codes - p->scales_end);
 }
 
 static void unpack_lane(const struct packing *p, const uint8_t *superblock, unsigned count,
@@ -236,7 +248,8 @@ static void unpack_lane(const struct packing *p, const uint8_t *superblock, unsi
     }
 }
 
-/* Floats: element kk of a row goes to [kk][lane] of its panel; `count` elements, padding is NULL.
+/* Floats: element kk of a row goes to [kk][lane] of its panel; `count`
+ * elements, padding is NULL.
  */
 static inline void pack_elements(const uint8_t *src, size_t count, size_t width, uint8_t *lane)
 {
@@ -280,7 +293,8 @@ static unsigned blocks_in(const struct packing *p, size_t k, size_t s)
     return left < p->blocks ? (unsigned)left : p->blocks;
 }
 
-/* Lanes [lane0, lane1) of one panel; src is the GGUF row of lane0, NULL for padding. */
+/* Lanes [lane0, lane1) of one panel; src is the GGUF row of lane0, NULL for
+ * padding. */
 static void pack_lanes(const struct packing *p, size_t k, const uint8_t *src, unsigned lane0,
                        unsigned lane1, uint8_t *panel)
 {
@@ -289,8 +303,8 @@ static void pack_lanes(const struct packing *p, size_t k, const uint8_t *src, un
             pack_float_row(p, src ? src + (lane - lane0) * p->row_bytes : NULL, lane, panel);
         return;
     }
-    /* Super-blocks outside, rows inside: the 64-byte vectors of a super-block stay in L1 while its
-     * lanes fill. */
+    /* Super-blocks outside, rows inside: the 64-byte vectors of a super-block
+     * stay in L1 while its lanes fill. */
     for (size_t s = 0; s < p->superblocks; s++) {
         const unsigned count = src ? blocks_in(p, k, s) : 0;
         const size_t offset = s * p->blocks * p->info->block_bytes;

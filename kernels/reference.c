@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The scalar kernels: every operation for every format, from the format's descriptor alone.
+/* The scalar kernels: every operation for every format, from the format's
+ * descriptor alone.
  *
- * This file is the meaning of kernel.h's canonical numbers; whatever is faster must give the same
- * bits. A super-block is decoded into plain arrays (struct mb_decoded), one routine multiplies
- * decoded super-blocks with activation rows, and both gemv and gemm are that routine. fmaf is one
- * rounding wherever it runs, in hardware or not. */
+ * This file is the meaning of kernel.h's canonical numbers; whatever is faster
+ * must give the same bits. A super-block is decoded into plain arrays (struct
+ * mb_decoded), one routine multiplies decoded super-blocks with activation
+ * rows, and both gemv and gemm are that routine. fmaf is one rounding wherever
+ * it runs, in hardware or not. */
 #include "kernels/half.h"
 #include "kernels/kernel.h"
 
@@ -89,21 +91,22 @@ static uint16_t load_u16(const uint8_t *from)
 
 static float load_half(const uint8_t *from) { return mb_half_to_float(load_u16(from)); }
 
-/* Code of weight `k` of row `lane`: its byte position is the same in every plane, only the bits
- * differ. */
+/* Code of weight `k` of row `lane`: its byte position is the same in every
+ * plane, only the bits differ. */
 static uint8_t decode_code(enum mb_coding coding, const struct mb_superblock *layout,
                            const uint8_t *block, size_t k, size_t lane)
 {
-    const size_t quad = k / 4, byte = 4 * lane + k % 4;
+    const size_t quad = k % MB_CHUNK_K / 4, byte = 4 * lane + k % 4;
+    const uint8_t *chunk = block + k / MB_CHUNK_K * layout->chunk_bytes + byte;
     unsigned p8 = 0, p4 = 0, p2 = 0, p1 = 0;
     if (mb_coding_plane8(coding))
-        p8 = block[layout->plane8 + quad * MB_QUAD_BYTES + byte];
+        p8 = chunk[layout->plane8 + quad * MB_QUAD_BYTES];
     if (mb_coding_plane4(coding))
-        p4 = block[layout->plane4 + quad / 2 * MB_QUAD_BYTES + byte] >> 4 * (quad % 2) & 15;
+        p4 = chunk[layout->plane4 + quad / 2 * MB_QUAD_BYTES] >> 4 * (quad % 2) & 15;
     if (mb_coding_plane2(coding))
-        p2 = block[layout->plane2 + quad / 4 * MB_QUAD_BYTES + byte] >> 2 * (quad % 4) & 3;
+        p2 = chunk[layout->plane2 + quad / 4 * MB_QUAD_BYTES] >> 2 * (quad % 4) & 3;
     if (mb_coding_plane1(coding))
-        p1 = block[layout->plane1 + quad / 8 * MB_QUAD_BYTES + byte] >> quad % 8 & 1;
+        p1 = chunk[layout->plane1] >> quad & 1;
     switch (coding) {
     case MB_CODING_B8: return (uint8_t)p8;
     case MB_CODING_B6: return (uint8_t)(p4 | p2 << 4);
@@ -223,8 +226,8 @@ static struct activation activation_row(enum mb_scale_kind kind, const uint8_t *
     };
 }
 
-/* sum (code - bias) * q over group `group` of the row; `in` is that group's number inside the
- * decoded run. */
+/* sum (code - bias) * q over group `group` of the row; `in` is that group's
+ * number inside the decoded run. */
 static int32_t dot(const struct mb_decoded *w, const struct activation *a, size_t group, size_t in,
                    size_t size, size_t lane)
 {
@@ -264,7 +267,8 @@ static float add_two_level(enum mb_scale_kind kind, const struct mb_decoded *w,
     return f;
 }
 
-/* Continue f[16] with `superblocks` decoded ones, the first of which is number `first` of the row.
+/* Continue f[16] with `superblocks` decoded ones, the first of which is number
+ * `first` of the row.
  */
 static void multiply(enum mb_scale_kind kind, const struct mb_decoded *w, size_t superblocks,
                      const struct activation *a, size_t first, float f[ROWS])
@@ -327,7 +331,8 @@ static void gemm(enum mb_scale_kind kind, const struct mb_gemm_args *args)
     }
 }
 
-/* ---- instances: one decode and one gemv per format, one gemm per scale kind ---- */
+/* ---- instances: one decode and one gemv per format, one gemm per scale kind
+ * ---- */
 
 #define MB_FORMAT_ROW(id, gguf, name, block_k, block_bytes, coding, kind, ...)                     \
     static void decode_##id(const uint8_t *panel, size_t superblocks,                              \

@@ -15,7 +15,7 @@ NAME.command.txt and writes what comes out of it to NAME.recipe-types.txt.
     make_golden_presets.py --quantize PATH/TO/llama-quantize --synthetic FOLDER
 
 The third form makes two models of zeros in FOLDER (75 MB) and treats them as the first form does: llama-80, of 80
-layers with eight query heads per key head, for the rules of large models; and phi3-24, with fused q, k and v and
+layers with four query heads per key head, for the rules of large models; and phi3-24, with fused q, k and v and
 rows that no block format fits.
 
 Needs the Python packages gguf and numpy. The models: models/tiny-llama.f16.gguf, models/tiny-hybrid.f16.gguf, and
@@ -141,7 +141,7 @@ def make_synthetic(path, architecture, layers, heads, key_heads, fused, feed_for
 def synthetic(folder):
     """NAME=MODEL.gguf of the two models, made in folder."""
     llama, phi3 = folder / "llama-80.gguf", folder / "phi3-24.gguf"
-    make_synthetic(llama, "llama", 80, 8, 1, False, 256)
+    make_synthetic(llama, "llama", 80, 8, 2, False, 256)
     make_synthetic(phi3, "phi3", 24, 8, 4, True, 200)
     return [f"llama-80={llama}", f"phi3-24={phi3}"]
 

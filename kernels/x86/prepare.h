@@ -1,15 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One row of f32 activations into its record: int8 codes, scales and sums, written once on the verbs of an ISA.
+/* One row of f32 activations into its record: int8 codes, scales and sums,
+ * written once on the verbs of an ISA.
  *
- * The rounding is kernel.h's to the bit: one multiply by the inverse, round to nearest even (what is no number
- * becomes 0). Sums per 16 come free with the codes. The last group may be short: it goes through a padded
- * copy, and whole padding groups are zero. */
+ * The rounding is kernel.h's to the bit: one multiply by the inverse, round to
+ * nearest even (what is no number becomes 0). Sums per 16 come free with the
+ * codes. The last group may be short: it goes through a padded copy, and whole
+ * padding groups are zero. */
 #ifndef MIXBIT_KERNELS_X86_PREPARE_H
 #define MIXBIT_KERNELS_X86_PREPARE_H
 
 #include "kernels/kernel.h"
 
-MB_INLINE void mb_prepare_f32(const float *x, size_t k, void *row) { memcpy(row, x, k * sizeof *x); }
+MB_INLINE void mb_prepare_f32(const float *x, size_t k, void *row)
+{
+    memcpy(row, x, k * sizeof *x);
+}
 
 /* group: 32 or 256, a constant. */
 MB_INLINE void mb_prepare_i8(const float *x, size_t k, void *row, const unsigned group)

@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The verbs of AVX2, FMA and F16C: what decode.h, matmul.h and prepare.h are written on.
+/* The verbs of AVX2, FMA and F16C: what decode.h, matmul.h and prepare.h are
+ * written on.
  *
- * One ymm is half a quad of a panel: 8 rows x 4 k of codes, 8 int32 or 8 f32. vpmaddubsw multiplies 32 unsigned codes by
- * 32 signed activations and adds pairs into saturating int16. How far such int16 sums may be chained before they are
- * widened (vpmaddwd with ones) follows from the largest code, activations being within 127:
- *     15 (and 7, 3): 8 products, 8 * 2 * 15 * 127 = 30480      31: 4, 31496      63: 2, 32004
- * so a 4-bit group of 32 costs 8 multiplies, 7 adds (any port) and one widening. Codes up to 255 could saturate in one
- * product; they are kept signed instead, and the sign moves to the activation (|w| * sign(a, w), 2 * 128 * 127 = 32512).
- * Ports: two multiplies a cycle (Intel p0 p1, Zen FP0 FP1), shared with the fmas; broadcasts are loads. */
+ * One ymm is half a quad of a panel: 8 rows x 4 k of codes, 8 int32 or 8 f32.
+ * vpmaddubsw multiplies 32 unsigned codes by 32 signed activations and adds
+ * pairs into saturating int16. How far such int16 sums may be chained before
+ * they are widened (vpmaddwd with ones) follows from the largest code,
+ * activations being within 127: 15 (and 7, 3): 8 products, 8 * 2 * 15 * 127 =
+ * 30480      31: 4, 31496      63: 2, 32004 so a 4-bit group of 32 costs 8
+ * multiplies, 7 adds (any port) and one widening. Codes up to 255 could
+ * saturate in one product; they are kept signed instead, and the sign moves to
+ * the activation (|w| * sign(a, w), 2 * 128 * 127 = 32512). Ports: two
+ * multiplies a cycle (Intel p0 p1, Zen FP0 FP1), shared with the fmas;
+ * broadcasts are loads. */
 #ifndef MIXBIT_KERNELS_X86_VERBS_AVX2_H
 #define MIXBIT_KERNELS_X86_VERBS_AVX2_H
 
@@ -25,13 +30,17 @@ typedef __m256i v_code; /* 32 codes, or 8 int32, or 16 int16 of a running dot */
 typedef __m256i v_int;
 typedef __m256 v_float;
 
-/* Rows of a panel in one register, registers of one panel, bytes of a register. */
+/* Rows of a panel in one register, registers of one panel, bytes of a register.
+ */
 enum { V_LANES = 8, V_PARTS = 2, V_BYTES = 32 };
 
-/* Codes that reach 255 are decoded as int8 (minus 128), so they need no bias. */
+/* Codes that reach 255 are decoded as int8 (minus 128), so they need no bias.
+ */
 #define V_SIGNED_CODES 1
 
-/* --- memory ------------------------------------------------------------------------------------------------------ */
+/* --- memory
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 MB_INLINE v_code v_load(const void *p) { return _mm256_load_si256(p); }
 MB_INLINE void v_store(void *p, v_code v) { _mm256_store_si256(p, v); }
@@ -41,11 +50,14 @@ MB_INLINE void v_store_float(float *p, v_float v) { _mm256_storeu_ps(p, v); }
 /* The first `count` floats only; nothing behind them is touched. */
 MB_INLINE __m256i v_tail_mask(size_t count)
 {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count),
+                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 MB_INLINE v_float v_load_some(const float *p, size_t count)
 {
-    return count >= V_LANES ? v_load_float(p) : count ? _mm256_maskload_ps(p, v_tail_mask(count)) : _mm256_setzero_ps();
+    return count >= V_LANES ? v_load_float(p)
+           : count          ? _mm256_maskload_ps(p, v_tail_mask(count))
+                            : _mm256_setzero_ps();
 }
 MB_INLINE void v_store_some(float *p, v_float v, size_t count)
 {
@@ -55,28 +67,40 @@ MB_INLINE void v_store_some(float *p, v_float v, size_t count)
         _mm256_maskstore_ps(p, v_tail_mask(count), v);
 }
 
-/* Four bytes, one float, in every lane. The aliasing type makes it one broadcasting load. */
+/* Four bytes, one float, in every lane. The aliasing type makes it one
+ * broadcasting load. */
 typedef int32_t __attribute__((may_alias, aligned(1))) v_dword;
 MB_INLINE v_code v_broadcast4(const void *p) { return _mm256_set1_epi32(*(const v_dword *)p); }
 MB_INLINE v_float v_broadcast_float(const float *p) { return _mm256_set1_ps(*p); }
 
-/* --- codes ------------------------------------------------------------------------------------------------------- */
+/* --- codes
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 MB_INLINE v_code v_bytes(int byte) { return _mm256_set1_epi8((char)byte); }
 MB_INLINE v_code v_and(v_code a, v_code b) { return _mm256_and_si256(a, b); }
 MB_INLINE v_code v_xor(v_code a, v_code b) { return _mm256_xor_si256(a, b); }
-MB_INLINE v_code v_or_and(v_code a, v_code b, v_code mask) { return _mm256_or_si256(a, _mm256_and_si256(b, mask)); }
-/* Shift towards bit 0 by n, or away from it by -n; bits that cross a byte are masked off by the caller. */
+MB_INLINE v_code v_or_and(v_code a, v_code b, v_code mask)
+{
+    return _mm256_or_si256(a, _mm256_and_si256(b, mask));
+}
+/* Shift towards bit 0 by n, or away from it by -n; bits that cross a byte are
+ * masked off by the caller. */
 MB_INLINE v_code v_shift(v_code v, int n)
 {
     return n > 0 ? _mm256_srli_epi16(v, n) : n < 0 ? _mm256_slli_epi16(v, -n) : v;
 }
-MB_INLINE v_code v_table(const void *table16) { return _mm256_broadcastsi128_si256(_mm_loadu_si128(table16)); }
+MB_INLINE v_code v_table(const void *table16)
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(table16));
+}
 MB_INLINE v_code v_lookup(v_code table, v_code index) { return _mm256_shuffle_epi8(table, index); }
 
-/* --- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold ---------------------------------------------- */
+/* --- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold
+ * ---------------------------------------------- */
 
-/* A sum where it is written: without this the compiler makes trees of the chains, and spills all their leaves. */
+/* A sum where it is written: without this the compiler makes trees of the
+ * chains, and spills all their leaves. */
 MB_INLINE v_int v_pin(v_int v)
 {
     __asm__("" : "+x"(v));
@@ -89,8 +113,9 @@ MB_INLINE unsigned v_dot_chain(unsigned max_code)
 MB_INLINE v_int v_dot_first(v_int start, v_code code, v_code act, unsigned max_code)
 {
     (void)start; /* added by the fold: int16 has no room for it */
-    return max_code <= 63 ? _mm256_maddubs_epi16(code, act)
-                          : _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(act, code));
+    return max_code <= 63
+               ? _mm256_maddubs_epi16(code, act)
+               : _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(act, code));
 }
 MB_INLINE v_int v_dot_next(v_int partial, v_code code, v_code act, unsigned max_code)
 {
@@ -98,18 +123,21 @@ MB_INLINE v_int v_dot_next(v_int partial, v_code code, v_code act, unsigned max_
 }
 MB_INLINE v_int v_dot_fold(v_int start, v_int partial, unsigned max_code)
 {
-    return (void)max_code, v_pin(_mm256_add_epi32(start, _mm256_madd_epi16(partial, _mm256_set1_epi16(1))));
+    return (void)max_code,
+           v_pin(_mm256_add_epi32(start, _mm256_madd_epi16(partial, _mm256_set1_epi16(1))));
 }
 /* sum + pairs of int16 . pairs of int16, for the minima. */
-MB_INLINE v_int v_dot2(v_int sum, v_int a, v_int b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+MB_INLINE v_int v_dot2(v_int sum, v_int a, v_int b)
+{
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
 MB_INLINE v_int v_zero(void) { return _mm256_setzero_si256(); }
 MB_INLINE v_int v_int_and(v_int a, int b) { return _mm256_and_si256(a, _mm256_set1_epi32(b)); }
 MB_INLINE v_int v_int_shift(v_int v, unsigned n) { return n ? _mm256_srli_epi32(v, (int)n) : v; }
-MB_INLINE v_int v_int_shift_by(v_int v, unsigned n) { return _mm256_srl_epi32(v, _mm_cvtsi32_si128((int)n)); }
-MB_INLINE v_int v_int_or(v_int a, v_int b) { return _mm256_or_si256(a, b); }
-MB_INLINE v_int v_int_up(v_int v, unsigned n) { return _mm256_slli_epi32(v, (int)n); }
 
-/* --- floats ------------------------------------------------------------------------------------------------------ */
+/* --- floats
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 MB_INLINE v_float v_zero_float(void) { return _mm256_setzero_ps(); }
 MB_INLINE v_float v_to_float(v_int v) { return _mm256_cvtepi32_ps(v); }
@@ -117,7 +145,9 @@ MB_INLINE v_float v_mul(v_float a, v_float b) { return _mm256_mul_ps(a, b); }
 MB_INLINE v_float v_fma(v_float a, v_float b, v_float c) { return _mm256_fmadd_ps(a, b, c); }
 MB_INLINE v_float v_fnma(v_float a, v_float b, v_float c) { return _mm256_fnmadd_ps(a, b, c); }
 
-/* --- widening loads: V_LANES elements ---------------------------------------------------------------------------- */
+/* --- widening loads: V_LANES elements
+ * ----------------------------------------------------------------------------
+ */
 
 MB_INLINE v_float v_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
 MB_INLINE v_float v_load_bf16(const void *p)
@@ -129,9 +159,16 @@ MB_INLINE v_int v_load_u8(const void *p) { return _mm256_cvtepu8_epi32(_mm_loadl
 MB_INLINE v_int v_load_i8(const void *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64(p)); }
 /* [V_LANES][2] bytes -> [V_LANES][2] int16 */
 MB_INLINE v_int v_load_u8_pairs(const void *p) { return _mm256_cvtepu8_epi16(_mm_loadu_si128(p)); }
-MB_INLINE v_int v_int_add(v_int a, int b) { return _mm256_add_epi32(a, _mm256_set1_epi32(b)); }
+/* The same of the high nibbles. */
+MB_INLINE v_int v_load_high_pairs(const void *p)
+{
+    const __m128i high = _mm_srli_epi16(_mm_loadu_si128(p), 4);
+    return _mm256_cvtepu8_epi16(_mm_and_si128(high, _mm_set1_epi8(15)));
+}
 
-/* --- preparing activations ----------------------------------------------------------------------------------------- */
+/* --- preparing activations
+ * -----------------------------------------------------------------------------------------
+ */
 
 MB_INLINE v_float v_abs_max(v_float x, v_float max)
 {
@@ -146,7 +183,8 @@ MB_INLINE float v_reduce_max(v_float v)
 /* 8 floats -> 8 int32, round to nearest even, what is no number is 0. */
 MB_INLINE __m256i v_round(__m256 x)
 {
-    return _mm256_and_si256(_mm256_cvtps_epi32(x), _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_ORD_Q)));
+    return _mm256_and_si256(_mm256_cvtps_epi32(x),
+                            _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_ORD_Q)));
 }
 /* 16 floats -> 16 int8 at p; returns their sum. */
 MB_INLINE int v_quantize16(const float *x, float inverse, int8_t *p)

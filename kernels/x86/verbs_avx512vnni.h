@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The verbs of AVX-512 with VNNI: what decode.h, matmul.h and prepare.h are written on.
+/* The verbs of AVX-512 with VNNI: what decode.h, matmul.h and prepare.h are
+ * written on.
  *
- * One zmm is a whole quad of a panel: 16 rows x 4 k of codes, 16 int32 or 16 f32. vpdpbusd multiplies 64 unsigned codes
- * by 64 signed activations and adds fours into int32 without saturating, so a dot needs no shuffle, no sign trick and no
- * second instruction. Its activation operand is the same dword in every lane: a broadcast straight from memory, done by
- * the load port. (On Intel the second VNNI port is also the only zmm shuffle port: a vpshufd there costs a dot.)
- * Ports: Intel Xeon p0 + p5, 2 dots a cycle; Zen 4 one zmm dot or fma a cycle, conversions on other pipes. */
+ * One zmm is a whole quad of a panel: 16 rows x 4 k of codes, 16 int32 or 16
+ * f32. vpdpbusd multiplies 64 unsigned codes by 64 signed activations and adds
+ * fours into int32 without saturating, so a dot needs no shuffle, no sign trick
+ * and no second instruction. Its activation operand is the same dword in every
+ * lane: a broadcast straight from memory, done by the load port. (On Intel the
+ * second VNNI port is also the only zmm shuffle port: a vpshufd there costs a
+ * dot.) Ports: Intel Xeon p0 + p5, 2 dots a cycle; Zen 4 one zmm dot or fma a
+ * cycle, conversions on other pipes. */
 #ifndef MIXBIT_KERNELS_X86_VERBS_AVX512VNNI_H
 #define MIXBIT_KERNELS_X86_VERBS_AVX512VNNI_H
 
-#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) || !defined(__AVX512DQ__) ||             \
-    !defined(__AVX512VNNI__) || !defined(__FMA__) || !defined(__F16C__)
+#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) ||                   \
+    !defined(__AVX512DQ__) || !defined(__AVX512VNNI__) || !defined(__FMA__) || !defined(__F16C__)
 #error "compile this file with the flags that kernels/isa.def gives for avx512vnni"
 #endif
 
@@ -24,13 +28,17 @@ typedef __m512i v_code; /* 64 codes, or 16 int32 */
 typedef __m512i v_int;
 typedef __m512 v_float;
 
-/* Rows of a panel in one register, registers of one panel, bytes of a register. */
+/* Rows of a panel in one register, registers of one panel, bytes of a register.
+ */
 enum { V_LANES = 16, V_PARTS = 1, V_BYTES = 64 };
 
-/* Codes that reach 255 stay unsigned; their bias goes through the activation sums. */
+/* Codes that reach 255 stay unsigned; their bias goes through the activation
+ * sums. */
 #define V_SIGNED_CODES 0
 
-/* --- memory ------------------------------------------------------------------------------------------------------ */
+/* --- memory
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 MB_INLINE v_code v_load(const void *p) { return _mm512_load_si512(p); }
 MB_INLINE void v_store(void *p, v_code v) { _mm512_store_si512(p, v); }
@@ -40,7 +48,8 @@ MB_INLINE void v_store_float(float *p, v_float v) { _mm512_storeu_ps(p, v); }
 /* The first `count` floats only; nothing behind them is touched. */
 MB_INLINE v_float v_load_some(const float *p, size_t count)
 {
-    return count >= V_LANES ? v_load_float(p) : _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p);
+    return count >= V_LANES ? v_load_float(p)
+                            : _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p);
 }
 MB_INLINE void v_store_some(float *p, v_float v, size_t count)
 {
@@ -50,27 +59,40 @@ MB_INLINE void v_store_some(float *p, v_float v, size_t count)
         _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), v);
 }
 
-/* Four bytes, one float, in every lane. The aliasing type makes it one broadcasting load; a copy through a general
- * register would go through the shuffle port. */
+/* Four bytes, one float, in every lane. The aliasing type makes it one
+ * broadcasting load; a copy through a general register would go through the
+ * shuffle port. */
 typedef int32_t __attribute__((may_alias, aligned(1))) v_dword;
 MB_INLINE v_code v_broadcast4(const void *p) { return _mm512_set1_epi32(*(const v_dword *)p); }
 MB_INLINE v_float v_broadcast_float(const float *p) { return _mm512_set1_ps(*p); }
 
-/* --- codes ------------------------------------------------------------------------------------------------------- */
+/* --- codes
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 MB_INLINE v_code v_bytes(int byte) { return _mm512_set1_epi8((char)byte); }
 MB_INLINE v_code v_and(v_code a, v_code b) { return _mm512_and_si512(a, b); }
 MB_INLINE v_code v_xor(v_code a, v_code b) { return _mm512_xor_si512(a, b); }
-MB_INLINE v_code v_or_and(v_code a, v_code b, v_code mask) { return _mm512_ternarylogic_epi64(a, b, mask, 0xf8); }
-/* Shift towards bit 0 by n, or away from it by -n; bits that cross a byte are masked off by the caller. */
+MB_INLINE v_code v_or_and(v_code a, v_code b, v_code mask)
+{
+    return _mm512_ternarylogic_epi64(a, b, mask, 0xf8);
+}
+/* Shift towards bit 0 by n, or away from it by -n; bits that cross a byte are
+ * masked off by the caller. */
 MB_INLINE v_code v_shift(v_code v, int n)
 {
-    return n > 0 ? _mm512_srli_epi16(v, (unsigned)n) : n < 0 ? _mm512_slli_epi16(v, (unsigned)-n) : v;
+    return n > 0   ? _mm512_srli_epi16(v, (unsigned)n)
+           : n < 0 ? _mm512_slli_epi16(v, (unsigned)-n)
+                   : v;
 }
-MB_INLINE v_code v_table(const void *table16) { return _mm512_broadcast_i32x4(_mm_loadu_si128(table16)); }
+MB_INLINE v_code v_table(const void *table16)
+{
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(table16));
+}
 MB_INLINE v_code v_lookup(v_code table, v_code index) { return _mm512_shuffle_epi8(table, index); }
 
-/* --- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold ---------------------------------------------- */
+/* --- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold
+ * ---------------------------------------------- */
 
 MB_INLINE unsigned v_dot_chain(unsigned max_code) { return (void)max_code, 8; }
 MB_INLINE v_int v_dot_first(v_int start, v_code code, v_code act, unsigned max_code)
@@ -90,11 +112,10 @@ MB_INLINE v_int v_dot2(v_int sum, v_int a, v_int b) { return _mm512_dpwssd_epi32
 MB_INLINE v_int v_zero(void) { return _mm512_setzero_si512(); }
 MB_INLINE v_int v_int_and(v_int a, int b) { return _mm512_and_si512(a, _mm512_set1_epi32(b)); }
 MB_INLINE v_int v_int_shift(v_int v, unsigned n) { return n ? _mm512_srli_epi32(v, n) : v; }
-MB_INLINE v_int v_int_shift_by(v_int v, unsigned n) { return _mm512_srl_epi32(v, _mm_cvtsi32_si128((int)n)); }
-MB_INLINE v_int v_int_or(v_int a, v_int b) { return _mm512_or_si512(a, b); }
-MB_INLINE v_int v_int_up(v_int v, unsigned n) { return _mm512_slli_epi32(v, n); }
 
-/* --- floats ------------------------------------------------------------------------------------------------------ */
+/* --- floats
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 MB_INLINE v_float v_zero_float(void) { return _mm512_setzero_ps(); }
 MB_INLINE v_float v_to_float(v_int v) { return _mm512_cvtepi32_ps(v); }
@@ -102,7 +123,9 @@ MB_INLINE v_float v_mul(v_float a, v_float b) { return _mm512_mul_ps(a, b); }
 MB_INLINE v_float v_fma(v_float a, v_float b, v_float c) { return _mm512_fmadd_ps(a, b, c); }
 MB_INLINE v_float v_fnma(v_float a, v_float b, v_float c) { return _mm512_fnmadd_ps(a, b, c); }
 
-/* --- widening loads: V_LANES elements ---------------------------------------------------------------------------- */
+/* --- widening loads: V_LANES elements
+ * ----------------------------------------------------------------------------
+ */
 
 MB_INLINE v_float v_load_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
 MB_INLINE v_float v_load_bf16(const void *p)
@@ -113,22 +136,35 @@ MB_INLINE v_int v_load_u16(const void *p) { return _mm512_cvtepu16_epi32(_mm256_
 MB_INLINE v_int v_load_u8(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
 MB_INLINE v_int v_load_i8(const void *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(p)); }
 /* [V_LANES][2] bytes -> [V_LANES][2] int16 */
-MB_INLINE v_int v_load_u8_pairs(const void *p) { return _mm512_cvtepu8_epi16(_mm256_loadu_si256(p)); }
-MB_INLINE v_int v_int_add(v_int a, int b) { return _mm512_add_epi32(a, _mm512_set1_epi32(b)); }
+MB_INLINE v_int v_load_u8_pairs(const void *p)
+{
+    return _mm512_cvtepu8_epi16(_mm256_loadu_si256(p));
+}
+/* The same of the high nibbles. */
+MB_INLINE v_int v_load_high_pairs(const void *p)
+{
+    const __m256i high = _mm256_srli_epi16(_mm256_loadu_si256(p), 4);
+    return _mm512_cvtepu8_epi16(_mm256_and_si256(high, _mm256_set1_epi8(15)));
+}
 
-/* --- preparing activations ----------------------------------------------------------------------------------------- */
+/* --- preparing activations
+ * -----------------------------------------------------------------------------------------
+ */
 
 MB_INLINE v_float v_abs_max(v_float x, v_float max)
 {
-    return _mm512_max_ps(_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff))),
+    return _mm512_max_ps(_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x),
+                                                              _mm512_set1_epi32(0x7fffffff))),
                          max);
 }
 MB_INLINE float v_reduce_max(v_float v) { return _mm512_reduce_max_ps(v); }
-/* 16 floats -> 16 int8 at p, round to nearest even, what is no number is 0; returns their sum. */
+/* 16 floats -> 16 int8 at p, round to nearest even, what is no number is 0;
+ * returns their sum. */
 MB_INLINE int v_quantize16(const float *x, float inverse, int8_t *p)
 {
     const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse));
-    const __m512i q = _mm512_maskz_cvtps_epi32(_mm512_cmp_ps_mask(scaled, scaled, _CMP_ORD_Q), scaled);
+    const __m512i q =
+        _mm512_maskz_cvtps_epi32(_mm512_cmp_ps_mask(scaled, scaled, _CMP_ORD_Q), scaled);
     _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(q));
     return _mm512_reduce_add_epi32(q);
 }

@@ -128,7 +128,7 @@ static void a_file_with_anything_wrong_loads_nothing(void **unused)
     refuse(text, "iq4_nl", "q9_9", "q9_9");
     refuse(text, "iq4_nl", "q4_K", "twice");
     refuse(text, "blk.0.attn_q.weight", "token_embd.weight", "twice");
-    refuse(text, "12.0", "-12.0", "blk.11.ffn_down.weight in iq4_nl");
+    refuse(text, "12.0", "-0.5", "blk.11.ffn_down.weight in iq4_nl");
     refuse(text, "12.0", "1e999", "not valid JSON");
     refuse(text, "12.0", "\"12\"", "blk.11.ffn_down.weight in iq4_nl");
     refuse(text, "12.0", "12.0, 1", "blk.11.ffn_down.weight in iq4_nl");
