@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where the parts of an activation row record stand (kernel.h, struct
- * mb_activation_layout): codes first, then arrays by falling alignment. A
- * record's length is an odd multiple of 64 bytes, so that the same column of
- * several rows, which a tile reads together, never falls into one L1 set. */
+/* Where the parts of an activation row record stand (kernel.h, struct mb_activation_layout): codes
+ * first, then arrays by falling alignment. A record's length is an odd multiple of 64 bytes, so
+ * that the same column of several rows, which a tile reads together, never falls into one L1 set.
+ */
 #include "kernels/kernel.h"
 
 struct mb_activation_layout mb_activation_layout(enum mb_activation type, size_t k)

@@ -3,20 +3,17 @@
  *
  *   for each block of rows             the activations of a block stay in L2
  *     for each nr columns of y
- *       for each run of k              decode nr / 16 panels x k_block into the
- * workspace: L1 all rows of the block        the ISA's tile
+ *       for each run of k              decode nr / 16 panels x k_block into the workspace: L1
+ *         all rows of the block        the ISA's tile
  *
- * A code is decoded once per block of rows, so decoding costs 1 / rows of the
- * multiplication, and the workspace is a few tens of KB. f32 needs no decoding:
- * its panels are what a tile reads. */
+ * A code is decoded once per block of rows, so decoding costs 1 / rows of the multiplication, and
+ * the workspace is a few tens of KB. f32 needs no decoding: its panels are what a tile reads. */
 #include "kernels/kernel.h"
 
-/* Rows of a block: about half an L2 of records, but enough to pay for decoding.
- */
+/* Rows of a block: about half an L2 of records, but enough to pay for decoding. */
 enum { MAX_PANELS = 4, BLOCK_BYTES = 512 * 1024, MIN_BLOCK_ROWS = 96 };
 
-/* Where a decoded panel's arrays stand in its part of the workspace; all are
- * multiples of 64. */
+/* Where a decoded panel's arrays stand in its part of the workspace; all are multiples of 64. */
 struct offsets {
     size_t scale, d, min, min_pairs, bytes;
 };
@@ -54,8 +51,7 @@ size_t mb_gemm_workspace_bytes(const struct mb_gemm_plan *plan)
     return in_place(plan) ? 0 : plan->gemm->nr / MB_PANEL_ROWS * panel_offsets(plan).bytes;
 }
 
-/* AVX2 wants codes beyond 63 signed, others unsigned: a plan that mixes ISAs
- * flips the top bit. */
+/* AVX2 wants codes beyond 63 signed, others unsigned: a plan that mixes ISAs flips the top bit. */
 static void flip_codes(uint8_t *code, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i++)
@@ -99,35 +95,31 @@ void mb_gemm_run(const struct mb_gemm_plan *plan, const struct mb_gemv_args *arg
 {
     const size_t block_k = plan->decode != NULL ? mb_scale_superblock_k(plan->decode->scale) : 1;
     const size_t k = args->superblocks * block_k, run = run_k(plan), nr = plan->gemm->nr;
-    size_t block_rows = BLOCK_BYTES / args->layout->row_bytes;
-    if (block_rows < MIN_BLOCK_ROWS)
-        block_rows = MIN_BLOCK_ROWS;
-    const size_t blocks = (args->m + block_rows - 1) / block_rows;
-    for (size_t b = 0, row = 0; b < blocks; b++) {
-        const size_t rows = (args->m - row + blocks - b - 1) / (blocks - b); /* nearly equal */
-        struct mb_decoded panels[MAX_PANELS];
-        struct mb_gemm_args tile = {
-            .panels = panels,
-            .activations = args->activations + row * args->layout->row_bytes,
-            .layout = args->layout,
-            .bias_sum = args->bias_sum != NULL ? args->bias_sum + row * args->bias_stride : NULL,
-            .bias_stride = args->bias_stride,
-            .m = rows,
-            .y_stride = args->y_stride,
-        };
-        for (size_t j = 0; j < args->n; j += nr) {
-            tile.n = args->n - j < nr ? args->n - j : nr;
-            tile.y = args->y + row * args->y_stride + j;
-            const size_t count = (tile.n + MB_PANEL_ROWS - 1) / MB_PANEL_ROWS;
-            for (size_t k0 = 0; k0 < k; k0 += run) {
-                tile.k0 = k0;
-                tile.k = k - k0 < run ? k - k0 : run;
-                tile.first = k0 == 0;
+    const size_t run_bytes =
+        run * (plan->gemm->activation == MB_ACTIVATION_F32 ? sizeof(float) : 1);
+    const size_t most =
+        BLOCK_BYTES / run_bytes > MIN_BLOCK_ROWS ? BLOCK_BYTES / run_bytes : MIN_BLOCK_ROWS;
+    const size_t blocks = (args->m + most - 1) / most;
+    struct mb_decoded panels[MAX_PANELS];
+    struct mb_gemm_args tile = {.panels = panels,
+                                .layout = args->layout,
+                                .bias_stride = args->bias_stride,
+                                .y_stride = args->y_stride};
+    for (size_t b = 0, row = 0; b < blocks; b++, row += tile.m) {
+        tile.m = (args->m - row + blocks - b - 1) / (blocks - b); /* nearly equal */
+        tile.activations = args->activations + row * args->layout->row_bytes;
+        tile.bias_sum = args->bias_sum != NULL ? args->bias_sum + row * args->bias_stride : NULL;
+        for (tile.k0 = 0; tile.k0 < k; tile.k0 += run) {
+            tile.k = k - tile.k0 < run ? k - tile.k0 : run;
+            tile.first = tile.k0 == 0;
+            for (size_t j = 0; j < args->n; j += nr) {
+                tile.n = args->n - j < nr ? args->n - j : nr;
+                tile.y = args->y + row * args->y_stride + j;
                 decode_run(plan, args->panels + j / MB_PANEL_ROWS * args->panel_bytes,
-                           args->panel_bytes, count, k0, tile.k, workspace, panels);
+                           args->panel_bytes, (tile.n + MB_PANEL_ROWS - 1) / MB_PANEL_ROWS, tile.k0,
+                           tile.k, workspace, panels);
                 plan->gemm->fn.gemm(&tile);
             }
         }
-        row += rows;
     }
 }

@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Panels of a whole matrix, for every format at once: a block is split into its
- * fields, and the fields go where the layout of panel.h puts them; unpacking is
- * the same walk backwards.
+/* Panels of a whole matrix, for every format at once: a block is split into its fields, and the
+ * fields go where the layout of panel.h puts them; unpacking is the same walk backwards.
  *
- * A row owns 4 bytes of every 64-byte plane vector, so a row's 4 codes of a
- * k-quad move as one 32-bit word: mask, shift and or, whatever the plane's
- * width. A row touches nothing but its own lane; the bytes between a
- * super-block's scales and codes belong to no row and are written with lane 0,
- * which every panel has. */
+ * A row owns 4 bytes of every 64-byte plane vector, so a row's 4 codes of a k-quad move as one
+ * 32-bit word: mask, shift and or, whatever the plane's width. A row touches nothing but its own
+ * lane; the bytes between a super-block's scales and its codes belong to no row and are written
+ * with lane 0, which every panel has. */
 #include "kernels/panel.h"
 
 #include <string.h>
@@ -33,10 +31,9 @@ static struct packing packing_of(enum mb_format format, size_t k)
     p.superblocks = p.panel_bytes / p.at.bytes;
     p.block_k = p.info->block_k;
     p.blocks = p.at.k / p.block_k;
-    const size_t groups = p.at.k / mb_scale_group(p.info->scale);
     p.scales_end = p.at.sub_min;
     if (p.info->scale == MB_SCALE_G32X2MIN)
-        p.scales_end += groups * MB_PANEL_ROWS;
+        p.scales_end += (size_t)(p.at.k / mb_scale_group(p.info->scale)) * MB_PANEL_ROWS;
     return p;
 }
 
@@ -62,37 +59,36 @@ static void store_word(uint8_t *bytes, uint32_t word) { memcpy(bytes, &word, siz
 /* `bits` of every byte of a word. */
 static uint32_t byte_mask(unsigned bits) { return 0x01010101u * ((1u << bits) - 1); }
 
-/* Offset from a plane's first vector to the one that holds weight k: a chunk
- * has `bits` of them. */
+/* From a plane's first vector to the one that holds weight k: a chunk has `bits` of them. */
 static inline size_t vector_offset(const struct mb_superblock *at, unsigned k, unsigned bits)
 {
-    return k / MB_CHUNK_K * at->chunk_bytes + k % MB_CHUNK_K * bits / MB_CHUNK_K * MB_QUAD_BYTES;
+    return (size_t)(k / MB_CHUNK_K) * at->chunk_bytes +
+           (size_t)(k % MB_CHUNK_K * bits / MB_CHUNK_K) * MB_QUAD_BYTES;
 }
 
-/* Write bits [low, low + bits) of the codes of one row to a plane of `bits`
- * bits; plane points into its first vector. */
+/* Write bits [low, low + bits) of the codes of one row to a plane of `bits` bits; lane points into
+ * its first vector. */
 static inline void put_plane(const struct mb_superblock *at, const uint8_t *code, unsigned bits,
-                             unsigned low, uint8_t *plane)
+                             unsigned low, uint8_t *lane)
 {
     const unsigned quads = 8 / bits; /* quads that share a vector */
     const uint32_t mask = byte_mask(bits);
     for (unsigned i = 0; i < at->k; i += 4 * quads) {
-        uint8_t *lane = plane + vector_offset(at, i, bits);
         uint32_t word = 0;
         for (unsigned j = 0; j < quads; j++)
             word |= (load_word(code + i + 4 * j) >> low & mask) << bits * j;
-        store_word(lane, word);
+        store_word(lane + vector_offset(at, i, bits), word);
     }
 }
 
 /* The inverse: or the plane's bits into the codes. */
-static inline void get_plane(const struct mb_superblock *at, const uint8_t *plane, unsigned bits,
+static inline void get_plane(const struct mb_superblock *at, const uint8_t *lane, unsigned bits,
                              unsigned low, uint8_t *code)
 {
     const unsigned quads = 8 / bits;
     const uint32_t mask = byte_mask(bits);
     for (unsigned i = 0; i < at->k; i += 4 * quads) {
-        const uint32_t word = load_word(plane + vector_offset(at, i, bits));
+        const uint32_t word = load_word(lane + vector_offset(at, i, bits));
         for (unsigned j = 0; j < quads; j++) {
             uint8_t *quad = code + i + 4 * j;
             store_word(quad, load_word(quad) | (word >> bits * j & mask) << low);
@@ -142,8 +138,7 @@ static uint16_t get_half(const uint8_t *array, unsigned x, unsigned row)
     return half;
 }
 
-/* Sub-scales and sub-mins of a two-level super-block; `row` is the lane, 0
- * to 15. */
+/* Sub-scales and sub-mins of a two-level super-block; `row` is the lane, 0 to 15. */
 static void put_sub_scales(const struct packing *p, const struct mb_block_fields *f, unsigned row,
                            uint8_t *superblock)
 {
@@ -207,8 +202,8 @@ static void clear_fields(enum mb_scale_kind kind, struct mb_block_fields *fields
             fields->sub_scale[g] = -32;
 }
 
-/* One row of one super-block from its blocks; `count` of them exist (0 for
- * padding lanes), missing ones are zero. */
+/* One row of one super-block from its blocks; `count` of them exist (0 for padding lanes), missing
+ * ones are zero. */
 static void pack_lane(const struct packing *p, const uint8_t *src, unsigned count, unsigned row,
                       uint8_t *superblock)
 {
@@ -248,8 +243,7 @@ static void unpack_lane(const struct packing *p, const uint8_t *superblock, unsi
     }
 }
 
-/* Floats: element kk of a row goes to [kk][lane] of its panel; `count`
- * elements, padding is NULL.
+/* Floats: element kk of a row goes to [kk][lane] of its panel; `count` elements, padding is NULL.
  */
 static inline void pack_elements(const uint8_t *src, size_t count, size_t width, uint8_t *lane)
 {
@@ -293,8 +287,7 @@ static unsigned blocks_in(const struct packing *p, size_t k, size_t s)
     return left < p->blocks ? (unsigned)left : p->blocks;
 }
 
-/* Lanes [lane0, lane1) of one panel; src is the GGUF row of lane0, NULL for
- * padding. */
+/* Lanes [lane0, lane1) of one panel; src is the GGUF row of lane0, NULL for padding. */
 static void pack_lanes(const struct packing *p, size_t k, const uint8_t *src, unsigned lane0,
                        unsigned lane1, uint8_t *panel)
 {
@@ -303,8 +296,8 @@ static void pack_lanes(const struct packing *p, size_t k, const uint8_t *src, un
             pack_float_row(p, src ? src + (lane - lane0) * p->row_bytes : NULL, lane, panel);
         return;
     }
-    /* Super-blocks outside, rows inside: the 64-byte vectors of a super-block
-     * stay in L1 while its lanes fill. */
+    /* Super-blocks outside, rows inside: the 64-byte vectors of a super-block stay in L1 while its
+     * lanes fill. */
     for (size_t s = 0; s < p->superblocks; s++) {
         const unsigned count = src ? blocks_in(p, k, s) : 0;
         const size_t offset = s * p->blocks * p->info->block_bytes;

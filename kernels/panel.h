@@ -1,23 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The packed layouts that kernels read.
  *
- * Integer formats: P16K4. A panel is 16 output rows; inside it super-blocks
- * follow each other along k (64 weights for one-level scale kinds, 256 for
- * two-level ones), each a multiple of 64 bytes, so a thread reads one aligned
- * stream.
+ * Integer formats: P16K4. A panel is 16 output rows; inside it super-blocks follow each other along
+ * k (64 weights for one-level scale kinds, 256 for two-level ones), each a multiple of 64 bytes, so
+ * a thread reads one aligned stream.
  *
- *   super-block = [ d ][ dmin ][ sub-scales ][ sub-mins ][ pad to 64 ][ chunk
- * of 32 k ][ chunk ] ... chunk       = [ its plane1 ][ its plane2 ][ its plane4
- * ][ its plane8 ]
+ *   super-block = [ d ][ dmin ][ sub-scales ][ sub-mins ][ pad to 64 ][ chunk of 32 k ][ chunk ]
+ * ... chunk       = [ its plane1 ][ its plane2 ][ its plane4 ][ its plane8 ]
  *
- * A kernel needs the parts in just that order, so addresses only ever rise: a
- * stream that a hardware prefetcher follows. (Planes a super-block long, each a
- * stream of its own inside one page, halved the rate from memory on Zen 4.)
+ * A kernel needs the parts in just that order, so addresses only ever rise: one stream that a
+ * hardware prefetcher follows. (Planes a super-block long, each a stream of its own inside one
+ * page, halved the rate from memory on Zen 4.)
  *
- * A decoded k-quad (4 consecutive k of 16 rows) is 64 bytes: byte 4 * row + kk.
- * Planes keep sub-fields of those bytes, in 64-byte vectors whose byte
- * positions are already right, so decoding is shift and mask, never a shuffle.
- * In a chunk (quads 0 to 7):
+ * A decoded k-quad (4 consecutive k of 16 rows) is 64 bytes: byte 4 * row + kk. Planes keep
+ * sub-fields of those bytes, in 64-byte vectors whose byte positions are already right, so decoding
+ * is shift and mask, never a shuffle. In a chunk, quads 0 to 7:
  *
  *   plane8  8 vectors, vector i = quad i
  *   plane4  4 vectors, vector i: bits 0-3 = quad 2i, bits 4-7 = quad 2i + 1
@@ -26,25 +23,23 @@
  *
  *   b8: plane8           (stored + 128: q8_0's int8 xor 0x80)
  *   b4, lut4: plane4     b2: plane2
- *   b5: plane4, plane1 (bit 4)      b6: plane4, plane2 (bits 4-5)      b3:
- * plane2, plane1 (bit 2)
+ *   b5: plane4, plane1 (bit 4)      b6: plane4, plane2 (bits 4-5)      b3: plane2, plane1 (bit 2)
  *
  * Scales ([x][16]: for each x, the 16 rows one after the other):
  *   g32       d f16 [2][16]
  *   g32min    d f16 [2][16], min f16 [2][16] (added: w = d * code + min)
  *   g16x2     sub-scale i8 [16][16], d f16 [16]
- *   g16x2s6   sub-scale plus 32 in 6 bits, as q3_K stores it: low nibbles u8
- * [8][16] (bits 0-3 group 2i, 4-7 group 2i + 1), then high pairs u8 [4][16]
- * (bits 2j .. 2j + 1 group 4i + j), d f16 [16] g16x2min  u8 [8 pairs][16][2]:
- * bits 0-3 sub-scale, bits 4-7 sub-min; d, dmin f16 [16] each g32x2 sub-scale
- * i8 [8][16] (already minus 32), d f16 [16] g32x2min  sub-scale u8 [8][16],
- * sub-min u8 [4 pairs][16][2], d f16 [16], dmin f16 [16] (subtracted: w = d *
- * sc * code - dmin * min)
+ *   g16x2s6   sub-scale plus 32 in 6 bits, as q3_K stores it: low nibbles u8 [8][16] (bits 0-3
+ *             group 2i, 4-7 group 2i + 1), then high pairs u8 [4][16] (bits 2j .. 2j + 1 group
+ *             4i + j), d f16 [16]
+ *   g16x2min  u8 [8 pairs][16][2]: bits 0-3 sub-scale, bits 4-7 sub-min; d, dmin f16 [16] each
+ *   g32x2     sub-scale i8 [8][16] (already minus 32), d f16 [16]
+ *   g32x2min  sub-scale u8 [8][16], sub-min u8 [4 pairs][16][2], d f16 [16], dmin f16 [16]
+ *             (subtracted: w = d * sc * code - dmin * min)
  *
- * n is padded to 16 and k to the super-block with zero bytes. Floats: panels of
- * 16 rows x 1 k, [k][16] in the stored width, super-block = 1 k. Source:
- * BLIS-style panels with a 4-deep k for u8 x s8 dot products (Intel SDM,
- * VPDPBUSD). */
+ * n is padded to 16 and k to the super-block with zero bytes. Floats: panels of 16 rows x 1 k,
+ * [k][16] in the stored width, super-block = 1 k. Source: BLIS-style panels with a 4-deep k for u8
+ * x s8 dot products (Intel SDM, VPDPBUSD). */
 #ifndef MIXBIT_KERNELS_PANEL_H
 #define MIXBIT_KERNELS_PANEL_H
 
@@ -53,8 +48,8 @@
 
 enum { MB_PANEL_ROWS = 16, MB_QUAD_BYTES = 64, MB_CHUNK_K = 32 };
 
-/* What a coding and a scale kind fix. Inline so that kernels fold them; usable
- * with run-time values as well. */
+/* What a coding and a scale kind fix. Inline so that kernels fold them; usable with run-time values
+ * as well. */
 
 static inline bool mb_coding_is_float(enum mb_coding c)
 {
@@ -76,8 +71,8 @@ static inline unsigned mb_coding_plane1(enum mb_coding c)
     return c == MB_CODING_B3 || c == MB_CODING_B5;
 }
 
-/* Largest decoded code: what classifies a coding for int16 accumulation (lut4
- * is decoded through its table). */
+/* Largest decoded code: what classifies a coding for int16 accumulation (lut4 is decoded through
+ * its table). */
 static inline unsigned mb_coding_max(enum mb_coding c)
 {
     switch (c) {
@@ -105,8 +100,8 @@ static inline unsigned mb_scale_superblock_k(enum mb_scale_kind s)
     return s == MB_SCALE_NONE ? 1 : mb_scale_two_level(s) ? 256 : 64;
 }
 
-/* Zero point of the unsigned codes: w = d * (code - bias) for scale kinds
- * without a min; 0 with one. */
+/* Zero point of the unsigned codes: w = d * (code - bias) for scale kinds without a min; 0 with
+ * one. */
 static inline int mb_coding_bias(enum mb_coding c, enum mb_scale_kind s)
 {
     if (mb_coding_is_float(c) || mb_scale_has_min(s))
@@ -127,10 +122,10 @@ struct mb_superblock {
     unsigned d, dmin;            /* one-level kinds: f16 [2][16] arrays */
     unsigned sub_scale, sub_min; /* two-level kinds */
     unsigned codes;              /* the first chunk */
-    unsigned plane8, plane4, plane2,
-        plane1;           /* in the first chunk, where the coding has the plane */
+    unsigned plane1, plane2, plane4,
+        plane8;           /* in the first chunk, where the coding has the plane */
     unsigned chunk_bytes; /* from a chunk to the next: 64 per bit of code */
-    unsigned bytes;       /* a multiple of 64 (floats: 16 rows x element size) */
+    unsigned bytes;       /* a multiple of 64 (floats: 16 x element size) */
 };
 
 static inline struct mb_superblock mb_superblock_layout(enum mb_coding c, enum mb_scale_kind s)
@@ -161,13 +156,12 @@ static inline struct mb_superblock mb_superblock_layout(enum mb_coding c, enum m
     return b;
 }
 
-/* One block of a format taken apart: what packing needs, and what unpacking
- * puts together again without loss. */
+/* One block of a format taken apart: what packing needs, and what unpacking puts together again
+ * without loss. */
 struct mb_block_fields {
-    uint8_t code[256];     /* block_k codes as the panel stores them (b8: xor 0x80;
-                              lut4: the 4-bit index) */
-    int16_t sub_scale[16]; /* per group, signed where the kind is (g16x2s6:
-                              already minus 32) */
+    uint8_t code[256];     /* block_k codes as the panel stores them (b8: xor 0x80; lut4: the 4-bit
+                              index) */
+    int16_t sub_scale[16]; /* per group, signed where the kind is (g16x2s6: already minus 32) */
     int16_t sub_min[16];
     uint16_t d, dmin; /* f16 bits; for g32min dmin holds the min */
 };
@@ -176,8 +170,7 @@ struct mb_block_fields {
 extern const int8_t mb_lut4_iq4[16];
 extern const uint8_t mb_lut4_iq4_biased[16];
 
-/* Per-format functions, one row per format in format.c. Float formats have no
- * split and join. */
+/* Per-format functions, one row per format in format.c. Float formats have no split and join. */
 struct mb_format_ops {
     void (*dequantize_row)(const void *src, float *dst, size_t k);
     void (*quantize_row)(const float *src, const float *importance, void *dst,
@@ -187,10 +180,9 @@ struct mb_format_ops {
 };
 const struct mb_format_ops *mb_format_ops(enum mb_format format);
 
-/* Panels of a whole matrix, portable C (panel.c). Rows [row0, row1) of `src`
- * (GGUF rows, row0 first) go to their lanes of `panels`; packing the last row
- * also zeroes the padding lanes, so any order of ranges gives the same bytes.
- * Two threads must not pack rows of the same panel at once.
+/* Panels of a whole matrix, portable C (panel.c). Rows [row0, row1) of `src` (GGUF rows, row0
+ * first) go to their lanes of `panels`; packing the last row also zeroes the padding lanes, so any
+ * order of ranges gives the same bytes. Two threads must not pack rows of the same panel at once.
  */
 size_t mb_panel_bytes(enum mb_format format, size_t k); /* one panel of 16 rows; 0 on overflow */
 void mb_panel_pack_rows(enum mb_format format, size_t n, size_t k, const void *src, size_t row0,

@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The scalar kernels: every operation for every format, from the format's
- * descriptor alone.
+/* The scalar kernels: every operation for every format, from the format's descriptor alone.
  *
- * This file is the meaning of kernel.h's canonical numbers; whatever is faster
- * must give the same bits. A super-block is decoded into plain arrays (struct
- * mb_decoded), one routine multiplies decoded super-blocks with activation
- * rows, and both gemv and gemm are that routine. fmaf is one rounding wherever
- * it runs, in hardware or not. */
+ * This file is the meaning of kernel.h's canonical numbers; whatever is faster must give the same
+ * bits. A super-block is decoded into plain arrays (struct mb_decoded), one routine multiplies
+ * decoded super-blocks with activation rows, and both gemv and gemm are that routine. fmaf is one
+ * rounding wherever it runs, in hardware or not. */
 #include "kernels/half.h"
 #include "kernels/kernel.h"
 
@@ -91,8 +89,8 @@ static uint16_t load_u16(const uint8_t *from)
 
 static float load_half(const uint8_t *from) { return mb_half_to_float(load_u16(from)); }
 
-/* Code of weight `k` of row `lane`: its byte position is the same in every
- * plane, only the bits differ. */
+/* Code of weight `k` of row `lane`: its byte position is the same in every plane, only the bits
+ * differ. */
 static uint8_t decode_code(enum mb_coding coding, const struct mb_superblock *layout,
                            const uint8_t *block, size_t k, size_t lane)
 {
@@ -226,8 +224,8 @@ static struct activation activation_row(enum mb_scale_kind kind, const uint8_t *
     };
 }
 
-/* sum (code - bias) * q over group `group` of the row; `in` is that group's
- * number inside the decoded run. */
+/* sum (code - bias) * q over group `group` of the row; `in` is that group's number inside the
+ * decoded run. */
 static int32_t dot(const struct mb_decoded *w, const struct activation *a, size_t group, size_t in,
                    size_t size, size_t lane)
 {
@@ -267,8 +265,7 @@ static float add_two_level(enum mb_scale_kind kind, const struct mb_decoded *w,
     return f;
 }
 
-/* Continue f[16] with `superblocks` decoded ones, the first of which is number
- * `first` of the row.
+/* Continue f[16] with `superblocks` decoded ones, the first of which is number `first` of the row.
  */
 static void multiply(enum mb_scale_kind kind, const struct mb_decoded *w, size_t superblocks,
                      const struct activation *a, size_t first, float f[ROWS])
@@ -331,8 +328,7 @@ static void gemm(enum mb_scale_kind kind, const struct mb_gemm_args *args)
     }
 }
 
-/* ---- instances: one decode and one gemv per format, one gemm per scale kind
- * ---- */
+/* ---- instances: one decode and one gemv per format, one gemm per scale kind ---- */
 
 #define MB_FORMAT_ROW(id, gguf, name, block_k, block_bytes, coding, kind, ...)                     \
     static void decode_##id(const uint8_t *panel, size_t superblocks,                              \

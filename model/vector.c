@@ -34,7 +34,7 @@
 #undef MB_TARGET
 #undef MB_INLINE
 
-#define MB_AVX512 "avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"
+#define MB_AVX512 "avx512f,avx512bw,avx512dq,avx512vl"
 #define MB_CLONE(name) name##_avx512
 #define MB_LANES 16
 #define MB_TARGET __attribute__((target(MB_AVX512)))

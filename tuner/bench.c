@@ -27,7 +27,7 @@ static void run_product(void *arg, size_t iterations) { mb_workload_run(arg, ite
 static enum mb_status time_product(struct mb_workload *workload, double effort_s,
                                    struct mb_bench_row *row)
 {
-    const struct mb_timed timed = {run_product, workload};
+    const struct mb_timed timed = {.run = run_product, .arg = workload};
     const struct mb_measure_options options = {.budget_ns = 1e9 * (effort_s > 0 ? effort_s : 0.1)};
     struct mb_measurement result;
     enum mb_status status = mb_measure(&timed, 1, &options, &result);

@@ -27,16 +27,24 @@ static struct mb_cost key_of(const struct mb_contest *c, const struct mb_tune_ca
     return cost;
 }
 
-/* A candidate in its turn: the dispatch layer is told before every sample, which costs one lock. */
+/* A candidate in its turn. */
 struct contender {
     struct mb_workload *workload;
     const struct mb_tune_candidate *candidate;
 };
 
-static void run_contender(void *arg, size_t iterations)
+/* The dispatch layer walks its registry at the first question after a change: before the clock
+ * starts. */
+static void enter_contender(void *arg)
 {
     const struct contender *c = arg;
     mb_select_set(c->workload->format, &c->candidate->selection);
+    (void)mb_select(c->workload->format);
+}
+
+static void run_contender(void *arg, size_t iterations)
+{
+    const struct contender *c = arg;
     mb_workload_run(c->workload, iterations);
 }
 
@@ -44,7 +52,7 @@ static void run_prepare(void *arg, size_t iterations) { mb_workload_prepare(arg,
 
 static double prepare_ns(struct mb_workload *workload)
 {
-    const struct mb_timed timed = {run_prepare, workload};
+    const struct mb_timed timed = {.run = run_prepare, .arg = workload};
     const struct mb_measure_options options = {.budget_ns = 2e6};
     struct mb_measurement result;
     return mb_measure(&timed, 1, &options, &result) == MB_OK ? result.median_ns : 0;
@@ -56,7 +64,8 @@ static enum mb_status scout(struct mb_workload *workload, const struct mb_tune_c
 {
     struct contender contender = {workload, candidate};
     const struct mb_timed timed = {run_contender, &contender};
-    const struct mb_measure_options options = {.budget_ns = 1, .samples_min = 2};
+    const struct mb_measure_options options = {
+        .budget_ns = 1, .samples_min = 2, .enter = enter_contender};
     struct mb_measurement result = {0};
     const enum mb_status status = mb_measure(&timed, 1, &options, &result);
     *ns = result.median_ns;
@@ -112,6 +121,36 @@ static enum mb_status weed(struct mb_contest *c, struct mb_workload *workload, d
     return MB_OK;
 }
 
+/* Keep the candidates that have an entry which may still win; their errors come from there. */
+static void keep_leaders(struct mb_contest *c, double *errors)
+{
+    const struct mb_profile_entry *entries[MB_CANDIDATES_MAX];
+    double best_ns = INFINITY;
+    for (size_t i = 0; i < c->count; i++) {
+        const struct mb_cost key = key_of(c, &c->candidates[i]);
+        entries[i] = mb_profile_find(c->profile, &key);
+        if (entries[i] != NULL && !entries[i]->cost.failed)
+            best_ns = fmin(best_ns, entries[i]->cost.median_ns);
+    }
+    size_t left = 0;
+    for (size_t i = 0; i < c->count; i++)
+        if (entries[i] != NULL && !entries[i]->cost.failed &&
+            entries[i]->cost.median_ns <= best_ns * loser_ratio) {
+            errors[left] = entries[i]->cost.error;
+            c->candidates[left++] = c->candidates[i];
+        }
+    c->count = left;
+}
+
+/* On a revisit the better of the two figures stays. */
+static enum mb_status record(const struct mb_contest *c, const struct mb_cost *cost)
+{
+    const struct mb_profile_entry *before = c->revisit ? mb_profile_find(c->profile, cost) : NULL;
+    if (before != NULL && before->cost.median_ns <= cost->median_ns)
+        return MB_OK;
+    return mb_profile_put(c->profile, cost);
+}
+
 static enum mb_status take_turns(const struct mb_contest *c, struct mb_workload *workload,
                                  const double *errors)
 {
@@ -123,8 +162,8 @@ static enum mb_status take_turns(const struct mb_contest *c, struct mb_workload 
         timed[i] = (struct mb_timed){run_contender, &contenders[i]};
     }
     const double preparing_ns = prepare_ns(workload);
-    const struct mb_measure_options options = {.budget_ns = c->budget_ns,
-                                               .drop_ratio = loser_ratio};
+    const struct mb_measure_options options = {
+        .budget_ns = c->budget_ns, .drop_ratio = loser_ratio, .enter = enter_contender};
     enum mb_status status = mb_measure(timed, c->count, &options, results);
     if (status == MB_OK)
         status = workload->status;
@@ -135,7 +174,7 @@ static enum mb_status take_turns(const struct mb_contest *c, struct mb_workload 
         cost.min_ns = results[i].min_ns;
         cost.prepare_ns = fmin(preparing_ns, cost.median_ns);
         cost.error = errors[i];
-        status = mb_profile_put(c->profile, &cost);
+        status = record(c, &cost);
     }
     return status;
 }
@@ -144,7 +183,11 @@ enum mb_status mb_contest_run(struct mb_contest *contest, struct mb_workload *wo
 {
     double errors[MB_CANDIDATES_MAX];
     workload->m = contest->m;
-    enum mb_status status = weed(contest, workload, errors);
+    enum mb_status status = MB_OK;
+    if (contest->revisit)
+        keep_leaders(contest, errors);
+    else
+        status = weed(contest, workload, errors);
     if (status == MB_OK && contest->count > 0)
         status = take_turns(contest, workload, errors);
     return status;

@@ -3,7 +3,8 @@
  *
  * Every candidate is checked first; a wrong one is recorded as failed and never timed. The most
  * promising right one is looked at briefly, and what can't beat that even in theory is left out.
- * The rest take turns on the same copies of the weights. */
+ * The rest take turns on the same copies of the weights. A revisit times the leaders once more and
+ * keeps the better visit of each. */
 #ifndef MIXBIT_TUNER_CONTEST_H
 #define MIXBIT_TUNER_CONTEST_H
 
@@ -19,6 +20,7 @@ struct mb_contest {
     struct mb_tune_candidate *candidates; /* most promising first */
     size_t count;
     double budget_ns; /* of one candidate's timing */
+    bool revisit;     /* entries exist: no checks, leaders only */
 };
 
 /* Nothing is left to measure: every candidate has a current entry, or a bound above what the best

@@ -103,7 +103,7 @@ static enum mb_status measure_read(struct read_buffer *buffer, double budget_ns,
             continue;
         for (size_t v = 0; v < 6 && count < VARIANTS_MOST; v++) {
             cases[count] = (struct read_case){buffer, read, streams[v % 3], aheads[v / 3]};
-            timed[count] = (struct mb_timed){read_run, &cases[count]};
+            timed[count] = (struct mb_timed){.run = read_run, .arg = &cases[count]};
             count++;
         }
     }
@@ -191,7 +191,7 @@ enum mb_status mb_limit_peak_gmacs(struct mb_threads *threads, enum mb_isa isa,
             /* 100 products a nanosecond is a good core; a slow one just takes longer samples. */
             const size_t inner = (size_t)(inner_ns * 100) / peak->macs;
             cases[count] = (struct peak_case){threads, peak, inner};
-            timed[count] = (struct mb_timed){peak_run, &cases[count]};
+            timed[count] = (struct mb_timed){.run = peak_run, .arg = &cases[count]};
             count++;
         }
     if (count == 0)
@@ -224,7 +224,7 @@ static void dispatch_run(void *arg, size_t iterations)
 static enum mb_status measure_dispatch(struct mb_threads *threads, double budget_ns,
                                        double *dispatch_ns)
 {
-    const struct mb_timed timed = {dispatch_run, threads};
+    const struct mb_timed timed = {.run = dispatch_run, .arg = threads};
     const struct mb_measure_options options = {.budget_ns = budget_ns};
     struct mb_measurement result;
     const enum mb_status status = mb_measure(&timed, 1, &options, &result);

@@ -12,9 +12,10 @@
 
 enum {
     FLOOR_READINGS = 64,
-    FLOOR_MULTIPLE = 1000,
+    FLOOR_MULTIPLE = 4000,
     BACKWARDS_MOST = 8,
     GROWTH_TRIES = 8,
+    LONG_MULTIPLE = 16,
     SAMPLES_LEAST = 3,
     SAMPLES_MOST = 64,
 };
@@ -55,6 +56,7 @@ double mb_clock_floor_ns(const struct mb_clock *clock)
 
 struct turn {
     const struct mb_timed *timed;
+    void (*enter)(void *arg);
     double *clean, *disturbed; /* samples, per iteration */
     size_t clean_count, disturbed_count, iterations;
     double clean_ns, disturbed_ns; /* spent on them */
@@ -71,6 +73,8 @@ static uint64_t disturbances(const struct mb_clock *clock)
 static bool take_sample(const struct mb_clock *clock, const struct turn *turn, double *ns,
                         bool *disturbed)
 {
+    if (turn->enter != NULL)
+        turn->enter(turn->timed->arg);
     for (size_t tries = 0; tries < BACKWARDS_MOST; tries++) {
         const uint64_t before = disturbances(clock);
         const uint64_t begin = clock->now_ns(clock->user);
@@ -85,7 +89,8 @@ static bool take_sample(const struct mb_clock *clock, const struct turn *turn, d
 }
 
 /* Double the iterations until a sample is long enough; what ran on the way is the warm-up. A
- * disturbed sample may be long for the wrong reason, so it is tried again. */
+ * disturbed sample may be long for the wrong reason, so it is tried again, unless it is so long
+ * that it would do in any case. */
 static bool grow(const struct mb_clock *clock, struct turn *turn, double sample_ns)
 {
     double ns = 0;
@@ -94,7 +99,7 @@ static bool grow(const struct mb_clock *clock, struct turn *turn, double sample_
     for (size_t tries = 0; take_sample(clock, turn, &ns, &disturbed);) {
         turn->clean_ns += ns;
         if (ns >= sample_ns) {
-            if (!disturbed || ++tries == GROWTH_TRIES)
+            if (!disturbed || ns >= LONG_MULTIPLE * sample_ns || ++tries == GROWTH_TRIES)
                 return true;
             continue;
         }
@@ -240,8 +245,11 @@ enum mb_status mb_measure(const struct mb_timed *cases, size_t count,
         goto out;
     for (size_t i = 0; i < count; i++) {
         double *own = samples + i * 2 * room;
-        turns[i] = (struct turn){
-            .timed = &cases[i], .clean = own, .disturbed = own + room, .best_ns = INFINITY};
+        turns[i] = (struct turn){.timed = &cases[i],
+                                 .enter = options->enter,
+                                 .clean = own,
+                                 .disturbed = own + room,
+                                 .best_ns = INFINITY};
     }
     status = run_turns(clock, sample_ns, &bounds, turns, count, samples + count * 2 * room);
     for (size_t i = 0; i < count && status == MB_OK; i++)

@@ -29,13 +29,15 @@ struct mb_timed {
 
 struct mb_measure_options {
     const struct mb_clock *clock; /* NULL: mb_clock_monotonic */
-    double sample_ns;             /* shortest sample; 0: 1000 times the clock's noise floor */
+    double sample_ns;             /* shortest sample; 0: 4000 times the clock's noise floor */
     double budget_ns;             /* of one case's undisturbed samples and its warm-up; 0: 50 ms.
                                      Disturbed ones may cost as much again */
     size_t samples_min;           /* taken even when the budget is spent; 0: 3 */
     size_t samples_max;           /* undisturbed ones; 0: 64 */
     double drop_ratio; /* a case whose best sample is above this many times the leader's median
                           stops taking turns after samples_min; 0: never */
+    void (*enter)(void *arg); /* called with a case's arg before each of its samples, not timed: to
+                                 select a kernel; NULL: nothing */
 };
 
 struct mb_measurement {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The third door in thirty lines: quantize a matrix, pack it once, multiply, and see the error against plain floats. */
+/* The third door in thirty lines: quantize a matrix, pack it once, multiply, and see the error
+ * against plain floats. */
 #include <math.h>
 #include <mixbit/mixbit.h>
 #include <stdio.h>
@@ -27,7 +28,8 @@ int main(void)
         mb_pack_rows(&packed, blocks, 0, N) != MB_OK)
         return 1;
 
-    /* One token; NULL threads means this thread. A runtime with its own pool calls mb_matmul_range instead. */
+    /* One token; NULL threads means this thread. A runtime with its own pool calls mb_matmul_range
+     * instead. */
     if (mb_matmul(NULL, &packed, x, 1, K, y, N) != MB_OK)
         return 1;
 

@@ -203,8 +203,8 @@ MB_API enum mb_status mb_evaluate_against(struct mb_network *network,
                                           struct mb_evaluation *evaluation, struct mb_error *error);
 
 /** Speed, ns per token: decode at the end of `context` tokens, prefill of 512 tokens (several
- * sequences when the model's context is shorter). `matmul` parts are the time inside matrix
- * products, the rest is the fixed part. */
+ * sequences when the model's context is shorter), with the logits of every position. `matmul` parts
+ * are the time inside matrix products, the rest is the fixed part. */
 struct mb_speed {
     uint32_t size;
     size_t context;
@@ -237,7 +237,8 @@ struct mb_sense_options {
     const enum mb_format
         *formats; /* candidates; per tensor the fall-back applies, duplicates are probed once */
     size_t format_count;
-    size_t score_tokens;      /* scored positions in all; 0: the second half of every window */
+    size_t score_tokens;      /* scored positions in all; 0: the second half of every window; fewer
+                                 than those: evenly spread over them; more: all but the first */
     const char *journal_path; /* append-only state; NULL: none. A journal of another job is refused
                                  (MB_ERR_STALE) */
     const float *const *importance; /* as in mb_convert; NULL allowed */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* AVX2, FMA and F16C: the instances of this level (instances.def), and nothing
- * else. Register plan and limits are in matmul.h, the instructions in
- * verbs_avx2.h. */
+/* AVX2, FMA and F16C: the instances of this level (instances.def), and nothing else. Register plan
+ * and limits are in matmul.h, the instructions in verbs_avx2.h. */
 #include "kernels/kernel.h"
 
 #if defined(__x86_64__)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* AVX-512 with VNNI: the instances of this level (instances.def), and nothing
- * else. Register plan and limits are in matmul.h, the instructions in
- * verbs_avx512vnni.h. */
+/* AVX-512 with VNNI: the instances of this level (instances.def), and nothing else. Register plan
+ * and limits are in matmul.h, the instructions in verbs_avx512vnni.h. */
 #include "kernels/kernel.h"
 
 #if defined(__x86_64__)

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Turns one ISA's rows of instances.def into functions and its kernel table. An
- * ISA file includes its verbs, defines MB_INSTANCE_ISA (the level's name),
- * MB_INSTANCE_ID (its enum) and MB_INSTANCES_<name>, then includes this.
+/* Turns one ISA's rows of instances.def into functions and its kernel table. An ISA file includes
+ * its verbs, defines MB_INSTANCE_ISA (the level's name), MB_INSTANCE_ID (its enum) and
+ * MB_INSTANCES_<name>, then includes this.
  *
- * A row's words are pasted into the kernel's name and, through the aliases
- * below, into the constants that its inlined body folds on: the name says all
- * that the code knows. */
+ * A row's words are pasted into the kernel's name and, through the aliases below, into the
+ * constants that its inlined body folds on: the name says all that the code knows. */
 #include "kernels/x86/matmul.h"
 #include "kernels/x86/prepare.h"
 

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One row of f32 activations into its record: int8 codes, scales and sums,
- * written once on the verbs of an ISA.
+/* One row of f32 activations into its record: int8 codes, scales and sums, written once on the
+ * verbs of an ISA.
  *
- * The rounding is kernel.h's to the bit: one multiply by the inverse, round to
- * nearest even (what is no number becomes 0). Sums per 16 come free with the
- * codes. The last group may be short: it goes through a padded copy, and whole
- * padding groups are zero. */
+ * The rounding is kernel.h's to the bit: one multiply by the inverse, round to nearest even (what
+ * is no number becomes 0). Sums per 16 come free with the codes. The last group may be short: it
+ * goes through a padded copy, and whole padding groups are zero. */
 #ifndef MIXBIT_KERNELS_X86_PREPARE_H
 #define MIXBIT_KERNELS_X86_PREPARE_H
 

@@ -4,9 +4,9 @@ import json
 import os
 import random
 import struct
-import unittest
+import subprocess
 
-from harness import (CALIB, HELDOUT, MODEL, SENSE, SOURCE, Case, gguf_string, main, make_gguf, patch_string, profile,
+from harness import (BINARY, CALIB, HELDOUT, MODEL, Case, environment, main, make_gguf, patch_string, profile,
                      sensitivity)
 
 with open(MODEL, "rb") as _file:
@@ -55,8 +55,6 @@ class Models(Case):
             for _ in range(chance.choice((1, 1, 8))):
                 data[chance.randrange(60000)] ^= 1 << chance.randrange(8)
             path = self.write("flipped.gguf", bytes(data))
-            from harness import BINARY, environment
-            import subprocess
             done = subprocess.run([BINARY, "quantize", path, "--format", "q4_0", "-o", self.path("o.gguf"), "-q"],
                                   env=environment(), capture_output=True, timeout=120)
             self.assertIn(done.returncode, (0, 1), done.stderr)

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import unittest
 
 from harness import CALIB, HELDOUT, MODEL, SENSE, Case, environment, main, plan, profile, sensitivity
 

@@ -7,7 +7,6 @@ import signal
 import struct
 import subprocess
 import time
-import unittest
 
 from harness import BINARY, CALIB, HELDOUT, MODEL, Case, environment, main, make_gguf
 

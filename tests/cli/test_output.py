@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where output goes: files that aren't ours stay, folders that can't be written say so, terminals get what fits them."""
-import json
 import os
 import pty
 import re
@@ -10,7 +9,6 @@ import struct
 import subprocess
 import termios
 import fcntl
-import unittest
 
 import harness
 from harness import (BINARY, CALIB, HELDOUT, MODEL, SENSE, Case, environment, loud_skip, main, plan, profile, sensitivity)

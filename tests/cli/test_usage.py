@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import unittest
 
 from harness import BINARY, HELDOUT, MODEL, Case, environment, main
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Runs one check with crashes caught, and words its failures. A signal in the kernel jumps back
- * here; memory that the interrupted check held is given up, since the run is short and has failed
- * anyway. */
+ * here; guard pages that the interrupted check held are given up, since the run is short and has
+ * failed anyway. */
 #include "kernels/harness.h"
 
 #include <setjmp.h>
@@ -71,6 +71,7 @@ bool harness_check(struct harness *harness, const struct mb_kernel *kernel, uint
         good = check(harness);
     else
         harness_fail(harness, "%s", signal_name(signal));
+    data_destroy(&harness->data);
     for (size_t i = 0; i < CAUGHT; i++)
         sigaction(caught[i], &old[i], NULL);
     return good;

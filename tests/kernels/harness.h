@@ -75,6 +75,7 @@ struct harness {
     uint64_t seed;
     struct harness_case at;
     char failure[512]; /* "" while all is well */
+    struct data data;  /* operands of the case at hand; freed after a crash as well */
 };
 
 /* Record a failure of the case at hand; false, so that `return harness_fail(...)` reads well. */

@@ -49,14 +49,13 @@ static bool each_data(struct harness *harness, enum mb_format format, size_t m, 
     const struct shapes ks = k_shapes(mb_format_info(format));
     for (size_t i = 0; i < ks.count; i++)
         for (int fill = 0; fill < FILL_COUNT; fill++) {
-            struct data data;
             if (fill != FILL_RANDOM && i != 2)
                 continue;
             harness->at = (struct harness_case){
                 .format = format, .fill = (enum fill)fill, .m = m, .n = n, .k = ks.value[i]};
-            data_create(&data, format, (enum fill)fill, m, n, ks.value[i], harness->seed);
-            const bool good = check(harness, &data);
-            data_destroy(&data);
+            data_create(&harness->data, format, (enum fill)fill, m, n, ks.value[i], harness->seed);
+            const bool good = check(harness, &harness->data);
+            data_destroy(&harness->data);
             if (!good)
                 return false;
         }

@@ -145,7 +145,7 @@ static void gemv_saturates(const struct mb_gemv_args *args)
 {
     right(GEMV_B8)->fn.gemv(args);
     const int8_t *q = (const int8_t *)args->activations;
-    const uint8_t *code = args->panels;
+    const uint8_t *code = args->panels + mb_superblock_layout(MB_CODING_B8, MB_SCALE_G32).plane8;
     const int pair = code[0] * q[0] + code[1] * q[1];
     if (pair > INT16_MAX || pair < INT16_MIN)
         args->y[0] += 1;

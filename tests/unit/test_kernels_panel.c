@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Packed panels, read bit by bit. The reader here was written from the text of
- * kernels/panel.h alone: it shares no layout function with the code under test,
- * and what it reads has to give the very values that mb_dequantize gives for
- * the GGUF rows. */
-#include <cmocka.h>
+/* Packed panels, read bit by bit. The reader here was written from the text of kernels/panel.h
+ * alone: it shares no layout function with the code under test, and what it reads has to give the
+ * very values that mb_dequantize gives for the GGUF rows. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <cmocka.h>
 
-#include "guard.h"
 #include "kernels/half.h"
 #include "kernels/panel.h"
+#include "guard.h"
 #include "read_golden.h"
 
 static const size_t row_counts[] = {1, 15, 16, 17, 33};
@@ -21,8 +20,8 @@ enum { ROW_COUNTS = sizeof row_counts / sizeof *row_counts };
 static const size_t block_counts[] = {1, 2, 3, 7};
 enum { BLOCK_COUNTS = sizeof block_counts / sizeof *block_counts };
 
-/* The text's numbers for a kind of scale: weights and groups of a super-block,
- * bytes of the arrays that stand before the codes. */
+/* The text's numbers for a kind of scale: weights and groups of a super-block, bytes of the arrays
+ * that stand before the codes. */
 struct kind {
     size_t weights, group, sub_scale_bytes, sub_min_bytes, d_bytes, dmin_bytes;
 };
@@ -41,9 +40,8 @@ static struct kind kind_of(enum mb_scale_kind scale)
     }
 }
 
-/* Widths of the planes of a coding, 0-terminated; together the bits of a code,
- * the first plane here holding the lowest. In a chunk they stand the other way
- * round. */
+/* Widths of the planes of a coding, 0-terminated; together the bits of a code, the first one here
+ * holding the lowest. In a chunk they stand the other way round. */
 static const unsigned *planes_of(enum mb_coding coding)
 {
     static const unsigned b2[] = {2, 0}, b3[] = {2, 1, 0}, b4[] = {4, 0}, b5[] = {4, 1, 0},
@@ -97,6 +95,8 @@ static struct stored read_stored(const struct mb_format_info *info, size_t k_pad
         panels + (row / 16 * superblocks + k / kind.weights) * superblock_bytes(info);
     const size_t in = k % kind.weights, quad = in % 32 / 4, byte = 4 * lane + in % 4;
     const size_t group = in / kind.group, x = kind.d_bytes == 64 ? group : 0;
+    const uint8_t *codes =
+        at + superblock_bytes(info) - plane_bytes(info->coding, kind.weights); /* they end it */
     struct stored s = {.d = half_at(at, x, lane)};
     at += kind.d_bytes;
     if (kind.dmin_bytes > 0)
@@ -119,24 +119,20 @@ static struct stored read_stored(const struct mb_format_info *info, size_t k_pad
         break;
     default: break;
     }
-    /* The codes end the super-block: chunks of 32 weights, planes inside. */
-    const size_t codes = superblock_bytes(info) - plane_bytes(info->coding, kind.weights);
-    at += codes - (kind.d_bytes + kind.dmin_bytes);
-    at += (in / 32 + 1) * plane_bytes(info->coding, 32);
+    const uint8_t *plane = codes + (in / 32 + 1) * plane_bytes(info->coding, 32);
     unsigned shift = 0;
     for (const unsigned *width = planes_of(info->coding); *width; width++) {
-        at -= 64 * *width;
+        plane -= 64 * *width;
         const size_t quads = 8 / *width; /* in one vector */
-        const unsigned bits = at[quad / quads * 64 + byte] >> quad % quads * *width;
+        const unsigned bits = plane[quad / quads * 64 + byte] >> quad % quads * *width;
         s.code |= (bits & ((1u << *width) - 1)) << shift;
         shift += *width;
     }
     return s;
 }
 
-/* The weight, as the text says: what to add to the stored sub-scale, the zero
- * point, the sign of the minimum. Operations in ggml's order, so that bits can
- * be compared. */
+/* The weight, as the text says: what to add to the stored sub-scale, the zero point, the sign of
+ * the minimum. Operations in ggml's order, so that bits can be compared. */
 static float value_of(const struct mb_format_info *info, struct stored s)
 {
     static const int table[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
@@ -160,8 +156,8 @@ static float value_of(const struct mb_format_info *info, struct stored s)
     }
 }
 
-/* Blocks of random bytes; with `sane`, their f16 fields are finite (set through
- * split and join, which test_kernels_formats proves lossless). */
+/* Blocks of random bytes; with `sane`, their f16 fields are finite (set through split and join,
+ * which test_kernels_formats proves lossless). */
 static uint8_t *random_rows(const struct mb_format_info *info, size_t blocks, uint64_t seed,
                             bool sane)
 {
@@ -276,8 +272,7 @@ static void check_round_trip(const struct mb_format_info *info, size_t n, size_t
     free(rows);
 }
 
-/* Ranges in any order, into memory with anything in it, give the bytes of the
- * whole. */
+/* Ranges in any order, into memory with anything in it, give the bytes of the whole. */
 static void check_chunks(const struct mb_format_info *info, size_t n, size_t k)
 {
     const size_t row_bytes = mb_format_row_bytes(info->id, k);
@@ -304,8 +299,7 @@ static void check_chunks(const struct mb_format_info *info, size_t n, size_t k)
     free(parts);
 }
 
-/* Rows 20 to 30 of 64 lie in panel 1: nothing else changes, and of panel 1 only
- * their lanes. */
+/* Rows 20 to 30 of 64 lie in panel 1: nothing else changes, and of panel 1 only their lanes. */
 static void test_touches_own_lanes_only(void **state)
 {
     (void)state;
@@ -341,8 +335,7 @@ static void test_touches_own_lanes_only(void **state)
 static void test_panel_bytes(void **state)
 {
     (void)state;
-    /* By hand from the text: planes, then sub-scales, sub-mins, d, dmin up to a
-     * multiple of 64. */
+    /* By hand from the text: planes; sub-scales, sub-mins, d, dmin up to a multiple of 64. */
     assert_int_equal(mb_panel_bytes(MB_FORMAT_Q4_0, 64), 512 + 64);
     assert_int_equal(mb_panel_bytes(MB_FORMAT_Q4_0, 32), 512 + 64);
     assert_int_equal(mb_panel_bytes(MB_FORMAT_Q5_1, 96), 2 * (512 + 128 + 64 + 64));

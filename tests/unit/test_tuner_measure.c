@@ -59,7 +59,7 @@ static struct mb_measurement measure_one(struct world *world, struct script *scr
                                          struct mb_measure_options options)
 {
     const struct mb_clock clock = {world_now, world_disturbances, world};
-    const struct mb_timed timed = {script_run, script};
+    const struct mb_timed timed = {.run = script_run, .arg = script};
     struct mb_measurement result;
     memset(&result, 0, sizeof result);
     script->world = world;
@@ -96,7 +96,7 @@ static void a_clock_that_stands_still_is_an_error(void **state)
     struct world world = {0};
     struct script script = {.world = &world, .costs = &cost, .cost_count = 1};
     const struct mb_clock clock = {world_now, NULL, &world};
-    const struct mb_timed timed = {script_run, &script};
+    const struct mb_timed timed = {.run = script_run, .arg = &script};
     const struct mb_measure_options options = {.clock = &clock, .sample_ns = 100};
     struct mb_measurement result;
     assert_int_equal(mb_measure(&timed, 1, &options, &result), MB_ERR_DEVICE);
@@ -146,6 +146,33 @@ static void the_budget_ends_a_case_but_not_before_the_least_samples(void **state
     r = measure_one(&world, &poor,
                     (struct mb_measure_options){.sample_ns = 1, .samples_min = 7, .budget_ns = 1});
     assert_int_equal(r.samples, 7);
+}
+
+static void enter_slowly(void *arg)
+{
+    struct script *s = arg;
+    s->world->now += 1000000;
+    s->world->log[s->world->log_count++] = '(';
+}
+
+static void entering_a_turn_is_not_timed(void **state)
+{
+    (void)state;
+    const double cost = 100;
+    struct world world = {.now = 1};
+    struct script script = {.world = &world, .costs = &cost, .cost_count = 1, .letter = 'a'};
+    const struct mb_clock clock = {world_now, NULL, &world};
+    const struct mb_timed timed = {script_run, &script};
+    const struct mb_measure_options options = {.clock = &clock,
+                                               .sample_ns = 1,
+                                               .samples_min = 2,
+                                               .samples_max = 2,
+                                               .budget_ns = 1,
+                                               .enter = enter_slowly};
+    struct mb_measurement result;
+    assert_int_equal(mb_measure(&timed, 1, &options, &result), MB_OK);
+    assert_string_equal(world.log, "(a(a(a");
+    assert_true(result.median_ns == 100);
 }
 
 static void candidates_take_turns(void **state)
@@ -245,6 +272,14 @@ static void growth_is_not_fooled_by_a_disturbance(void **state)
     const struct mb_measurement r = measure_one(
         &world, &script, (struct mb_measure_options){.sample_ns = 1000, .budget_ns = 1e9});
     assert_int_equal(r.iterations, 128);
+
+    /* What is long by far is not run again and again. */
+    const double ages = 16000;
+    struct script slow = {.costs = &ages, .cost_count = 1, .disturbed = "xxxxxxxxxxxxxxxxxxxxxxxx"};
+    (void)measure_one(&world, &slow,
+                      (struct mb_measure_options){
+                          .sample_ns = 1000, .samples_min = 2, .samples_max = 2, .budget_ns = 1});
+    assert_int_equal(slow.samples, 1 + 2);
 }
 
 static void a_sample_that_ended_before_it_began_is_thrown_away(void **state)
@@ -262,7 +297,7 @@ static void a_sample_that_ended_before_it_began_is_thrown_away(void **state)
     world.backwards = 1000000;
     struct script again = {.world = &world, .costs = &cost, .cost_count = 1};
     const struct mb_clock clock = {world_now, NULL, &world};
-    const struct mb_timed timed = {script_run, &again};
+    const struct mb_timed timed = {.run = script_run, .arg = &again};
     const struct mb_measure_options options = {.clock = &clock, .sample_ns = 1};
     struct mb_measurement result;
     world.now = 1000000000000;
@@ -277,6 +312,7 @@ int main(void)
         cmocka_unit_test(a_clock_that_stands_still_is_an_error),
         cmocka_unit_test(median_mad_and_minimum_are_those_of_the_samples),
         cmocka_unit_test(the_budget_ends_a_case_but_not_before_the_least_samples),
+        cmocka_unit_test(entering_a_turn_is_not_timed),
         cmocka_unit_test(candidates_take_turns),
         cmocka_unit_test(losers_stop_taking_turns),
         cmocka_unit_test(disturbed_samples_do_not_count),
