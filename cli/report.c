@@ -255,8 +255,8 @@ static void write_plan(FILE *out, const struct mb_report *report)
 static void write_page(FILE *out, const struct mb_report *report)
 {
     fputs("<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
-          "<meta name=viewport content=\"width=device-width\"><meta name=generator "
-          "content=mixbit><title>mixbit: ",
+          "<meta name=viewport content=\"width=device-width\"><meta name=\"generator\" "
+          "content=\"mixbit\"><title>mixbit: ",
           out);
     mb_html_text(out, report->model_name);
     fprintf(out, "</title><style>\n%s</style></head><body><main>\n<h1>", style);

@@ -244,10 +244,9 @@ static struct mb_sensitivity *finished_table(struct mb_model *model, const char 
     return NULL;
 }
 
-/* Scored positions of a window: its second half, whose first token only serves as context. */
-static size_t scored(size_t window) { return window - 1 - window / 2; }
-
-/* Windows of an effort: quick takes as many short ones as give QUICK_TOKENS scored positions. */
+/* Windows of an effort. Normal scores second halves, as evaluation does. Quick scores every
+ * position but a window's first: half the forward passes for the same count, at the price of
+ * positions with little context. */
 static void effort_defaults(const struct mb_model *model, const struct mb_sense_request *request,
                             size_t *windows, size_t *window)
 {
@@ -255,16 +254,16 @@ static void effort_defaults(const struct mb_model *model, const struct mb_sense_
     (void)snprintf(key, sizeof key, "%s.context_length", mb_model_architecture(model));
     const uint64_t context = mb_model_uint(model, key, SENSE_WINDOW);
     const bool quick = request->effort == MB_EFFORT_QUICK;
-    *window = SENSE_WINDOW;
+    *window = quick ? QUICK_TOKENS / 4 + 1 : SENSE_WINDOW;
     if (request->window > 0)
         *window = request->window;
-    else if (context >= 4 && context < SENSE_WINDOW)
+    else if (context >= 4 && context < *window)
         *window = (size_t)context;
     *windows = SENSE_WINDOWS;
     if (request->windows > 0)
         *windows = request->windows;
     else if (quick)
-        *windows = (QUICK_TOKENS + scored(*window) - 1) / scored(*window);
+        *windows = (QUICK_TOKENS + *window - 2) / (*window - 1);
 }
 
 enum mb_status mb_step_sense(struct mb_cli *cli, struct mb_model *model,
@@ -292,14 +291,12 @@ enum mb_status mb_step_sense(struct mb_cli *cli, struct mb_model *model,
                 request->output);
         goto out;
     }
-    const size_t score = windows.count * scored(windows.window);
     const struct mb_sense_options options = {
         .size = sizeof options,
         .windows = &windows,
         .formats = formats.at,
         .format_count = formats.count,
-        .score_tokens =
-            score < QUICK_TOKENS || request->effort != MB_EFFORT_QUICK ? 0 : QUICK_TOKENS,
+        .score_tokens = request->effort == MB_EFFORT_QUICK ? QUICK_TOKENS : 0,
         .journal_path = journal,
         .threads = request->threads,
         .progress = mb_stage_progress(cli),

@@ -43,6 +43,10 @@ class Balance(html.parser.HTMLParser):
 
 
 class Plan(Case):
+    def read(self, name):
+        with open(self.path(name), encoding="utf-8") as f:
+            return f.read()
+
     def test_whole_loop(self):
         done = self.run_mixbit("plan", MODEL, *SMALL, "--json")
         result = json.loads(done.stdout)
@@ -70,7 +74,7 @@ class Plan(Case):
         text = json.dumps(again)
         self.assertIn(f"{chosen[0]['perplexity']:.6g}"[:6], text)
 
-        page = open(os.path.join(out, "report.html"), encoding="utf-8").read()
+        page = self.read("out/report.html")
         parser = Balance()
         parser.feed(page)
         self.assertEqual((parser.open, parser.faults), ([], []))
@@ -79,9 +83,9 @@ class Plan(Case):
         for r in result["rows"]:
             self.assertIn(r["name"], words)
             self.assertIn(f"{r['kl']:.5f}", words)
-        plan = json.load(open(os.path.join(out, "plan.json"), encoding="utf-8"))
+        plan = json.loads(self.read("out/plan.json"))
         self.assertIn("blk.0.attn_q.weight", json.dumps(plan))
-        recipe = open(os.path.join(out, "recipe.llama.cpp.txt"), encoding="utf-8").read()
+        recipe = self.read("out/recipe.llama.cpp.txt")
         self.assertRegex(recipe, r"\^blk\\\.0\\\.ffn_down\\\.weight\$=")
 
         # A second run takes what is there: sensing is not repeated, and replaces its own files.
@@ -110,8 +114,9 @@ class Plan(Case):
         self.fails("plan", MODEL.replace("tiny-llama", "tiny-hybrid"), *SMALL, status=1, says=["granitehybrid"], keeps=False)
 
     def test_interrupted_and_resumed(self):
-        arguments = [BINARY, "plan", MODEL, *SMALL, "--windows", "8", "--window", "128"]
-        process = subprocess.Popen(arguments, cwd=self.folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        more_text = ["8" if x == "2" else "128" if x == "64" else x for x in SMALL]
+        arguments = [BINARY, "plan", MODEL, *more_text]
+        process = subprocess.Popen(arguments, cwd=self.folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         journal = None
         for _ in range(600):
             time.sleep(0.1)
@@ -124,8 +129,7 @@ class Plan(Case):
         _, error = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 130, error)
         self.assertEqual(len([line for line in error.decode().splitlines() if "interrupted" in line]), 1)
-        lines = len(open(self.path("out/" + journal), encoding="utf-8").readlines())
-        self.assertGreater(lines, 1)
+        self.assertGreater(len(self.read("out/" + journal).splitlines()), 1)
         self.run_mixbit(*arguments[1:])
         self.assertTrue(os.path.exists(self.path("out/mixed.gguf")))
 
