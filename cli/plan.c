@@ -10,7 +10,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 struct plan_options {
     const char *output, *text, *eval_text, *profile;
@@ -134,43 +133,10 @@ static void add_note(struct plan_run *run, const char *text)
         snprintf(run->notes[run->note_count++], sizeof run->notes[0], "%s", text);
 }
 
-/* ---- texts that come with mixbit: beside the build, or in the installed share folder
- * -------------------------- */
-
-static char *found(const char *folder, const char *below, const char *name)
-{
-    char *deep = mb_path_join(folder, below);
-    char *path = deep ? mb_path_join(deep, name) : NULL;
-    free(deep);
-    if (path && access(path, R_OK) == 0)
-        return path;
-    free(path);
-    return NULL;
-}
-
-static char *bundled_text(const char *name)
-{
-    static const char *const below[] = {"../models", "../share/mixbit", "models"};
-    char folder[4096] = ".";
-    const ssize_t length = readlink("/proc/self/exe", folder, sizeof folder - 1);
-    if (length > 0) {
-        folder[length] = 0;
-        char *slash = strrchr(folder, '/');
-        if (slash)
-            *slash = 0;
-    }
-    for (size_t i = 0; i < sizeof below / sizeof *below; i++) {
-        char *path = found(folder, below[i], name);
-        if (path)
-            return path;
-    }
-    return found(".", "models", name);
-}
-
 static enum mb_status choose_text(struct plan_run *run, const char *given, const char *name,
                                   const char *option, char **path)
 {
-    *path = given ? strdup(given) : bundled_text(name);
+    *path = given ? strdup(given) : mb_bundled_text(name);
     return *path ? MB_OK
                  : mb_usage(run->cli,
                             "%s: the text that comes with mixbit (%s) was not found; name a file",

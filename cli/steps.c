@@ -244,6 +244,36 @@ static struct mb_sensitivity *finished_table(struct mb_model *model, const char 
     return NULL;
 }
 
+static char *found(const char *folder, const char *below, const char *name)
+{
+    char *deep = mb_path_join(folder, below);
+    char *path = deep ? mb_path_join(deep, name) : NULL;
+    free(deep);
+    if (path && access(path, R_OK) == 0)
+        return path;
+    free(path);
+    return NULL;
+}
+
+char *mb_bundled_text(const char *name)
+{
+    static const char *const below[] = {"../models", "../share/mixbit", "models"};
+    char folder[4096] = ".";
+    const ssize_t length = readlink("/proc/self/exe", folder, sizeof folder - 1);
+    if (length > 0) {
+        folder[length] = 0;
+        char *slash = strrchr(folder, '/');
+        if (slash)
+            *slash = 0;
+    }
+    for (size_t i = 0; i < sizeof below / sizeof *below; i++) {
+        char *path = found(folder, below[i], name);
+        if (path)
+            return path;
+    }
+    return found(".", "models", name);
+}
+
 /* Windows of an effort. Normal scores second halves, as evaluation does. Quick scores every
  * position but a window's first: half the forward passes for the same count, at the price of
  * positions with little context. */

@@ -22,6 +22,9 @@ enum mb_status mb_step_check_output(struct mb_cli *cli, const char *path);
 char *mb_path_join(const char *folder, const char *name);
 /* "dir/tiny.f16.gguf" -> "tiny.f16<suffix>" in the current folder; free() it. */
 char *mb_path_beside(const char *model_path, const char *suffix);
+/* A text that comes with mixbit ("calib.txt"): beside the build, or in the installed share folder;
+ * free() it. NULL: not found. */
+char *mb_bundled_text(const char *name);
 
 /* ---- what a model has (steps.c) ---- */
 

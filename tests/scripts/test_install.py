@@ -15,6 +15,10 @@ def run(*command, **more):
     return subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True, **more).stdout
 
 
+# The README shows the example that is built here, word for word but for the licence line.
+shown = (source / "examples/matmul/matmul.c").read_text().split("\n", 1)[1].rstrip()
+assert shown in (source / "README.md").read_text(), "README.md and examples/matmul/matmul.c differ"
+
 with tempfile.TemporaryDirectory() as folder:
     prefix = Path(folder) / "prefix"
     run("cmake", "--install", build, "--prefix", prefix)
