@@ -533,7 +533,7 @@ static enum mb_status measure_and_sense(struct plan_run *run)
     free(table_path);
     struct mb_forecast_request forecast = {.table = run->table,
                                            .profile = run->profile,
-                                           .formats = &stored,
+                                           .formats = &run->formats,
                                            .pins = &o->budget.pins,
                                            .threads = mb_threads_count(run->threads)};
     if (status == MB_OK)

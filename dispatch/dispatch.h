@@ -68,14 +68,19 @@ enum mb_status mb_matmul_range_with(const struct mb_selection *selection,
 size_t mb_workspace_bytes_with(const struct mb_selection *selection,
                                const struct mb_weights *weights, size_t m);
 
+/* As mb_threads_run, for tasks that claim their work: threads that have not come by the time the
+ * caller has finished (a virtual CPU may be away for milliseconds) are not waited for and do not
+ * run the task at all. */
+void mb_threads_offer(struct mb_threads *threads,
+                      void (*task)(void *arg, size_t index, size_t count), void *arg);
 /* Inside a task of mb_threads_run: wait until every thread of the pool has come here. */
 void mb_threads_barrier(struct mb_threads *threads);
 /* Memory of thread `index` for the library's own matmuls, apart from the public scratch. */
 void *mb_threads_workspace(struct mb_threads *threads, size_t index, size_t bytes);
 /* Split units [0, total) over the pool: before a run, from the thread that starts it. */
 void mb_threads_split(struct mb_threads *threads, size_t total);
-/* The next piece for thread `index`: large pieces of its own contiguous share first, then single
- * steps of `step` units from the shares of slower threads. False when nothing is left. */
+/* The next piece for thread `index`, in multiples of `step` units: from its own contiguous share
+ * first, then from the shares of slower threads. False when nothing is left. */
 bool mb_threads_claim(struct mb_threads *threads, size_t index, size_t step, size_t *begin,
                       size_t *end);
 

@@ -150,7 +150,10 @@ static void run_call(struct call *call)
         run_part(call, 0, 1);
     } else {
         mb_threads_split(call->threads, call->panels);
-        mb_threads_run(call->threads, run_part, call);
+        if (call->x != NULL && !call->prepare_each) /* they meet at a barrier: all must come */
+            mb_threads_run(call->threads, run_part, call);
+        else
+            mb_threads_offer(call->threads, run_part, call);
     }
     if (call->threads == NULL)
         mb_free_aligned(call->own_workspace);

@@ -98,12 +98,19 @@ struct worker {
     pthread_t thread;
 };
 
+/* A region is one run of a task. Its state is one word, so that entering, leaving and closing it
+ * are single steps: its number in the upper half; below, whether it may be entered, whether
+ * everyone has to, and how many are inside. */
+enum { REGION_SHIFT = 32 };
+static const uint64_t REGION_OPEN = 1u << 31, REGION_EVERYONE = 1u << 30;
+
 struct mb_threads {
     struct gate start, done, meet;
+    _Alignas(CACHE_LINE) _Atomic uint64_t region;
     _Alignas(CACHE_LINE) _Atomic size_t running, arrived;
     _Alignas(CACHE_LINE) void (*task)(void *arg, size_t index, size_t count);
     void *arg;
-    bool stop;
+    _Atomic bool stop;
     size_t count;
     unsigned spins;
     struct worker *workers; /* [count], the first unused: the caller is index 0 */
@@ -111,9 +118,35 @@ struct mb_threads {
     struct memory *scratch, *workspace;
 };
 
+static bool is_new(uint64_t region, uint32_t last)
+{
+    return (region & REGION_OPEN) != 0 && (uint32_t)(region >> REGION_SHIFT) != last;
+}
+
 static void finish_part(struct mb_threads *pool)
 {
     if (atomic_fetch_sub(&pool->running, 1) == 1)
+        gate_advance(&pool->done);
+}
+
+/* Take part in the region that is open, unless it is the one that this worker was in last. A region
+ * for everyone stays until all have finished their part; one on offer may close at any moment, but
+ * not while someone is inside. */
+static void take_part(struct mb_threads *pool, size_t index, uint32_t *last)
+{
+    uint64_t region = atomic_load_explicit(&pool->region, memory_order_acquire);
+    do {
+        if (!is_new(region, *last))
+            return;
+        if ((region & REGION_EVERYONE) != 0)
+            break;
+    } while (!atomic_compare_exchange_weak(&pool->region, &region, region + 1));
+    *last = (uint32_t)(region >> REGION_SHIFT);
+    pool->task(pool->arg, index, pool->count);
+    if ((region & REGION_EVERYONE) != 0)
+        finish_part(pool);
+    else if ((uint32_t)atomic_fetch_sub(&pool->region, 1) ==
+             1) /* the last to leave a closed region */
         gate_advance(&pool->done);
 }
 
@@ -121,13 +154,32 @@ static void *work(void *argument)
 {
     const struct worker *self = argument;
     struct mb_threads *pool = self->pool;
-    for (uint32_t seen = 0;; seen++) {
+    uint32_t seen = 0, last = 0;
+    for (;;) {
         gate_wait(&pool->start, seen, pool->spins);
-        if (pool->stop)
+        seen = gate_value(&pool->start); /* regions that came and went meanwhile are missed */
+        if (atomic_load(&pool->stop))
             return NULL;
-        pool->task(pool->arg, self->index, pool->count);
-        finish_part(pool);
+        take_part(pool, self->index, &last);
     }
+}
+
+/* Open a region of the given kind and do the caller's part of it. Returns what the done gate stood
+ * at before. */
+static uint32_t open_region(struct mb_threads *pool,
+                            void (*task)(void *arg, size_t index, size_t count), void *arg,
+                            uint64_t kind)
+{
+    const uint64_t number =
+        (atomic_load_explicit(&pool->region, memory_order_relaxed) >> REGION_SHIFT) + 1;
+    const uint32_t before = gate_value(&pool->done);
+    pool->task = task;
+    pool->arg = arg;
+    atomic_store_explicit(&pool->running, pool->count, memory_order_relaxed);
+    atomic_store_explicit(&pool->region, number << REGION_SHIFT | kind, memory_order_release);
+    gate_advance(&pool->start);
+    task(arg, 0, pool->count);
+    return before;
 }
 
 void mb_threads_run(struct mb_threads *threads, void (*task)(void *arg, size_t index, size_t count),
@@ -137,14 +189,21 @@ void mb_threads_run(struct mb_threads *threads, void (*task)(void *arg, size_t i
         task(arg, 0, 1);
         return;
     }
-    threads->task = task;
-    threads->arg = arg;
-    atomic_store_explicit(&threads->running, threads->count, memory_order_relaxed);
-    const uint32_t before = gate_value(&threads->done);
-    gate_advance(&threads->start);
-    task(arg, 0, threads->count);
+    const uint32_t before = open_region(threads, task, arg, REGION_OPEN | REGION_EVERYONE);
     finish_part(threads);
     gate_wait(&threads->done, before, threads->spins);
+}
+
+void mb_threads_offer(struct mb_threads *threads,
+                      void (*task)(void *arg, size_t index, size_t count), void *arg)
+{
+    if (threads == NULL || threads->count == 1) {
+        task(arg, 0, 1);
+        return;
+    }
+    const uint32_t before = open_region(threads, task, arg, REGION_OPEN);
+    if ((atomic_fetch_and(&threads->region, ~REGION_OPEN) & (REGION_EVERYONE - 1)) != 0)
+        gate_wait(&threads->done, before, threads->spins);
 }
 
 void mb_threads_barrier(struct mb_threads *threads)
@@ -189,7 +248,7 @@ static size_t start_workers(struct mb_threads *pool)
 /* Join the first `started` threads and free everything. */
 static void tear_down(struct mb_threads *pool, size_t started)
 {
-    pool->stop = true;
+    atomic_store(&pool->stop, true);
     gate_advance(&pool->start);
     for (size_t i = 1; i < started; i++)
         (void)pthread_join(pool->workers[i].thread, NULL);
@@ -290,17 +349,17 @@ void mb_threads_split(struct mb_threads *threads, size_t total)
     }
 }
 
-/* Take a piece from the front of a share; it is `step` units, or half of what is left when the
- * owner asks. The units themselves were published by the gate that started the run, so the counter
- * carries no ordering. */
+/* Take a piece from the front of a share: half of what is left for its owner, a quarter for others,
+ * in whole steps. The units themselves were published by the gate that started the run, so the
+ * counter carries no ordering. */
 static bool take(struct share *share, bool own, size_t step, size_t *begin, size_t *end)
 {
     size_t next = atomic_load_explicit(&share->next, memory_order_relaxed), size;
     do {
         if (next >= share->end)
             return false;
-        const size_t left = share->end - next, half = left / 2 / step * step;
-        size = own && half > step ? half : step;
+        const size_t left = share->end - next, large = left / (own ? 2 : 4) / step * step;
+        size = large > step ? large : step;
         size = size < left ? size : left;
     } while (!atomic_compare_exchange_weak_explicit(&share->next, &next, next + size,
                                                     memory_order_relaxed, memory_order_relaxed));

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The loop nest of the buffered GEMM, for every ISA.
  *
- *   for each block of rows             the activations of a block stay in L2
- *     for each nr columns of y
- *       for each run of k              decode nr / 16 panels x k_block into the workspace: L1
- *         all rows of the block        the ISA's tile
+ *   for each block of rows
+ *     for each run of k              the block's activations of this run stay in L2
+ *       for each nr columns of y     decode nr / 16 panels of the run into the workspace: L1, L2
+ *         all rows of the block      the ISA's tile
  *
  * A code is decoded once per block of rows, so decoding costs 1 / rows of the multiplication, and
  * the workspace is a few tens of KB. f32 needs no decoding: its panels are what a tile reads. */

@@ -41,6 +41,11 @@ enum {
     ACT_i8g256 = MB_ACTIVATION_I8G256
 };
 enum { GROUP_i8g32 = 32, GROUP_i8g256 = 256 };
+#define MAX_CODE_f32 0
+#define MAX_CODE_u4 15
+#define MAX_CODE_u5 31
+#define MAX_CODE_u6 63
+#define MAX_CODE_u8 255
 #define PREPARE_BODY_f32(x, k, row) mb_prepare_f32(x, k, row)
 #define PREPARE_BODY_i8g32(x, k, row) mb_prepare_i8(x, k, row, 32)
 #define PREPARE_BODY_i8g256(x, k, row) mb_prepare_i8(x, k, row, 256)
@@ -76,19 +81,13 @@ enum { GROUP_i8g32 = 32, GROUP_i8g256 = 256 };
     static void SYMBOL_MATMUL(gemm, class, kind, activation, mr,                                   \
                               nr)(const struct mb_gemm_args *args)                                 \
     {                                                                                              \
-        mb_gemm(args, mr, nr, (enum mb_scale_kind)KIND_##kind,                                     \
-                mb_coding_max((enum mb_coding)WORD_##class));                                      \
+        mb_gemm(args, mr, nr, (enum mb_scale_kind)KIND_##kind, MAX_CODE_##class);                  \
     }
 #include "kernels/instances.def"
 
 /* Codes beyond 63 are signed where the ISA says so. */
 #define SIGNED_CODES(word)                                                                         \
     (V_SIGNED_CODES && ((int)WORD_##word == MB_CODING_B8 || (int)WORD_##word == MB_CODING_LUT4))
-#define MAX_CODE_f32 0
-#define MAX_CODE_u4 15
-#define MAX_CODE_u5 31
-#define MAX_CODE_u6 63
-#define MAX_CODE_u8 255
 
 #define MB_PREPARE_ROW(activation_)                                                                \
     {.name = TEXT(SYMBOL_PREPARE(activation_)),                                                    \

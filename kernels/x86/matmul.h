@@ -1,33 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The loop bodies of gemv and gemm, written once on the verbs of an ISA. Rows,
- * registers of columns, coding, scale kind and largest code are constants
- * wherever these are called, so every branch on them folds.
+/* The loop bodies of gemm and gemv, written once on the verbs of an ISA. Rows, registers of
+ * columns, coding, scale kind and largest code are constants wherever these are called, so every
+ * branch on them folds.
  *
- * Both compute, group by group in ascending k (kernel.h, the canonical
- * numbers):
+ * Both compute, group by group in ascending k (the canonical numbers of kernel.h):
  *
- *   dot[row][column register]  starts from the bias sum, a broadcast; then one
- * dot per quad: codes in a register, four activations broadcast from memory
- *   one-level   f = fma(float(dot), d * as, f) and f = fma(min, ss, f)
- *   two-level   s = fma(float(dot), sc, s); at the end of the super-block f =
- * fma(s, d * as, f), and the minima as int16 pairs . activation sums, one
- * instruction per two groups
+ *   dot[row][register]  starts from the bias sum, a broadcast; then one dot instruction per quad:
+ *                       codes in a register, four activations broadcast from memory
+ *   one-level           f = fma(float(dot), d * as, f), then f = fma(min, ss, f)
+ *   two-level           s = fma(float(dot), sc, s); once per super-block f = fma(s, d * as, f), and
+ *                       the minima as int16 pairs times activation sums, one per two groups
  *
- * Registers, AVX-512, gemm 6 x 2: 12 dots, 12 s (or f), 2 codes, 1 to 2
- * broadcasts, 2 scales of 32. In two-level kinds f would be 12 more: it lives
- * in memory and is touched once per super-block. AVX2, 3 x 2: 6 dots, 6 s or f,
- * 2 codes, broadcast and product, all 16. Limits per 16 rows, activation row
- * and group of 32 on the dot port: 8 dots, mul, fma (8/10 of the peak), with a
- * minimum 8/11; two-level 8/9, groups of 16 4/5. */
+ * Registers, gemm 6 x 2 on AVX-512: 12 dots, 12 f (or s), 2 codes, 1 activation, 2 scales of 32. In
+ * two-level kinds f would be 12 more: it stays in y and is touched once per super-block. 3 x 2 on
+ * AVX2: 6 dots, 6 f (or s), 2 codes, activation and product, all 16. Floats have no dots: 12 x 2
+ * and 6 x 2.
+ *
+ * Limits, per 16 columns, row and group of 32, in slots of the dot and fma ports: 8 dots, a
+ * multiplication and an fma (80 % of the peak), a minimum one more (73 %); two-level 8 + 1 (89 %),
+ * groups of 16 8 + 2 (80 %). */
 #ifndef MIXBIT_KERNELS_X86_MATMUL_H
 #define MIXBIT_KERNELS_X86_MATMUL_H
 
 #include "kernels/x86/decode.h"
 
-enum {
-    MB_MAX_ROWS = 12,
-    MB_MAX_REGISTERS = 8
-}; /* of any tile; more than one that big would spill */
+/* The largest tiles; arrays of this size live in registers, as far as a tile uses them. */
+enum { MB_TILE_ROWS = 12, MB_TILE_REGISTERS = 8 };
+typedef v_int mb_tile_int[MB_TILE_ROWS][MB_TILE_REGISTERS];
+typedef v_float mb_tile_float[MB_TILE_ROWS][MB_TILE_REGISTERS];
 
 /* One activation row, at the first k of the run. */
 struct mb_row {
@@ -38,44 +38,37 @@ struct mb_row {
     const int32_t *bias;
 };
 
-/* Pointers into row `r` of the records, moved to weight k0. */
 MB_INLINE struct mb_row mb_row_at(const uint8_t *records, const struct mb_activation_layout *layout,
                                   const int32_t *bias_sum, size_t bias_stride, size_t r, size_t k0,
                                   const enum mb_scale_kind scale)
 {
     const uint8_t *record = records + r * layout->row_bytes;
     const unsigned group = mb_scale_group(scale);
+    const size_t sum = group == 16 ? layout->sum16 : layout->sum32;
     return (struct mb_row){
         .code = record + k0,
         .x = (const float *)(const void *)record + k0,
         .scale = (const float *)(const void *)(record + layout->scale) +
                  k0 / (mb_scale_two_level(scale) ? 256 : 32),
         .scaled_sum = (const float *)(const void *)(record + layout->scaled_sum) + k0 / 32,
-        .sum = (const int16_t *)(const void *)(record +
-                                               (group == 16 ? layout->sum16 : layout->sum32)) +
-               k0 / group,
+        .sum = (const int16_t *)(const void *)(record + sum) + k0 / group,
         .bias = bias_sum ? bias_sum + r * bias_stride + k0 / group : NULL,
     };
 }
 
-/* Whether dots start from bias sums: symmetric kinds, unless the ISA keeps
- * these codes signed. */
+/* Whether an ISA keeps codes this large as int8; then there is no bias to start from. */
+MB_INLINE bool mb_is_signed(const unsigned max_code) { return V_SIGNED_CODES && max_code > 63; }
 MB_INLINE bool mb_has_bias(const enum mb_scale_kind scale, const unsigned max_code)
 {
-    return !mb_scale_has_min(scale) && !(V_SIGNED_CODES && max_code > 63);
+    return !mb_scale_has_min(scale) && !mb_is_signed(max_code);
 }
 
-/* --- gemm: decoded panels x activation rows
- * -------------------------------------------------------------------------- */
+/* ---- gemm: decoded panels x activation rows ---- */
 
-/* A run of decoded panels, by register of columns. */
-MB_INLINE const uint8_t *mb_tile_code(const struct mb_gemm_args *a, unsigned v)
-{
-    return a->panels[v / V_PARTS].code + v % V_PARTS * V_BYTES;
-}
+/* Register v of row `group` of an array [groups][16] of a decoded panel. */
 MB_INLINE v_float mb_tile_scale(const float *scale, size_t group, unsigned v)
 {
-    return v_load_float(scale + group * 16 + v % V_PARTS * V_LANES);
+    return v_load_float(scale + group * MB_PANEL_ROWS + v % V_PARTS * V_LANES);
 }
 
 /* Register v of row r of y, as far as it is inside the n columns. */
@@ -90,115 +83,117 @@ MB_INLINE void mb_tile_store(const struct mb_gemm_args *a, size_t r, unsigned v,
     v_store_some(a->y + r * a->y_stride + column, f, a->n > column ? a->n - column : 0);
 }
 
-/* dot[r][v] over one group: `quads` quads from quad number `quad` of the run, k
- * = 4 * quad. */
+/* Where the dots of a group start. Signed codes: sums that mb_sum_negatives left in `min`, as
+ * int32. */
+MB_INLINE v_int mb_tile_start(const struct mb_gemm_args *a, const struct mb_row *row, size_t group,
+                              unsigned v, const enum mb_scale_kind scale, const unsigned max_code)
+{
+    if (mb_is_signed(max_code))
+        return v_load(a->panels[v / V_PARTS].min + group * MB_PANEL_ROWS + v % V_PARTS * V_LANES);
+    return mb_has_bias(scale, max_code) ? v_broadcast4(row->bias + group) : v_zero();
+}
+
+/* dot[r][v] over one group: `quads` quads from number `quad` of the run on. */
 MB_INLINE void mb_tile_dots(const struct mb_gemm_args *a, const struct mb_row *row, size_t quad,
                             size_t group, const unsigned rows, const unsigned registers,
                             const unsigned quads, const enum mb_scale_kind scale,
-                            const unsigned max_code, v_int dot[MB_MAX_ROWS][MB_MAX_REGISTERS])
+                            const unsigned max_code, mb_tile_int dot)
 {
     const unsigned chain = v_dot_chain(max_code) < quads ? v_dot_chain(max_code) : quads;
-    MB_UNROLL
-    for (unsigned r = 0; r < rows; r++) {
-        const v_int start =
-            mb_has_bias(scale, max_code) ? v_broadcast4(row[r].bias + group) : v_zero();
-        MB_UNROLL
-        for (unsigned v = 0; v < registers; v++)
-            dot[r][v] = start;
+    MB_EACH (r, rows)
+        MB_EACH (v, registers)
+            dot[r][v] = mb_tile_start(a, &row[r], group, v, scale, max_code);
+    if (mb_is_signed(max_code)) { /* one register of codes and its signs at a time: all that there
+                                     is room for */
+        MB_EACH (i, quads)
+            MB_EACH (v, registers) {
+                const v_code code =
+                    v_load(a->panels[v / V_PARTS].code + (quad + i) * 64 + v % V_PARTS * V_BYTES);
+                MB_EACH (r, rows) {
+                    const v_int product =
+                        v_dot_flipped(code, v_broadcast4(row[r].code + (quad + i) * 4));
+                    dot[r][v] = v_dot_fold(dot[r][v], product, max_code);
+                }
+            }
+        return;
     }
-    MB_UNROLL
-    for (unsigned first = 0; first < quads; first += chain) {
-        v_int partial[MB_MAX_ROWS][MB_MAX_REGISTERS];
-        MB_UNROLL
-        for (unsigned i = 0; i < chain; i++) {
-            v_code code[MB_MAX_REGISTERS];
-            MB_UNROLL
-            for (unsigned v = 0; v < registers; v++)
-                code[v] = v_load(mb_tile_code(a, v) + (quad + first + i) * 64);
-            MB_UNROLL
-            for (unsigned r = 0; r < rows; r++) {
-                const v_code act = v_broadcast4(row[r].code + (quad + first + i) * 4);
-                MB_UNROLL
-                for (unsigned v = 0; v < registers; v++)
+    MB_EACH (link, quads / chain) {
+        mb_tile_int partial;
+        MB_EACH (i, chain) {
+            const size_t at = quad + link * chain + i;
+            v_code code[MB_TILE_REGISTERS];
+            MB_EACH (v, registers)
+                code[v] = v_load(a->panels[v / V_PARTS].code + at * 64 + v % V_PARTS * V_BYTES);
+            MB_EACH (r, rows) {
+                const v_code act = v_broadcast4(row[r].code + at * 4);
+                MB_EACH (v, registers)
                     partial[r][v] = i == 0 ? v_dot_first(dot[r][v], code[v], act, max_code)
                                            : v_dot_next(partial[r][v], code[v], act, max_code);
             }
         }
-        MB_UNROLL
-        for (unsigned r = 0; r < rows; r++)
-            MB_UNROLL
-        for (unsigned v = 0; v < registers; v++)
-            dot[r][v] = v_dot_fold(dot[r][v], partial[r][v], max_code);
+        MB_EACH (r, rows)
+            MB_EACH (v, registers)
+                dot[r][v] = v_dot_fold(dot[r][v], partial[r][v], max_code);
     }
 }
 
 MB_INLINE void mb_tile_one_level(const struct mb_gemm_args *a, const struct mb_row *row,
                                  const unsigned rows, const unsigned registers,
                                  const enum mb_scale_kind scale, const unsigned max_code,
-                                 v_float f[MB_MAX_ROWS][MB_MAX_REGISTERS])
+                                 mb_tile_float f)
 {
-    const size_t groups = a->k / 32;
-    for (size_t g = 0; g < groups; g++) {
-        v_int dot[MB_MAX_ROWS][MB_MAX_REGISTERS];
+    for (size_t g = 0; g < a->k / 32; g++) {
+        mb_tile_int dot;
         mb_tile_dots(a, row, g * 8, g, rows, registers, 8, scale, max_code, dot);
-        MB_UNROLL
-        for (unsigned r = 0; r < rows; r++) {
+        MB_EACH (r, rows) {
             const v_float as = v_broadcast_float(row[r].scale + g);
-            MB_UNROLL
-            for (unsigned v = 0; v < registers; v++) {
+            MB_EACH (v, registers) {
                 const v_float d = mb_tile_scale(a->panels[v / V_PARTS].scale, g, v);
                 f[r][v] = v_fma(v_to_float(dot[r][v]), v_mul(d, as), f[r][v]);
             }
             if (!mb_scale_has_min(scale))
                 continue;
             const v_float ss = v_broadcast_float(row[r].scaled_sum + g);
-            MB_UNROLL
-            for (unsigned v = 0; v < registers; v++)
+            MB_EACH (v, registers)
                 f[r][v] = v_fma(mb_tile_scale(a->panels[v / V_PARTS].min, g, v), ss, f[r][v]);
         }
     }
 }
 
-/* The end of super-block b: y takes s, and the minima times the activation
- * sums. */
+/* The end of super-block b: y takes s, and the minima times the activation sums. */
 MB_INLINE void mb_tile_superblock(const struct mb_gemm_args *a, const struct mb_row *row,
                                   size_t row0, size_t count, size_t b, const unsigned rows,
                                   const unsigned registers, const enum mb_scale_kind scale,
-                                  v_float s[MB_MAX_ROWS][MB_MAX_REGISTERS])
+                                  mb_tile_float s)
 {
     const unsigned pairs = 256 / mb_scale_group(scale) / 2;
-    v_int sum[MB_MAX_ROWS][MB_MAX_REGISTERS];
-    MB_UNROLL
-    for (unsigned r = 0; r < rows; r++)
-        MB_UNROLL
-    for (unsigned v = 0; v < registers; v++) {
-        const v_float d = mb_tile_scale(a->panels[v / V_PARTS].d, b, v);
-        const v_float factor = v_mul(d, v_broadcast_float(row[r].scale + b));
-        if (r < count)
-            mb_tile_store(a, row0 + r, v, v_fma(s[r][v], factor, mb_tile_load(a, row0 + r, v)));
-        sum[r][v] = v_zero();
+    mb_tile_int sum;
+    MB_EACH (r, rows) {
+        const v_float as = v_broadcast_float(row[r].scale + b);
+        MB_EACH (v, registers) {
+            const v_float d = v_mul(mb_tile_scale(a->panels[v / V_PARTS].d, b, v), as);
+            if (r < count)
+                mb_tile_store(a, row0 + r, v, v_fma(s[r][v], d, mb_tile_load(a, row0 + r, v)));
+            sum[r][v] = v_zero();
+        }
     }
     if (!mb_scale_has_min(scale))
         return;
-    for (unsigned p = 0; p < pairs; p++)
-        MB_UNROLL
-    for (unsigned v = 0; v < registers; v++) {
-        const int16_t *pair =
-            a->panels[v / V_PARTS].min_pairs + ((b * pairs + p) * 16 + v % V_PARTS * V_LANES) * 2;
-        const v_int min = v_load(pair);
-        MB_UNROLL
-        for (unsigned r = 0; r < rows; r++)
-            sum[r][v] = v_dot2(sum[r][v], min, v_broadcast4(row[r].sum + (b * pairs + p) * 2));
-    }
-    MB_UNROLL
-    for (unsigned r = 0; r < rows; r++)
-        MB_UNROLL
-    for (unsigned v = 0; v < registers; v++) {
-        const v_float d = mb_tile_scale(a->panels[v / V_PARTS].min, b, v);
-        const v_float factor = v_mul(d, v_broadcast_float(row[r].scale + b));
-        if (r < count)
-            mb_tile_store(a, row0 + r, v,
-                          v_fnma(v_to_float(sum[r][v]), factor, mb_tile_load(a, row0 + r, v)));
+    for (size_t p = b * pairs; p < (b + 1) * pairs; p++)
+        MB_EACH (v, registers) {
+            const int16_t *pair = a->panels[v / V_PARTS].min_pairs + p * 2 * MB_PANEL_ROWS;
+            const v_int min = v_load(pair + v % V_PARTS * 2 * V_LANES);
+            MB_EACH (r, rows)
+                sum[r][v] = v_dot2(sum[r][v], min, v_broadcast4(row[r].sum + 2 * p));
+        }
+    MB_EACH (r, rows) {
+        const v_float as = v_broadcast_float(row[r].scale + b);
+        MB_EACH (v, registers) {
+            const v_float dmin = v_mul(mb_tile_scale(a->panels[v / V_PARTS].min, b, v), as);
+            if (r < count)
+                mb_tile_store(a, row0 + r, v,
+                              v_fnma(v_to_float(sum[r][v]), dmin, mb_tile_load(a, row0 + r, v)));
+        }
     }
 }
 
@@ -210,21 +205,17 @@ MB_INLINE void mb_tile_two_level(const struct mb_gemm_args *a, const struct mb_r
 {
     const unsigned group = mb_scale_group(scale), groups = 256 / group;
     for (size_t b = 0; b < a->k / 256; b++) {
-        v_float s[MB_MAX_ROWS][MB_MAX_REGISTERS];
-        MB_UNROLL
-        for (unsigned r = 0; r < rows; r++)
-            MB_UNROLL
-        for (unsigned v = 0; v < registers; v++)
-            s[r][v] = v_zero_float();
+        mb_tile_float s;
+        MB_EACH (r, rows)
+            MB_EACH (v, registers)
+                s[r][v] = v_zero_float();
         for (size_t g = b * groups; g < (b + 1) * groups; g++) {
-            v_int dot[MB_MAX_ROWS][MB_MAX_REGISTERS];
+            mb_tile_int dot;
             mb_tile_dots(a, row, g * (group / 4), g, rows, registers, group / 4, scale, max_code,
                          dot);
-            MB_UNROLL
-            for (unsigned v = 0; v < registers; v++) {
+            MB_EACH (v, registers) {
                 const v_float sc = mb_tile_scale(a->panels[v / V_PARTS].scale, g, v);
-                MB_UNROLL
-                for (unsigned r = 0; r < rows; r++)
+                MB_EACH (r, rows)
                     s[r][v] = v_fma(v_to_float(dot[r][v]), sc, s[r][v]);
             }
         }
@@ -233,41 +224,34 @@ MB_INLINE void mb_tile_two_level(const struct mb_gemm_args *a, const struct mb_r
 }
 
 MB_INLINE void mb_tile_floats(const struct mb_gemm_args *a, const struct mb_row *row,
-                              const unsigned rows, const unsigned registers,
-                              v_float f[MB_MAX_ROWS][MB_MAX_REGISTERS])
+                              const unsigned rows, const unsigned registers, mb_tile_float f)
 {
 #pragma GCC unroll 4
     for (size_t k = 0; k < a->k; k++) {
-        v_float w[MB_MAX_REGISTERS];
-        MB_UNROLL
-        for (unsigned v = 0; v < registers; v++)
+        v_float w[MB_TILE_REGISTERS];
+        MB_EACH (v, registers)
             w[v] = mb_tile_scale(a->panels[v / V_PARTS].scale, k, v);
-        MB_UNROLL
-        for (unsigned r = 0; r < rows; r++) {
+        MB_EACH (r, rows) {
             const v_float act = v_broadcast_float(row[r].x + k);
-            MB_UNROLL
-            for (unsigned v = 0; v < registers; v++)
+            MB_EACH (v, registers)
                 f[r][v] = v_fma(w[v], act, f[r][v]);
         }
     }
 }
 
-/* One tile: y[row0 .. row0 + count)[0 .. n). `rows` is count rounded up to a
- * height that is compiled: the rows above count repeat the last one and are not
- * stored. */
+/* One tile: y[row0 .. row0 + count)[0 .. n). `rows` is count rounded up to a height that is
+ * compiled: the rows above count repeat the last one and are not stored. */
 MB_INLINE void mb_tile(const struct mb_gemm_args *a, size_t row0, size_t count, const unsigned rows,
                        const unsigned registers, const enum mb_scale_kind scale,
                        const unsigned max_code)
 {
-    v_float f[MB_MAX_ROWS][MB_MAX_REGISTERS];
-    struct mb_row row[MB_MAX_ROWS];
-    MB_UNROLL
-    for (unsigned r = 0; r < rows; r++) {
+    mb_tile_float f;
+    struct mb_row row[MB_TILE_ROWS];
+    MB_EACH (r, rows) {
         const size_t at = row0 + (r < count ? r : count - 1);
         row[r] =
             mb_row_at(a->activations, a->layout, a->bias_sum, a->bias_stride, at, a->k0, scale);
-        MB_UNROLL
-        for (unsigned v = 0; v < registers; v++)
+        MB_EACH (v, registers)
             f[r][v] = a->first ? v_zero_float() : mb_tile_load(a, at, v);
     }
     if (scale == MB_SCALE_NONE)
@@ -275,310 +259,316 @@ MB_INLINE void mb_tile(const struct mb_gemm_args *a, size_t row0, size_t count, 
     else if (!mb_scale_two_level(scale))
         mb_tile_one_level(a, row, rows, registers, scale, max_code, f);
     if (!mb_scale_two_level(scale) || a->first)
-        MB_UNROLL
-    for (unsigned r = 0; r < rows; r++)
-        MB_UNROLL
-    for (unsigned v = 0; v < registers; v++)
-        if (r < count)
-            mb_tile_store(a, row0 + r, v, f[r][v]);
+        MB_EACH (r, rows)
+            MB_EACH (v, registers)
+                if (r < count)
+                    mb_tile_store(a, row0 + r, v, f[r][v]);
     if (mb_scale_two_level(scale))
         mb_tile_two_level(a, row, row0, count, rows, registers, scale, max_code);
 }
 
-/* The body of every gemm_* kernel: tiles of mr rows, then one of a third, two
- * thirds or all of that height. If the last columns are just one of two panels,
- * it is read twice and its second copy is not stored. */
-MB_INLINE void mb_gemm(const struct mb_gemm_args *args, const unsigned mr, const unsigned nr,
-                       const enum mb_scale_kind scale, const unsigned max_code)
+/* Tiles of mr rows, then one of a third, two thirds or all of that height. */
+MB_INLINE void mb_tile_rows(const struct mb_gemm_args *a, const unsigned mr,
+                            const unsigned registers, const enum mb_scale_kind scale,
+                            const unsigned max_code)
 {
-    const struct mb_decoded twice[2] = {args->panels[0], args->panels[0]};
-    struct mb_gemm_args a = *args;
-    if (nr == 32 && a.n <= 16)
-        a.panels = twice;
     const unsigned step = mr / 3;
-    for (size_t row = 0; row < a.m; row += mr) {
-        const size_t count = a.m - row < mr ? a.m - row : mr;
+    for (size_t row = 0; row < a->m; row += mr) {
+        const size_t count = a->m - row < mr ? a->m - row : mr;
         if (count > 2 * step)
-            mb_tile(&a, row, count, 3 * step, nr / V_LANES, scale, max_code);
+            mb_tile(a, row, count, 3 * step, registers, scale, max_code);
         else if (count > step)
-            mb_tile(&a, row, count, 2 * step, nr / V_LANES, scale, max_code);
+            mb_tile(a, row, count, 2 * step, registers, scale, max_code);
         else
-            mb_tile(&a, row, count, step, nr / V_LANES, scale, max_code);
+            mb_tile(a, row, count, step, registers, scale, max_code);
     }
 }
 
-/* --- gemv: packed panels x a few activation rows
- * ------------------------------------------------------------------- */
+/* Signed codes: sums[group][16], int32, of |code| over the negative codes of each group of 32; what
+ * v_dot_flipped leaves out is the same for every activation row. */
+MB_INLINE void mb_sum_negatives(const uint8_t *code, size_t groups, int32_t *sums)
+{
+    for (size_t i = 0; i < groups; i++)
+        MB_EACH (part, V_PARTS) {
+            v_int sum = v_zero();
+            MB_EACH (q, 8)
+                sum = v_sum_negatives(sum, v_load(code + (i * 8 + q) * 64 + part * V_BYTES));
+            v_store(sums + i * MB_PANEL_ROWS + part * V_LANES, sum);
+        }
+}
+
+/* The body of every gemm_* kernel. If the last columns are just one of two panels, it is read twice
+ * and its second copy is not stored. Signed codes go in runs short enough for their sums to stay in
+ * L1. */
+MB_INLINE void mb_gemm(const struct mb_gemm_args *args, const unsigned mr, const unsigned nr,
+                       const enum mb_scale_kind scale, const unsigned max_code)
+{
+    enum { SIGNED_K = 2048 };
+    _Alignas(64) int32_t sums[V_SIGNED_CODES ? SIGNED_K / 32 * MB_PANEL_ROWS : 1];
+    struct mb_decoded panels[2] = {args->panels[0], args->panels[nr == 32 && args->n > 16]};
+    struct mb_gemm_args a = *args;
+    a.panels = panels;
+    if (!mb_is_signed(max_code)) {
+        mb_tile_rows(&a, mr, nr / V_LANES, scale, max_code);
+        return;
+    }
+    panels[0].min = (float *)(void *)sums; /* free: no kind with a minimum has signed codes */
+    for (size_t done = 0; done < args->k; done += a.k, a.k0 += a.k, a.first = false) {
+        a.k = args->k - done < SIGNED_K ? args->k - done : SIGNED_K;
+        mb_sum_negatives(panels[0].code, a.k / 32, sums);
+        mb_tile_rows(&a, mr, nr / V_LANES, scale, max_code);
+        panels[0].code += a.k * MB_PANEL_ROWS;
+        panels[0].scale += a.k / 32 * MB_PANEL_ROWS;
+        if (mb_scale_two_level(scale))
+            panels[0].d += a.k / 256 * MB_PANEL_ROWS;
+    }
+}
+
+/* ---- gemv: packed panels x a few activation rows ---- */
 
 struct mb_stream {
     const uint8_t *block; /* the current super-block of the first panel */
     size_t panel_bytes;
 };
 
-/* With several rows a line lasts longer than hardware prefetchers look ahead:
- * ask L2 for the stream, far ahead (on Zen 4 4 rows go from 100 to 145 GMAC/s a
- * core; closer, or into L1, is worse). One row does best alone, as a plain
- * rising stream: asking would hide the misses that train the hardware and cost
- * a quarter of the rate. */
-enum { MB_GEMV_PREFETCH_BYTES = 16384 };
+/* With several rows a line lasts longer than hardware prefetchers look ahead: ask L2 for the
+ * stream, far ahead (on Zen 4 4 rows go from 100 to 145 GMAC/s a core; closer, or into L1, is
+ * worse). One row does best alone, as a plain rising stream: asking would hide the misses that
+ * train the hardware, and cost a quarter of the rate. */
+enum { MB_STREAM_AHEAD = 16384 };
 MB_INLINE void mb_stream_prefetch(const uint8_t *p, const unsigned bytes)
 {
-    MB_UNROLL
-    for (unsigned line = 0; line < bytes; line += 64)
-        _mm_prefetch((const char *)(p + MB_GEMV_PREFETCH_BYTES + line), _MM_HINT_T1);
+    MB_EACH (line, (bytes + 63) / 64)
+        _mm_prefetch((const char *)(p + MB_STREAM_AHEAD + line * 64), _MM_HINT_T1);
 }
 
-MB_INLINE v_code mb_stream_quad(const struct mb_stream *w, size_t chunk, unsigned q, unsigned v,
-                                const enum mb_coding coding, const enum mb_scale_kind scale)
+/* The part of register v of the stream: panel and half. */
+MB_INLINE const uint8_t *mb_stream_block(const struct mb_stream *w, unsigned v)
 {
-    return mb_decode_quad(w->block + v / V_PARTS * w->panel_bytes, chunk, q, v % V_PARTS, coding,
-                          scale);
+    return w->block + v / V_PARTS * w->panel_bytes;
 }
-
-/* dot[r][v] over one group: quads q0 .. q0 + quads of a chunk. */
-MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *row, size_t chunk,
-                              unsigned q0, size_t k, const unsigned rows, const unsigned registers,
-                              const enum mb_coding coding, const enum mb_scale_kind scale,
-                              v_int dot[MB_MAX_ROWS][MB_MAX_REGISTERS])
-{
-    const unsigned max_code = mb_coding_max(coding), quads = mb_scale_group(scale) / 4;
-    const unsigned chain = v_dot_chain(max_code) < quads ? v_dot_chain(max_code) : quads;
-    MB_UNROLL
-    for (unsigned r = 0; r < rows; r++) {
-        const v_int start =
-            mb_has_bias(scale, max_code) ? v_broadcast4(row[r].bias + k / (4 * quads)) : v_zero();
-        MB_UNROLL
-        for (unsigned v = 0; v < registers; v++)
-            dot[r][v] = start;
-    }
-    MB_UNROLL
-    for (unsigned first = 0; first < quads; first += chain) {
-        v_int partial[MB_MAX_ROWS][MB_MAX_REGISTERS];
-        MB_UNROLL
-        for (unsigned i = 0; i < chain; i++)
-            MB_UNROLL
-        for (unsigned v = 0; v < registers; v++) {
-            const v_code code = mb_stream_quad(w, chunk, q0 + first + i, v, coding, scale);
-            MB_UNROLL
-            for (unsigned r = 0; r < rows; r++) {
-                const v_code act = v_broadcast4(row[r].code + k + (first + i) * 4);
-                partial[r][v] = i == 0 ? v_dot_first(dot[r][v], code, act, max_code)
-                                       : v_dot_next(partial[r][v], code, act, max_code);
-            }
-        }
-        MB_UNROLL
-        for (unsigned r = 0; r < rows; r++)
-            MB_UNROLL
-        for (unsigned v = 0; v < registers; v++)
-            dot[r][v] = v_dot_fold(dot[r][v], partial[r][v], max_code);
-    }
-}
-
 /* f16 scales [x][16] at byte `offset` of the super-block. */
 MB_INLINE v_float mb_stream_f16(const struct mb_stream *w, unsigned offset, size_t x, unsigned v)
 {
-    return v_load_f16(w->block + v / V_PARTS * w->panel_bytes + offset + x * 32 +
+    return v_load_f16(mb_stream_block(w, v) + offset + x * 2 * MB_PANEL_ROWS +
                       v % V_PARTS * 2 * V_LANES);
+}
+
+/* dot[r][v] over one group: quads q0 .. of a chunk, weight k of the rows. */
+MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *row, size_t chunk,
+                              unsigned q0, size_t k, const unsigned rows, const unsigned registers,
+                              const enum mb_coding coding, const enum mb_scale_kind scale,
+                              mb_tile_int dot)
+{
+    const unsigned max_code = mb_coding_max(coding), group = mb_scale_group(scale),
+                   quads = group / 4;
+    const unsigned chain = v_dot_chain(max_code) < quads ? v_dot_chain(max_code) : quads;
+    MB_EACH (r, rows) {
+        const v_int start =
+            mb_has_bias(scale, max_code) ? v_broadcast4(row[r].bias + k / group) : v_zero();
+        MB_EACH (v, registers)
+            dot[r][v] = start;
+    }
+    MB_EACH (link, quads / chain) {
+        mb_tile_int partial;
+        MB_EACH (i, chain)
+            MB_EACH (v, registers) {
+                const unsigned q = link * chain + i;
+                const v_code code = mb_decode_quad(mb_stream_block(w, v), chunk, q0 + q,
+                                                   v % V_PARTS, coding, scale);
+                MB_EACH (r, rows) {
+                    const v_code act = v_broadcast4(row[r].code + k + q * 4);
+                    partial[r][v] = i == 0 ? v_dot_first(dot[r][v], code, act, max_code)
+                                           : v_dot_next(partial[r][v], code, act, max_code);
+                }
+            }
+        MB_EACH (r, rows)
+            MB_EACH (v, registers)
+                dot[r][v] = v_dot_fold(dot[r][v], partial[r][v], max_code);
+    }
 }
 
 /* One super-block at weight k of the rows: 64 weights with one-level scales. */
 MB_INLINE void mb_stream_one_level(const struct mb_stream *w, const struct mb_row *row, size_t k,
                                    const unsigned rows, const unsigned registers,
                                    const enum mb_coding coding, const enum mb_scale_kind scale,
-                                   v_float f[MB_MAX_ROWS][MB_MAX_REGISTERS])
+                                   mb_tile_float f)
 {
     const struct mb_superblock at = mb_superblock_layout(coding, scale);
-    const unsigned chunk_bytes =
-        at.bytes / (64 / MB_CHUNK_K); /* its share of the header included */
+    const unsigned chunks = 64 / MB_CHUNK_K,
+                   share = at.bytes / chunks; /* of the super-block, header included */
     struct mb_header header;
-    MB_UNROLL
-    for (unsigned p = 0; p < registers / V_PARTS; p++)
-        mb_decode_header(w->block + p * w->panel_bytes, &header, coding, scale);
-    MB_UNROLL
-    for (unsigned c = 0; c < 64 / MB_CHUNK_K; c++) {
-        v_int dot[MB_MAX_ROWS][MB_MAX_REGISTERS];
+    MB_EACH (p, registers / V_PARTS)
+        mb_decode_header(mb_stream_block(w, p * V_PARTS), &header, coding, scale);
+    MB_EACH (c, chunks) {
+        mb_tile_int dot;
         if (rows > 1)
-            mb_stream_prefetch(w->block + c * chunk_bytes, chunk_bytes);
-        mb_stream_dots(w, row, c, 0, k + c * 32, rows, registers, coding, scale, dot);
-        MB_UNROLL
-        for (unsigned v = 0; v < registers; v++) {
+            mb_stream_prefetch(w->block + c * share, share);
+        mb_stream_dots(w, row, c, 0, k + c * MB_CHUNK_K, rows, registers, coding, scale, dot);
+        MB_EACH (v, registers) {
             const v_float d = mb_stream_f16(w, at.d, c, v);
-            MB_UNROLL
-            for (unsigned r = 0; r < rows; r++)
+            MB_EACH (r, rows)
                 f[r][v] = v_fma(v_to_float(dot[r][v]),
                                 v_mul(d, v_broadcast_float(row[r].scale + k / 32 + c)), f[r][v]);
             if (!mb_scale_has_min(scale))
                 continue;
             const v_float min = mb_stream_f16(w, at.dmin, c, v);
-            MB_UNROLL
-            for (unsigned r = 0; r < rows; r++)
+            MB_EACH (r, rows)
                 f[r][v] = v_fma(min, v_broadcast_float(row[r].scaled_sum + k / 32 + c), f[r][v]);
         }
     }
 }
 
-/* One super-block at weight k of the rows: 256 weights with two-level scales.
- */
+/* One super-block at weight k of the rows: 256 weights with two-level scales. */
 MB_INLINE void mb_stream_two_level(const struct mb_stream *w, const struct mb_row *row, size_t k,
                                    const unsigned rows, const unsigned registers,
                                    const enum mb_coding coding, const enum mb_scale_kind scale,
-                                   v_float f[MB_MAX_ROWS][MB_MAX_REGISTERS])
+                                   mb_tile_float f)
 {
     const struct mb_superblock at = mb_superblock_layout(coding, scale);
-    const unsigned group = mb_scale_group(scale), chunk_bytes = at.bytes / (256 / MB_CHUNK_K);
-    v_float s[MB_MAX_ROWS][MB_MAX_REGISTERS];
-    MB_UNROLL
-    for (unsigned r = 0; r < rows; r++)
-        MB_UNROLL
-    for (unsigned v = 0; v < registers; v++)
-        s[r][v] = v_zero_float();
-    struct mb_header header[MB_MAX_REGISTERS / V_PARTS];
-    MB_UNROLL
-    for (unsigned p = 0; p < registers / V_PARTS; p++)
-        mb_decode_header(w->block + p * w->panel_bytes, &header[p], coding, scale);
-    for (size_t c = 0; c < 256 / MB_CHUNK_K; c++) {
+    const unsigned group = mb_scale_group(scale), chunks = 256 / MB_CHUNK_K,
+                   share = at.bytes / chunks;
+    struct mb_header header[MB_TILE_REGISTERS / V_PARTS];
+    mb_tile_float s;
+    MB_EACH (r, rows)
+        MB_EACH (v, registers)
+            s[r][v] = v_zero_float();
+    MB_EACH (p, registers / V_PARTS)
+        mb_decode_header(mb_stream_block(w, p * V_PARTS), &header[p], coding, scale);
+    for (size_t c = 0; c < chunks; c++) {
         if (rows > 1)
-            mb_stream_prefetch(w->block + c * chunk_bytes, chunk_bytes);
-        MB_UNROLL
-        for (unsigned g = 0; g < MB_CHUNK_K / group; g++) {
-            v_int dot[MB_MAX_ROWS][MB_MAX_REGISTERS];
-            mb_stream_dots(w, row, c, g * (group / 4), k + c * 32 + g * group, rows, registers,
-                           coding, scale, dot);
-            MB_UNROLL
-            for (unsigned v = 0; v < registers; v++) {
-                const v_float sc =
-                    mb_decode_sub_scale(w->block + v / V_PARTS * w->panel_bytes,
-                                        &header[v / V_PARTS], c, g, v % V_PARTS, coding, scale);
-                MB_UNROLL
-                for (unsigned r = 0; r < rows; r++)
+            mb_stream_prefetch(w->block + c * share, share);
+        MB_EACH (g, MB_CHUNK_K / group) {
+            mb_tile_int dot;
+            mb_stream_dots(w, row, c, g * (group / 4), k + c * MB_CHUNK_K + g * group, rows,
+                           registers, coding, scale, dot);
+            MB_EACH (v, registers) {
+                const v_float sc = mb_decode_sub_scale(mb_stream_block(w, v), &header[v / V_PARTS],
+                                                       c, g, v % V_PARTS, coding, scale);
+                MB_EACH (r, rows)
                     s[r][v] = v_fma(v_to_float(dot[r][v]), sc, s[r][v]);
             }
         }
     }
-    MB_UNROLL
-    for (unsigned v = 0; v < registers; v++) {
+    MB_EACH (v, registers) {
         const v_float d = mb_stream_f16(w, at.d, 0, v);
-        MB_UNROLL
-        for (unsigned r = 0; r < rows; r++)
+        MB_EACH (r, rows)
             f[r][v] = v_fma(s[r][v], v_mul(d, v_broadcast_float(row[r].scale + k / 256)), f[r][v]);
         if (!mb_scale_has_min(scale))
             continue;
-        v_int sum[MB_MAX_ROWS];
-        MB_UNROLL
-        for (unsigned r = 0; r < rows; r++)
+        v_int sum[MB_TILE_ROWS];
+        MB_EACH (r, rows)
             sum[r] = v_zero();
-        MB_UNROLL
-        for (unsigned p = 0; p < 256 / group / 2; p++) {
-            const v_int pair = mb_decode_min_pair(w->block + v / V_PARTS * w->panel_bytes, p,
-                                                  v % V_PARTS, coding, scale);
-            MB_UNROLL
-            for (unsigned r = 0; r < rows; r++)
+        MB_EACH (p, 256 / group / 2) {
+            const v_int pair =
+                mb_decode_min_pair(mb_stream_block(w, v), p, v % V_PARTS, coding, scale);
+            MB_EACH (r, rows)
                 sum[r] = v_dot2(sum[r], pair, v_broadcast4(row[r].sum + k / group + 2 * p));
         }
         const v_float dmin = mb_stream_f16(w, at.dmin, 0, v);
-        MB_UNROLL
-        for (unsigned r = 0; r < rows; r++)
+        MB_EACH (r, rows)
             f[r][v] = v_fnma(v_to_float(sum[r]),
                              v_mul(dmin, v_broadcast_float(row[r].scale + k / 256)), f[r][v]);
     }
 }
 
+/* One k of float panels. */
 MB_INLINE void mb_stream_floats(const struct mb_stream *w, const struct mb_row *row, size_t k,
                                 const unsigned rows, const unsigned registers,
-                                const enum mb_coding coding,
-                                v_float f[MB_MAX_ROWS][MB_MAX_REGISTERS])
+                                const enum mb_coding coding, mb_tile_float f)
 {
     const size_t bytes = mb_superblock_layout(coding, MB_SCALE_NONE).bytes;
-    MB_UNROLL
-    for (unsigned v = 0; v < registers; v++) {
-        const uint8_t *p =
-            w->block + k * bytes + v / V_PARTS * w->panel_bytes + v % V_PARTS * (bytes / V_PARTS);
-        const v_float weight = mb_decode_float(p, coding);
-        MB_UNROLL
-        for (unsigned r = 0; r < rows; r++)
+    MB_EACH (v, registers) {
+        const v_float weight = mb_decode_float(
+            mb_stream_block(w, v) + k * bytes + v % V_PARTS * (bytes / V_PARTS), coding);
+        MB_EACH (r, rows)
             f[r][v] = v_fma(weight, v_broadcast_float(row[r].x + k), f[r][v]);
     }
 }
 
-/* `panels` panels from `panel` on, all k: columns `column` and after of y,
- * count <= rows rows (as in mb_tile). */
+MB_INLINE void mb_stream_all_floats(const struct mb_stream *w, const struct mb_row *row, size_t k,
+                                    const unsigned rows, const unsigned registers,
+                                    const enum mb_coding coding, mb_tile_float f)
+{
+    const size_t bytes = mb_superblock_layout(coding, MB_SCALE_NONE).bytes;
+    size_t i = 0;
+    for (; i + 4 <= k; i += 4) {
+        if (rows > 1)
+            MB_EACH (p, registers / V_PARTS)
+                mb_stream_prefetch(mb_stream_block(w, p * V_PARTS) + i * bytes, 4 * bytes);
+        MB_EACH (j, 4)
+            mb_stream_floats(w, row, i + j, rows, registers, coding, f);
+    }
+    for (; i < k; i++)
+        mb_stream_floats(w, row, i, rows, registers, coding, f);
+}
+
+/* `panels` panels from `panel` on, all k: columns `column` and after of y, m <= rows rows (as in
+ * mb_tile). */
 MB_INLINE void mb_stream_panels(const struct mb_gemv_args *a, const uint8_t *panel, size_t column,
                                 const unsigned rows, const unsigned panels,
                                 const enum mb_coding coding, const enum mb_scale_kind scale)
 {
     const unsigned registers = panels * V_PARTS;
-    const struct mb_superblock at = mb_superblock_layout(coding, scale);
     struct mb_stream w = {panel, a->panel_bytes};
-    v_float f[MB_MAX_ROWS][MB_MAX_REGISTERS];
-    struct mb_row row[MB_MAX_ROWS];
-    MB_UNROLL
-    for (unsigned r = 0; r < rows; r++) {
-        row[r] = mb_row_at(a->activations, a->layout, a->bias_sum, a->bias_stride,
-                           r < a->m ? r : a->m - 1, 0, scale);
-        MB_UNROLL
-        for (unsigned v = 0; v < registers; v++)
+    mb_tile_float f;
+    struct mb_row row[MB_TILE_ROWS];
+    MB_EACH (r, rows) {
+        const size_t at = r < a->m ? r : a->m - 1;
+        row[r] = mb_row_at(a->activations, a->layout, a->bias_sum, a->bias_stride, at, 0, scale);
+        MB_EACH (v, registers)
             f[r][v] = v_zero_float();
     }
-    if (scale == MB_SCALE_NONE) {
-        size_t k = 0;
-        for (; k + 4 <= a->superblocks; k += 4) {
-            MB_UNROLL
-            for (unsigned p = 0; rows > 1 && p < panels; p++)
-                mb_stream_prefetch(panel + p * a->panel_bytes + k * at.bytes, 4 * at.bytes);
-            MB_UNROLL
-            for (unsigned i = 0; i < 4; i++)
-                mb_stream_floats(&w, row, k + i, rows, registers, coding, f);
-        }
-        for (; k < a->superblocks; k++)
-            mb_stream_floats(&w, row, k, rows, registers, coding, f);
-    } else {
-        for (size_t b = 0; b < a->superblocks; b++, w.block += at.bytes)
+    if (scale == MB_SCALE_NONE)
+        mb_stream_all_floats(&w, row, a->superblocks, rows, registers, coding, f);
+    else
+        for (size_t b = 0; b < a->superblocks;
+             b++, w.block += mb_superblock_layout(coding, scale).bytes)
             if (mb_scale_two_level(scale))
                 mb_stream_two_level(&w, row, b * 256, rows, registers, coding, scale, f);
             else
                 mb_stream_one_level(&w, row, b * 64, rows, registers, coding, scale, f);
-    }
-    MB_UNROLL
-    for (unsigned r = 0; r < rows; r++)
-        MB_UNROLL
-    for (unsigned v = 0; v < registers; v++) {
-        const size_t at_column = column + v * V_LANES,
-                     left = a->n > at_column ? a->n - at_column : 0;
-        if (r < a->m)
-            v_store_some(a->y + r * a->y_stride + at_column, f[r][v], left);
-    }
+    MB_EACH (r, rows)
+        MB_EACH (v, registers) {
+            const size_t at = column + v * V_LANES;
+            if (r < a->m)
+                v_store_some(a->y + r * a->y_stride + at, f[r][v], a->n > at ? a->n - at : 0);
+        }
 }
 
-MB_INLINE void mb_gemv_rows(const struct mb_gemv_args *a, const unsigned rows,
-                            const unsigned panels, const enum mb_coding coding,
-                            const enum mb_scale_kind scale)
+MB_INLINE void mb_stream_rows(const struct mb_gemv_args *a, const unsigned rows,
+                              const unsigned panels, const enum mb_coding coding,
+                              const enum mb_scale_kind scale)
 {
-    const size_t count = (a->n + 15) / 16;
+    const size_t count = (a->n + MB_PANEL_ROWS - 1) / MB_PANEL_ROWS;
     size_t p = 0;
     for (; p + panels <= count; p += panels)
-        mb_stream_panels(a, a->panels + p * a->panel_bytes, p * 16, rows, panels, coding, scale);
+        mb_stream_panels(a, a->panels + p * a->panel_bytes, p * MB_PANEL_ROWS, rows, panels, coding,
+                         scale);
     if (panels > 1)
         for (; p < count; p++)
-            mb_stream_panels(a, a->panels + p * a->panel_bytes, p * 16, rows, 1, coding, scale);
+            mb_stream_panels(a, a->panels + p * a->panel_bytes, p * MB_PANEL_ROWS, rows, 1, coding,
+                             scale);
 }
 
-/* The body of every gemv_* kernel: m <= mr rows, nr / 16 panels in flight. */
+/* The body of every gemv_* kernel: m <= mr rows, nr / 16 panels in flight. 5 and 7 rows run as 6
+ * and 8. */
 MB_INLINE void mb_gemv(const struct mb_gemv_args *a, const unsigned mr, const unsigned nr,
                        const enum mb_coding coding, const enum mb_scale_kind scale)
 {
-    const unsigned panels = nr / 16;
+    const unsigned panels = nr / MB_PANEL_ROWS;
     if (mr == 1)
-        mb_gemv_rows(a, 1, panels, coding, scale);
+        mb_stream_rows(a, 1, panels, coding, scale);
     else if (a->m <= 2)
-        mb_gemv_rows(a, 2, panels, coding, scale);
+        mb_stream_rows(a, 2, panels, coding, scale);
     else if (a->m == 3)
-        mb_gemv_rows(a, 3, panels, coding, scale);
+        mb_stream_rows(a, 3, panels, coding, scale);
     else if (mr <= 4 || a->m == 4)
-        mb_gemv_rows(a, 4, panels, coding, scale);
+        mb_stream_rows(a, 4, panels, coding, scale);
     else if (a->m <= 6)
-        mb_gemv_rows(a, 6, panels, coding, scale);
+        mb_stream_rows(a, 6, panels, coding, scale);
     else
-        mb_gemv_rows(a, 8, panels, coding, scale);
+        mb_stream_rows(a, 8, panels, coding, scale);
 }
 
 #endif

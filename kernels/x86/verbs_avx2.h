@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The verbs of AVX2, FMA and F16C: what decode.h, matmul.h and prepare.h are
- * written on.
+/* The verbs of AVX2, FMA and F16C: what decode.h, matmul.h and prepare.h are written on.
  *
- * One ymm is half a quad of a panel: 8 rows x 4 k of codes, 8 int32 or 8 f32.
- * vpmaddubsw multiplies 32 unsigned codes by 32 signed activations and adds
- * pairs into saturating int16. How far such int16 sums may be chained before
- * they are widened (vpmaddwd with ones) follows from the largest code,
- * activations being within 127: 15 (and 7, 3): 8 products, 8 * 2 * 15 * 127 =
- * 30480      31: 4, 31496      63: 2, 32004 so a 4-bit group of 32 costs 8
- * multiplies, 7 adds (any port) and one widening. Codes up to 255 could
- * saturate in one product; they are kept signed instead, and the sign moves to
- * the activation (|w| * sign(a, w), 2 * 128 * 127 = 32512). Ports: two
- * multiplies a cycle (Intel p0 p1, Zen FP0 FP1), shared with the fmas;
- * broadcasts are loads. */
+ * One ymm is half a quad of a panel: 8 rows x 4 k of codes, 8 int32 or 8 f32. vpmaddubsw multiplies
+ * 32 unsigned codes by 32 signed activations and adds pairs into saturating int16. How many such
+ * products may be chained before they are widened (vpmaddwd with ones) follows from the largest
+ * code, activations being within 127:
+ *
+ *   codes to 15: 8 products, 8 * 2 * 15 * 127 = 30480; to 31: 4, 31496; to 63: 2, 32004
+ *
+ * so a 4-bit group of 32 costs 8 multiplies, 7 adds (any port) and one widening. Codes up to 255
+ * could saturate in one product; they are kept signed instead, and the sign moves to the activation
+ * (|w| * sign(a, w) is within 2 * 128 * 127 = 32512).
+ * Ports: two multiplies a cycle (Intel p0 p1, two of four on Zen), shared with the fmas and
+ * vpsignb; broadcasts are loads. */
 #ifndef MIXBIT_KERNELS_X86_VERBS_AVX2_H
 #define MIXBIT_KERNELS_X86_VERBS_AVX2_H
 
@@ -38,9 +38,7 @@ enum { V_LANES = 8, V_PARTS = 2, V_BYTES = 32 };
  */
 #define V_SIGNED_CODES 1
 
-/* --- memory
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- memory ---- */
 
 MB_INLINE v_code v_load(const void *p) { return _mm256_load_si256(p); }
 MB_INLINE void v_store(void *p, v_code v) { _mm256_store_si256(p, v); }
@@ -73,9 +71,7 @@ typedef int32_t __attribute__((may_alias, aligned(1))) v_dword;
 MB_INLINE v_code v_broadcast4(const void *p) { return _mm256_set1_epi32(*(const v_dword *)p); }
 MB_INLINE v_float v_broadcast_float(const float *p) { return _mm256_set1_ps(*p); }
 
-/* --- codes
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- codes ---- */
 
 MB_INLINE v_code v_bytes(int byte) { return _mm256_set1_epi8((char)byte); }
 MB_INLINE v_code v_and(v_code a, v_code b) { return _mm256_and_si256(a, b); }
@@ -96,8 +92,7 @@ MB_INLINE v_code v_table(const void *table16)
 }
 MB_INLINE v_code v_lookup(v_code table, v_code index) { return _mm256_shuffle_epi8(table, index); }
 
-/* --- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold
- * ---------------------------------------------- */
+/* ---- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold ---- */
 
 /* A sum where it is written: without this the compiler makes trees of the
  * chains, and spills all their leaves. */
@@ -121,6 +116,22 @@ MB_INLINE v_int v_dot_next(v_int partial, v_code code, v_code act, unsigned max_
 {
     return v_pin(_mm256_add_epi16(partial, v_dot_first(partial, code, act, max_code)));
 }
+/* A signed code's dot in gemm, where signs are worth preparing: |w| * (a xor -(w < 0)) is |w| * ~a
+ * = -|w| * a - |w| for negative codes, short of w * a by |w|, which is summed beforehand. The xor
+ * runs on any port, the sign on two. */
+MB_INLINE v_int v_dot_flipped(v_code code, v_code act)
+{
+    const v_code negative = _mm256_cmpgt_epi8(_mm256_setzero_si256(), code);
+    return _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_xor_si256(act, negative));
+}
+/* sum + |w| of the negative codes. */
+MB_INLINE v_int v_sum_negatives(v_int sum, v_code code)
+{
+    const v_code negative = _mm256_cmpgt_epi8(_mm256_setzero_si256(), code);
+    const v_code size = _mm256_and_si256(_mm256_abs_epi8(code), negative);
+    const __m256i pairs = _mm256_maddubs_epi16(size, _mm256_set1_epi8(1));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
 MB_INLINE v_int v_dot_fold(v_int start, v_int partial, unsigned max_code)
 {
     return (void)max_code,
@@ -135,9 +146,7 @@ MB_INLINE v_int v_zero(void) { return _mm256_setzero_si256(); }
 MB_INLINE v_int v_int_and(v_int a, int b) { return _mm256_and_si256(a, _mm256_set1_epi32(b)); }
 MB_INLINE v_int v_int_shift(v_int v, unsigned n) { return n ? _mm256_srli_epi32(v, (int)n) : v; }
 
-/* --- floats
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- floats ---- */
 
 MB_INLINE v_float v_zero_float(void) { return _mm256_setzero_ps(); }
 MB_INLINE v_float v_to_float(v_int v) { return _mm256_cvtepi32_ps(v); }
@@ -145,9 +154,7 @@ MB_INLINE v_float v_mul(v_float a, v_float b) { return _mm256_mul_ps(a, b); }
 MB_INLINE v_float v_fma(v_float a, v_float b, v_float c) { return _mm256_fmadd_ps(a, b, c); }
 MB_INLINE v_float v_fnma(v_float a, v_float b, v_float c) { return _mm256_fnmadd_ps(a, b, c); }
 
-/* --- widening loads: V_LANES elements
- * ----------------------------------------------------------------------------
- */
+/* ---- widening loads: V_LANES elements ---- */
 
 MB_INLINE v_float v_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
 MB_INLINE v_float v_load_bf16(const void *p)
@@ -166,9 +173,7 @@ MB_INLINE v_int v_load_high_pairs(const void *p)
     return _mm256_cvtepu8_epi16(_mm_and_si128(high, _mm_set1_epi8(15)));
 }
 
-/* --- preparing activations
- * -----------------------------------------------------------------------------------------
- */
+/* ---- preparing activations ---- */
 
 MB_INLINE v_float v_abs_max(v_float x, v_float max)
 {

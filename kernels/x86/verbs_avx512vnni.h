@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The verbs of AVX-512 with VNNI: what decode.h, matmul.h and prepare.h are
- * written on.
+/* The verbs of AVX-512 with VNNI: what decode.h, matmul.h and prepare.h are written on.
  *
- * One zmm is a whole quad of a panel: 16 rows x 4 k of codes, 16 int32 or 16
- * f32. vpdpbusd multiplies 64 unsigned codes by 64 signed activations and adds
- * fours into int32 without saturating, so a dot needs no shuffle, no sign trick
- * and no second instruction. Its activation operand is the same dword in every
- * lane: a broadcast straight from memory, done by the load port. (On Intel the
- * second VNNI port is also the only zmm shuffle port: a vpshufd there costs a
- * dot.) Ports: Intel Xeon p0 + p5, 2 dots a cycle; Zen 4 one zmm dot or fma a
- * cycle, conversions on other pipes. */
+ * One zmm is a whole quad of a panel: 16 rows x 4 k of codes, 16 int32 or 16 f32. vpdpbusd
+ * multiplies 64 unsigned codes by 64 signed activations and adds fours into int32 without
+ * saturating, so a dot needs no shuffle, no sign trick and no second instruction. Its activation
+ * operand is the same dword in every lane: a broadcast straight from memory, done by the load port.
+ * (On Intel the second VNNI port is also the only zmm shuffle port: a vpshufd there costs a dot.)
+ * Ports: Intel Xeon p0 + p5, 2 dots a cycle; Zen 4 one zmm dot or fma a cycle, conversions on other
+ * pipes. */
 #ifndef MIXBIT_KERNELS_X86_VERBS_AVX512VNNI_H
 #define MIXBIT_KERNELS_X86_VERBS_AVX512VNNI_H
 
@@ -36,9 +34,7 @@ enum { V_LANES = 16, V_PARTS = 1, V_BYTES = 64 };
  * sums. */
 #define V_SIGNED_CODES 0
 
-/* --- memory
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- memory ---- */
 
 MB_INLINE v_code v_load(const void *p) { return _mm512_load_si512(p); }
 MB_INLINE void v_store(void *p, v_code v) { _mm512_store_si512(p, v); }
@@ -66,9 +62,7 @@ typedef int32_t __attribute__((may_alias, aligned(1))) v_dword;
 MB_INLINE v_code v_broadcast4(const void *p) { return _mm512_set1_epi32(*(const v_dword *)p); }
 MB_INLINE v_float v_broadcast_float(const float *p) { return _mm512_set1_ps(*p); }
 
-/* --- codes
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- codes ---- */
 
 MB_INLINE v_code v_bytes(int byte) { return _mm512_set1_epi8((char)byte); }
 MB_INLINE v_code v_and(v_code a, v_code b) { return _mm512_and_si512(a, b); }
@@ -91,8 +85,7 @@ MB_INLINE v_code v_table(const void *table16)
 }
 MB_INLINE v_code v_lookup(v_code table, v_code index) { return _mm512_shuffle_epi8(table, index); }
 
-/* --- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold
- * ---------------------------------------------- */
+/* ---- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold ---- */
 
 MB_INLINE unsigned v_dot_chain(unsigned max_code) { return (void)max_code, 8; }
 MB_INLINE v_int v_dot_first(v_int start, v_code code, v_code act, unsigned max_code)
@@ -103,6 +96,9 @@ MB_INLINE v_int v_dot_next(v_int partial, v_code code, v_code act, unsigned max_
 {
     return (void)max_code, _mm512_dpbusd_epi32(partial, code, act);
 }
+/* For ISAs with signed codes; never reached here. */
+MB_INLINE v_int v_dot_flipped(v_code code, v_code act) { return (void)act, code; }
+MB_INLINE v_int v_sum_negatives(v_int sum, v_code code) { return (void)code, sum; }
 MB_INLINE v_int v_dot_fold(v_int start, v_int partial, unsigned max_code)
 {
     return (void)start, (void)max_code, partial;
@@ -113,9 +109,7 @@ MB_INLINE v_int v_zero(void) { return _mm512_setzero_si512(); }
 MB_INLINE v_int v_int_and(v_int a, int b) { return _mm512_and_si512(a, _mm512_set1_epi32(b)); }
 MB_INLINE v_int v_int_shift(v_int v, unsigned n) { return n ? _mm512_srli_epi32(v, n) : v; }
 
-/* --- floats
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- floats ---- */
 
 MB_INLINE v_float v_zero_float(void) { return _mm512_setzero_ps(); }
 MB_INLINE v_float v_to_float(v_int v) { return _mm512_cvtepi32_ps(v); }
@@ -123,9 +117,7 @@ MB_INLINE v_float v_mul(v_float a, v_float b) { return _mm512_mul_ps(a, b); }
 MB_INLINE v_float v_fma(v_float a, v_float b, v_float c) { return _mm512_fmadd_ps(a, b, c); }
 MB_INLINE v_float v_fnma(v_float a, v_float b, v_float c) { return _mm512_fnmadd_ps(a, b, c); }
 
-/* --- widening loads: V_LANES elements
- * ----------------------------------------------------------------------------
- */
+/* ---- widening loads: V_LANES elements ---- */
 
 MB_INLINE v_float v_load_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
 MB_INLINE v_float v_load_bf16(const void *p)
@@ -147,9 +139,7 @@ MB_INLINE v_int v_load_high_pairs(const void *p)
     return _mm512_cvtepu8_epi16(_mm256_and_si256(high, _mm256_set1_epi8(15)));
 }
 
-/* --- preparing activations
- * -----------------------------------------------------------------------------------------
- */
+/* ---- preparing activations ---- */
 
 MB_INLINE v_float v_abs_max(v_float x, v_float max)
 {

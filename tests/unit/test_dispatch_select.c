@@ -81,6 +81,11 @@ static void test_later_levels_win(void **state)
                     best_gemm = kernel->isa;
             }
             assert_int_equal(s->gemm.gemm->isa, best_gemm);
+            for (size_t j = 0; (kernel = mb_registry_at(j)) != NULL;
+                 j++) /* the narrowest tile that takes the codes */
+                if (kernel->op == MB_OP_GEMM && kernel->isa == best_gemm &&
+                    mb_kernel_fits(kernel, info))
+                    assert_true(s->gemm.gemm->max_code <= kernel->max_code);
             for (unsigned m = 1; m <= 8; m++) {
                 const struct mb_kernel *taken = s->gemv[m - 1];
                 assert_int_equal(taken->isa, best_gemv);

@@ -168,11 +168,64 @@ static void test_work_is_shared_out_once(void **state)
                 struct shared shared = {.step = step, .slow = i == 1};
                 assert_int_equal(mb_threads_create(sizes[i], &shared.threads), MB_OK);
                 mb_threads_split(shared.threads, totals[j]);
-                mb_threads_run(shared.threads, take_units, &shared);
+                if (j % 2 == 0)
+                    mb_threads_run(shared.threads, take_units, &shared);
+                else
+                    mb_threads_offer(shared.threads, take_units, &shared);
                 for (size_t u = 0; u < UNITS; u++)
                     assert_int_equal(atomic_load(&shared.taken[u]), u < totals[j]);
                 mb_threads_destroy(shared.threads);
             }
+}
+
+struct offered {
+    _Atomic size_t calls, inside;
+    size_t plain; /* written by index 0 alone */
+    long nap_ns;
+};
+
+static void take_part(void *arg, size_t index, size_t count)
+{
+    struct offered *offered = arg;
+    (void)count;
+    atomic_fetch_add(&offered->inside, 1);
+    atomic_fetch_add(&offered->calls, 1);
+    if (index == 0)
+        offered->plain++;
+    if (index != 0 && offered->nap_ns > 0) {
+        const struct timespec pause = {.tv_nsec = offered->nap_ns};
+        nanosleep(&pause, NULL);
+    }
+    atomic_fetch_sub(&offered->inside, 1);
+}
+
+/* Whoever takes part has left when an offer returns, nobody takes part twice, and later regions are
+ * not disturbed. */
+static void test_offers(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, 2, 3, MOST};
+    for (size_t i = 0; i < 4; i++)
+        for (int naps = 0; naps < 2; naps++) {
+            struct mb_threads *threads;
+            struct offered offered = {.nap_ns = naps * 50000};
+            struct count count = {0};
+            const size_t runs = naps ? 100 : 3000 / sizes[i];
+            assert_int_equal(mb_threads_create(sizes[i], &threads), MB_OK);
+            for (size_t run = 0; run < runs; run++) {
+                atomic_store(&offered.calls, 0);
+                mb_threads_offer(threads, take_part, &offered);
+                assert_int_equal(atomic_load(&offered.inside), 0);
+                assert_true(atomic_load(&offered.calls) >= 1 &&
+                            atomic_load(&offered.calls) <= sizes[i]);
+                assert_int_equal(offered.plain, run + 1);
+                if (run % 3 == 0)
+                    mb_threads_run(threads, count_call, &count);
+            }
+            for (size_t t = 0; t < sizes[i]; t++)
+                assert_int_equal(count.calls[t], (runs + 2) / 3);
+            mb_threads_destroy(threads);
+        }
 }
 
 static void test_scratch(void **state)
@@ -234,6 +287,7 @@ int main(void)
         cmocka_unit_test(test_wakes_after_any_pause),
         cmocka_unit_test(test_barrier),
         cmocka_unit_test(test_work_is_shared_out_once),
+        cmocka_unit_test(test_offers),
         cmocka_unit_test(test_scratch),
         cmocka_unit_test(test_signals_stay_with_the_program),
     };

@@ -237,6 +237,13 @@ static void test_read_grows(void **state)
     assert_memory_equal(data, sent, sizeof sent);
     free(data);
     close(ends[0]);
+    assert_int_equal(pipe(ends), 0); /* nor is the limit met before reading */
+    assert_int_equal(write(ends[1], sent, sizeof sent), sizeof sent);
+    close(ends[1]);
+    snprintf(name, sizeof name, "/dev/fd/%d", ends[0]);
+    assert_int_equal(mb_file_read(name, sizeof sent - 1, &data, &bytes, NULL), MB_ERR_FILE);
+    assert_null(data);
+    close(ends[0]);
 }
 
 static void test_mapping(void **state)
