@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GEMV_SLOTS = 8, GEMV_MOST_ROWS = 16 };
+enum { GEMV_SLOTS = 8, GEMV_MOST_ROWS = 32 };
 
 bool mb_space_fits(const struct mb_kernel *kernel, enum mb_format format, size_t m)
 {
@@ -72,7 +72,7 @@ unsigned mb_space_revision(const struct mb_kernel *kernel, enum mb_format format
     return revision;
 }
 
-/* Codes up to 63 may be accumulated in int16 (kernels.md: pairs of products stay below 2^15), which
+/* Codes up to 63 may be accumulated in int16 (pairs of products stay below 2^15), which
  * the faster of two chains of a level without 8-bit dot instructions needs. */
 static double product_peak(const struct mb_kernel *kernel, const struct mb_format_info *info,
                            const struct mb_limits *limits)

@@ -18,7 +18,7 @@ struct mb_tune_candidate {
     double bound_ns; /* no machine with these limits is faster; 0: limits unknown */
 };
 
-/* Whether the kernel can be the main body of format's product at m rows (gemv: m <= 16, in chunks).
+/* Whether the kernel can be the main body of format's product at m rows (gemv: m <= 32, in chunks).
  */
 bool mb_space_fits(const struct mb_kernel *kernel, enum mb_format format, size_t m);
 

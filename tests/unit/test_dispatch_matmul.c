@@ -184,7 +184,7 @@ static void test_packing_in_pieces(void **state)
 static void test_groups(void **state)
 {
     (void)state;
-    enum { K = 512, COUNT = 4, MOST_N = 700, M_ROWS = 9 };
+    enum { K = 512, COUNT = 4, MOST_N = 700, M_ROWS = 33 };
     static const enum mb_format formats[COUNT] = {MB_FORMAT_Q4_K, MB_FORMAT_Q6_K, MB_FORMAT_Q4_K,
                                                   MB_FORMAT_IQ4_XS};
     static const size_t sizes[COUNT] = {MOST_N, 17, 64, 333};
@@ -197,7 +197,7 @@ static void test_groups(void **state)
         y[i] = allocate(M_ROWS * MOST_N * sizeof(float));
     }
     for (size_t threads = 0; threads <= 3; threads++)
-        for (size_t m = 1; m <= M_ROWS; m += 4) {
+        for (size_t m = 1; m <= M_ROWS; m += 16) {
             struct mb_threads *pool = NULL;
             const struct mb_activations a = make_activations(MB_ACTIVATION_I8G256, m, K, x);
             if (threads > 0)
