@@ -344,7 +344,7 @@ static enum mb_status add_variants(struct plan_run *run, const struct mb_budget 
 }
 
 /* Rows of at most the source's size (larger ones answer nothing), then the plan, then its
- * neighbours. */
+ * neighbours: a plan that is a uniform format keeps that name. */
 static enum mb_status solve(struct plan_run *run)
 {
     struct mb_cli *cli = run->cli;
@@ -365,13 +365,6 @@ static enum mb_status solve(struct plan_run *run)
                                    run->options->budget.max_ram.bytes, &run->plan, &run->residency);
     if (status == MB_OK)
         describe_objective(run, &budget, fastest);
-    if (status == MB_OK)
-        status = mb_mix_plan(cli, run->model, run->plan, &mix);
-    if (status == MB_OK)
-        status =
-            mb_comparison_add(&run->comparison, &mix, MB_ROW_PLAN, &run->forecast, &run->chosen);
-    if (status == MB_OK)
-        status = add_variants(run, &budget, &run->forecast_request);
     for (size_t i = 0; i < count; i++) {
         const enum mb_row_kind kind =
             mixes[i].kind == MB_MIX_PRESET ? MB_ROW_PRESET : MB_ROW_UNIFORM;
@@ -382,6 +375,13 @@ static enum mb_status solve(struct plan_run *run)
             mb_mix_free(&mixes[i]);
     }
     free(mixes);
+    if (status == MB_OK)
+        status = mb_mix_plan(cli, run->model, run->plan, &mix);
+    if (status == MB_OK)
+        status =
+            mb_comparison_add(&run->comparison, &mix, MB_ROW_PLAN, &run->forecast, &run->chosen);
+    if (status == MB_OK)
+        status = add_variants(run, &budget, &run->forecast_request);
     return status == MB_OK ? add_neighbours(run, &budget) : status;
 }
 
