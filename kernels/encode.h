@@ -11,7 +11,7 @@
 #include "kernels/panel.h"
 
 /* The levels a code may stand for: the integers [low, high], stored as code = level - low; or
- * mb_lut4_iq4. */
+ * mb_table_iq4. */
 struct mb_levels {
     bool lut;
     float low, high;

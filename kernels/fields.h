@@ -4,7 +4,8 @@
  *   one level     w = d * (code - bias)              w = d * code + min
  *   two levels    w = (d * sc) * (code - bias)       w = (d * sc) * code - (dmin * m)
  *
- * lut4 puts table[code] where (code - bias) stands. Each product and sum is rounded to f32 in just
+ * Codings with a table put table[code] where code stands; d is the stored scale times the coding's
+ * unit. Each product and sum is rounded to f32 in just
  * this order: that makes the values equal to ggml's bit for bit. */
 #ifndef MIXBIT_KERNELS_FIELDS_H
 #define MIXBIT_KERNELS_FIELDS_H
@@ -18,14 +19,15 @@ static inline void mb_fields_dequantize(const struct mb_block_fields *fields, en
     const unsigned group = mb_scale_group(kind);
     const unsigned weights = mb_scale_two_level(kind) ? 256 : 32;
     const int bias = mb_coding_bias(coding, kind);
-    const float d = mb_half_to_float(fields->d);
+    const uint8_t *table = mb_coding_table(coding);
+    const float d = mb_half_to_float(fields->d) * mb_coding_unit(coding);
     const float dmin = mb_scale_has_min(kind) ? mb_half_to_float(fields->dmin) : 0.0f;
     for (unsigned g = 0; g < weights / group; g++, dst += group) {
         const uint8_t *code = fields->code + g * group;
         const float scale = mb_scale_two_level(kind) ? d * (float)fields->sub_scale[g] : d;
-        if (coding == MB_CODING_LUT4) {
+        if (table != NULL) {
             for (unsigned i = 0; i < group; i++)
-                dst[i] = scale * (float)mb_lut4_iq4[code[i]];
+                dst[i] = scale * (float)(table[code[i]] - bias);
         } else if (!mb_scale_has_min(kind)) {
             for (unsigned i = 0; i < group; i++)
                 dst[i] = scale * (float)(code[i] - bias);

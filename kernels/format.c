@@ -82,16 +82,20 @@ enum mb_format mb_format_by_name(const char *name)
 
 const char *mb_coding_name(enum mb_coding coding)
 {
-    static const char *const names[] = {"f32", "f16", "bf16", "b2", "b3",
-                                        "b4",  "b5",  "b6",   "b8", "lut4"};
-    return (size_t)coding < sizeof names / sizeof *names ? names[coding] : "unknown";
+    static const char *const names[] = {
+#define MB_CODING_ROW(id, name, ...) #name,
+#include "mixbit/codings.def"
+    };
+    return (size_t)coding < MB_CODING_COUNT ? names[coding] : "unknown";
 }
 
 const char *mb_scale_kind_name(enum mb_scale_kind scale)
 {
-    static const char *const names[] = {"none",    "g32",      "g32min", "g16x2",
-                                        "g16x2s6", "g16x2min", "g32x2",  "g32x2min"};
-    return (size_t)scale < sizeof names / sizeof *names ? names[scale] : "unknown";
+    static const char *const names[] = {
+#define MB_SCALE_ROW(id, name, ...) #name,
+#include "mixbit/codings.def"
+    };
+    return (size_t)scale < MB_SCALE_COUNT ? names[scale] : "unknown";
 }
 
 const char *mb_activation_name(enum mb_activation activation)

@@ -15,10 +15,9 @@
 #include "kernels/fields.h"
 #include "kernels/format.h"
 
-const int8_t mb_lut4_iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                1,    13,   25,  38,  53,  69,  89,  113};
-const uint8_t mb_lut4_iq4_biased[16] = {1,   24,  45,  63,  79,  93,  106, 118,
-                                        129, 141, 153, 166, 181, 197, 217, 241};
+/* The levels -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113, plus the bias of 128. */
+const uint8_t mb_table_iq4[16] = {1,   24,  45,  63,  79,  93,  106, 118,
+                                  129, 141, 153, 166, 181, 197, 217, 241};
 
 static void split_nibbles(const uint8_t *nibbles, uint8_t *code, unsigned weights)
 {

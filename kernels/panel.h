@@ -51,68 +51,129 @@ enum { MB_PANEL_ROWS = 16, MB_QUAD_BYTES = 64, MB_CHUNK_K = 32 };
 /* What a coding and a scale kind fix. Inline so that kernels fold them; usable with run-time values
  * as well. */
 
+/* Columns of codings.def. Each is a switch of its own that returns a number: with a constant coding
+ * the compiler folds it before it decides which loops to unroll. */
+extern const uint8_t mb_table_iq4[16];
+#define MB_CASE(constant, value)                                                                   \
+    case constant:                                                                                 \
+        return value;
+#define MB_TABLE_none NULL
+#define MB_TABLE_iq4 mb_table_iq4
+static inline const uint8_t *mb_coding_table(enum mb_coding c) /* 16 decoded codes, or NULL */
+{
+    switch (c) {
+#define MB_CODING_ROW(id, name, p8, p4, p2, p1, max, bias, unit, table)                            \
+    MB_CASE(MB_CODING_##id, MB_TABLE_##table)
+#include "mixbit/codings.def"
+    default: return NULL;
+    }
+}
+/* 1 where bits of the code lie in the 8-, 4-, 2- and 1-bit plane. */
+static inline unsigned mb_coding_plane8(enum mb_coding c)
+{
+    switch (c) {
+#define MB_CODING_ROW(id, name, p8, ...) MB_CASE(MB_CODING_##id, p8)
+#include "mixbit/codings.def"
+    default: return 0;
+    }
+}
+static inline unsigned mb_coding_plane4(enum mb_coding c)
+{
+    switch (c) {
+#define MB_CODING_ROW(id, name, p8, p4, ...) MB_CASE(MB_CODING_##id, p4)
+#include "mixbit/codings.def"
+    default: return 0;
+    }
+}
+static inline unsigned mb_coding_plane2(enum mb_coding c)
+{
+    switch (c) {
+#define MB_CODING_ROW(id, name, p8, p4, p2, ...) MB_CASE(MB_CODING_##id, p2)
+#include "mixbit/codings.def"
+    default: return 0;
+    }
+}
+static inline unsigned mb_coding_plane1(enum mb_coding c)
+{
+    switch (c) {
+#define MB_CODING_ROW(id, name, p8, p4, p2, p1, ...) MB_CASE(MB_CODING_##id, p1)
+#include "mixbit/codings.def"
+    default: return 0;
+    }
+}
+/* Largest decoded code: what classifies a coding for int16 accumulation. */
+static inline unsigned mb_coding_max(enum mb_coding c)
+{
+    switch (c) {
+#define MB_CODING_ROW(id, name, p8, p4, p2, p1, max, ...) MB_CASE(MB_CODING_##id, max)
+#include "mixbit/codings.def"
+    default: return 0;
+    }
+}
+/* What the stored scale is multiplied by. */
+static inline float mb_coding_unit(enum mb_coding c)
+{
+    switch (c) {
+#define MB_CODING_ROW(id, name, p8, p4, p2, p1, max, bias, unit, ...) MB_CASE(MB_CODING_##id, unit)
+#include "mixbit/codings.def"
+    default: return 0;
+    }
+}
 static inline bool mb_coding_is_float(enum mb_coding c)
 {
     return c == MB_CODING_F32 || c == MB_CODING_F16 || c == MB_CODING_BF16;
 }
-
-/* Bits per weight held in 8-, 4-, 2- and 1-bit planes. */
-static inline unsigned mb_coding_plane8(enum mb_coding c) { return c == MB_CODING_B8; }
-static inline unsigned mb_coding_plane4(enum mb_coding c)
+/* Bits of a code as it is stored. */
+static inline unsigned mb_coding_bits(enum mb_coding c)
 {
-    return c == MB_CODING_B4 || c == MB_CODING_B5 || c == MB_CODING_B6 || c == MB_CODING_LUT4;
-}
-static inline unsigned mb_coding_plane2(enum mb_coding c)
-{
-    return c == MB_CODING_B2 || c == MB_CODING_B3 || c == MB_CODING_B6;
-}
-static inline unsigned mb_coding_plane1(enum mb_coding c)
-{
-    return c == MB_CODING_B3 || c == MB_CODING_B5;
+    return 8 * mb_coding_plane8(c) + 4 * mb_coding_plane4(c) + 2 * mb_coding_plane2(c) +
+           mb_coding_plane1(c);
 }
 
-/* Largest decoded code: what classifies a coding for int16 accumulation (lut4 is decoded through
- * its table). */
-static inline unsigned mb_coding_max(enum mb_coding c)
-{
-    switch (c) {
-    case MB_CODING_B2: return 3;
-    case MB_CODING_B3: return 7;
-    case MB_CODING_B4: return 15;
-    case MB_CODING_B5: return 31;
-    case MB_CODING_B6: return 63;
-    default: return 255;
-    }
-}
-
-static inline bool mb_scale_two_level(enum mb_scale_kind s) { return s >= MB_SCALE_G16X2; }
-static inline bool mb_scale_has_min(enum mb_scale_kind s)
-{
-    return s == MB_SCALE_G32MIN || s == MB_SCALE_G16X2MIN || s == MB_SCALE_G32X2MIN;
-}
 /* Weights per (sub-)scale. */
 static inline unsigned mb_scale_group(enum mb_scale_kind s)
 {
-    return s == MB_SCALE_G16X2 || s == MB_SCALE_G16X2S6 || s == MB_SCALE_G16X2MIN ? 16 : 32;
+    switch (s) {
+#define MB_SCALE_ROW(id, name, group, ...) MB_CASE(MB_SCALE_##id, group)
+#include "mixbit/codings.def"
+    default: return 0;
+    }
 }
 static inline unsigned mb_scale_superblock_k(enum mb_scale_kind s)
 {
-    return s == MB_SCALE_NONE ? 1 : mb_scale_two_level(s) ? 256 : 64;
+    switch (s) {
+#define MB_SCALE_ROW(id, name, group, superblock, ...) MB_CASE(MB_SCALE_##id, superblock)
+#include "mixbit/codings.def"
+    default: return 0;
+    }
+}
+static inline bool mb_scale_two_level(enum mb_scale_kind s)
+{
+    switch (s) {
+#define MB_SCALE_ROW(id, name, group, superblock, two_level, ...) MB_CASE(MB_SCALE_##id, two_level)
+#include "mixbit/codings.def"
+    default: return 0;
+    }
+}
+static inline bool mb_scale_has_min(enum mb_scale_kind s)
+{
+    switch (s) {
+#define MB_SCALE_ROW(id, name, group, superblock, two_level, min) MB_CASE(MB_SCALE_##id, min)
+#include "mixbit/codings.def"
+    default: return 0;
+    }
 }
 
-/* Zero point of the unsigned codes: w = d * (code - bias) for scale kinds without a min; 0 with
- * one. */
+/* Zero point of the unsigned codes: w = d * unit * (code - bias) for scale kinds without a minimum;
+ * 0 with one. */
 static inline int mb_coding_bias(enum mb_coding c, enum mb_scale_kind s)
 {
-    if (mb_coding_is_float(c) || mb_scale_has_min(s))
+    if (mb_scale_has_min(s))
         return 0;
     switch (c) {
-    case MB_CODING_B2: return 2;
-    case MB_CODING_B3: return 4;
-    case MB_CODING_B4: return 8;
-    case MB_CODING_B5: return 16;
-    case MB_CODING_B6: return 32;
-    default: return 128; /* b8, and lut4 whose table is stored + 128 */
+#define MB_CODING_ROW(id, name, p8, p4, p2, p1, max, bias, ...) MB_CASE(MB_CODING_##id, bias)
+#include "mixbit/codings.def"
+    default: return 0;
     }
 }
 
@@ -165,10 +226,6 @@ struct mb_block_fields {
     int16_t sub_min[16];
     uint16_t d, dmin; /* f16 bits; for g32min dmin holds the min */
 };
-
-/* The 16 values of iq4_nl and iq4_xs, and the same plus 128. */
-extern const int8_t mb_lut4_iq4[16];
-extern const uint8_t mb_lut4_iq4_biased[16];
 
 /* Per-format functions, one row per format in format.c. Float formats have no split and join. */
 struct mb_format_ops {

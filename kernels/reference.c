@@ -6,7 +6,7 @@
  * decoded super-blocks with activation rows, and both gemv and gemm are that routine. fmaf is one
  * rounding wherever it runs, in hardware or not. */
 #include "kernels/half.h"
-#include "kernels/kernel.h"
+#include "kernels/words.h"
 
 #include <math.h>
 #include <string.h>
@@ -68,15 +68,13 @@ static void prepare_int8(enum mb_activation type, size_t group, const float *x, 
         scaled_sum[g] = scale[g] * (float)sum32[g];
 }
 
-static void prepare_i8g32(const float *x, size_t k, void *row)
+static void prepare(enum mb_activation type, const float *x, size_t k, void *row)
 {
-    prepare_int8(MB_ACTIVATION_I8G32, 32, x, k, row);
+    if (type == MB_ACTIVATION_F32)
+        memcpy(row, x, k * sizeof *x);
+    else
+        prepare_int8(type, type == MB_ACTIVATION_I8G32 ? 32 : 256, x, k, row);
 }
-static void prepare_i8g256(const float *x, size_t k, void *row)
-{
-    prepare_int8(MB_ACTIVATION_I8G256, 256, x, k, row);
-}
-static void prepare_f32(const float *x, size_t k, void *row) { memcpy(row, x, k * sizeof *x); }
 
 /* ---- decode ---- */
 
@@ -96,24 +94,21 @@ static uint8_t decode_code(enum mb_coding coding, const struct mb_superblock *la
 {
     const size_t quad = k % MB_CHUNK_K / 4, byte = 4 * lane + k % 4;
     const uint8_t *chunk = block + k / MB_CHUNK_K * layout->chunk_bytes + byte;
-    unsigned p8 = 0, p4 = 0, p2 = 0, p1 = 0;
     if (mb_coding_plane8(coding))
-        p8 = chunk[layout->plane8 + quad * MB_QUAD_BYTES];
-    if (mb_coding_plane4(coding))
-        p4 = chunk[layout->plane4 + quad / 2 * MB_QUAD_BYTES] >> 4 * (quad % 2) & 15;
-    if (mb_coding_plane2(coding))
-        p2 = chunk[layout->plane2 + quad / 4 * MB_QUAD_BYTES] >> 2 * (quad % 4) & 3;
-    if (mb_coding_plane1(coding))
-        p1 = chunk[layout->plane1] >> quad & 1;
-    switch (coding) {
-    case MB_CODING_B8: return (uint8_t)p8;
-    case MB_CODING_B6: return (uint8_t)(p4 | p2 << 4);
-    case MB_CODING_B5: return (uint8_t)(p4 | p1 << 4);
-    case MB_CODING_B3: return (uint8_t)(p2 | p1 << 2);
-    case MB_CODING_B2: return (uint8_t)p2;
-    case MB_CODING_LUT4: return mb_lut4_iq4_biased[p4];
-    default: return (uint8_t)p4;
+        return chunk[layout->plane8 + quad * MB_QUAD_BYTES];
+    unsigned code = 0, bits = 0;
+    if (mb_coding_plane4(coding)) {
+        code = chunk[layout->plane4 + quad / 2 * MB_QUAD_BYTES] >> 4 * (quad % 2) & 15;
+        bits = 4;
     }
+    if (mb_coding_plane2(coding)) {
+        code |= (chunk[layout->plane2 + quad / 4 * MB_QUAD_BYTES] >> 2 * (quad % 4) & 3u) << bits;
+        bits += 2;
+    }
+    if (mb_coding_plane1(coding))
+        code |= (chunk[layout->plane1] >> quad & 1u) << bits;
+    const uint8_t *table = mb_coding_table(coding);
+    return table != NULL ? table[code] : (uint8_t)code;
 }
 
 static int decode_sub_scale(enum mb_scale_kind kind, const uint8_t *from, size_t group, size_t lane)
@@ -139,15 +134,17 @@ static int decode_sub_min(enum mb_scale_kind kind, const struct mb_superblock *l
 }
 
 /* The scales of super-block number `index` of a run. */
-static void decode_scales(enum mb_scale_kind kind, const struct mb_superblock *layout,
-                          const uint8_t *block, size_t index, const struct mb_decoded *out)
+static void decode_scales(enum mb_coding coding, enum mb_scale_kind kind,
+                          const struct mb_superblock *layout, const uint8_t *block, size_t index,
+                          const struct mb_decoded *out)
 {
+    const float unit = mb_coding_unit(coding);
     const size_t groups = layout->k / mb_scale_group(kind), first = index * groups;
     for (size_t g = 0; g < groups; g++)
         for (size_t lane = 0; lane < ROWS; lane++) {
             const size_t to = (first + g) * ROWS + lane, half = 2 * (g * ROWS + lane);
             if (!mb_scale_two_level(kind)) {
-                out->scale[to] = load_half(block + layout->d + half);
+                out->scale[to] = load_half(block + layout->d + half) * unit;
                 if (mb_scale_has_min(kind))
                     out->min[to] = load_half(block + layout->dmin + half);
                 continue;
@@ -160,7 +157,7 @@ static void decode_scales(enum mb_scale_kind kind, const struct mb_superblock *l
     if (!mb_scale_two_level(kind))
         return;
     for (size_t lane = 0; lane < ROWS; lane++) {
-        out->d[index * ROWS + lane] = load_half(block + layout->d + 2 * lane);
+        out->d[index * ROWS + lane] = load_half(block + layout->d + 2 * lane) * unit;
         if (mb_scale_has_min(kind))
             out->min[index * ROWS + lane] = load_half(block + layout->dmin + 2 * lane);
     }
@@ -194,7 +191,7 @@ static void decode(enum mb_coding coding, enum mb_scale_kind kind, const uint8_t
             for (size_t lane = 0; lane < ROWS; lane++)
                 code[(k / 4 * ROWS + lane) * 4 + k % 4] =
                     decode_code(coding, &layout, block, k, lane);
-        decode_scales(kind, &layout, block, b, out);
+        decode_scales(coding, kind, &layout, block, b, out);
     }
 }
 
@@ -328,109 +325,84 @@ static void gemm(enum mb_scale_kind kind, const struct mb_gemm_args *args)
     }
 }
 
-/* ---- instances: one decode and one gemv per format, one gemm per scale kind ---- */
+/* ---- instances: every row of instances.def ---- */
 
-#define MB_FORMAT_ROW(id, gguf, name, block_k, block_bytes, coding, kind, ...)                     \
-    static void decode_##id(const uint8_t *panel, size_t superblocks,                              \
-                            const struct mb_decoded *out)                                          \
+#define MB_PREPARE_ROW(type)                                                                       \
+    static void prepare_##type##_reference(const float *x, size_t k, void *row)                    \
     {                                                                                              \
-        decode(MB_CODING_##coding, MB_SCALE_##kind, panel, superblocks, out);                      \
-    }                                                                                              \
-    static void gemv_##id(const struct mb_gemv_args *args)                                         \
-    {                                                                                              \
-        gemv(MB_CODING_##coding, MB_SCALE_##kind, args);                                           \
+        prepare((enum mb_activation)MB_ACTIVATION_OF_##type, x, k, row);                           \
     }
-#include "mixbit/formats.def"
+#define PAIR(coding, kind, type)                                                                   \
+    static void decode_##coding##_##kind##_reference(const uint8_t *panel, size_t superblocks,     \
+                                                     const struct mb_decoded *out)                 \
+    {                                                                                              \
+        decode((enum mb_coding)MB_CODING_OF_##coding, (enum mb_scale_kind)MB_SCALE_OF_##kind,      \
+               panel, superblocks, out);                                                           \
+    }                                                                                              \
+    static void gemv_##coding##_##kind##_##type##_reference(const struct mb_gemv_args *args)       \
+    {                                                                                              \
+        gemv((enum mb_coding)MB_CODING_OF_##coding, (enum mb_scale_kind)MB_SCALE_OF_##kind, args); \
+    }
+#define MB_FLOAT_ROW(coding) PAIR(coding, none, f32)
+#define MB_PAIR_ROW(coding, kind, type) PAIR(coding, kind, type)
+#define GEMM(kind)                                                                                 \
+    static void gemm_##kind##_reference(const struct mb_gemm_args *args)                           \
+    {                                                                                              \
+        gemm((enum mb_scale_kind)MB_SCALE_OF_##kind, args);                                        \
+    }
+#define MB_GEMM_ROW(kind, type) GEMM(kind)
+GEMM(none)
+#include "kernels/instances.def"
+#undef PAIR
+#undef GEMM
 
-/* Names are built by the preprocessor, which cannot lower a letter. */
-#define F32_NAME "f32"
-#define F16_NAME "f16"
-#define BF16_NAME "bf16"
-#define B2_NAME "b2"
-#define B3_NAME "b3"
-#define B4_NAME "b4"
-#define B5_NAME "b5"
-#define B6_NAME "b6"
-#define B8_NAME "b8"
-#define LUT4_NAME "lut4"
-#define NONE_NAME "none"
-#define G32_NAME "g32"
-#define G32MIN_NAME "g32min"
-#define G16X2_NAME "g16x2"
-#define G16X2S6_NAME "g16x2s6"
-#define G16X2MIN_NAME "g16x2min"
-#define G32X2_NAME "g32x2"
-#define G32X2MIN_NAME "g32x2min"
-#define I8G32_NAME "i8g32"
-#define I8G256_NAME "i8g256"
-
-#define GEMM_INSTANCE(kind)                                                                        \
-    static void gemm_##kind(const struct mb_gemm_args *args) { gemm(MB_SCALE_##kind, args); }
-GEMM_INSTANCE(NONE)
-GEMM_INSTANCE(G32)
-GEMM_INSTANCE(G32MIN)
-GEMM_INSTANCE(G16X2)
-GEMM_INSTANCE(G16X2MIN)
-GEMM_INSTANCE(G32X2)
-GEMM_INSTANCE(G32X2MIN)
-
-#define PREPARE_ROW(type, function)                                                                \
-    {.name = "prepare_" type##_NAME "_reference",                                                  \
+#define MB_PREPARE_ROW(type)                                                                       \
+    {.name = "prepare_" #type "_reference",                                                        \
      .op = MB_OP_PREPARE,                                                                          \
      .isa = MB_ISA_REFERENCE,                                                                      \
-     .activation = MB_ACTIVATION_##type,                                                           \
+     .activation = (enum mb_activation)MB_ACTIVATION_OF_##type,                                    \
      .mr = 1,                                                                                      \
      .revision = 1,                                                                                \
-     .fn.prepare = function},
-#define DECODE_ROW(id, coding_, kind)                                                              \
-    {.name = "decode_" coding_##_NAME "_" kind##_NAME "_reference",                                \
+     .fn.prepare = prepare_##type##_reference},
+#define PAIR(coding_, kind, type)                                                                  \
+    {.name = "decode_" #coding_ "_" #kind "_reference",                                            \
      .op = MB_OP_DECODE,                                                                           \
      .isa = MB_ISA_REFERENCE,                                                                      \
-     .coding = MB_CODING_##coding_,                                                                \
-     .scale = MB_SCALE_##kind,                                                                     \
+     .coding = (enum mb_coding)MB_CODING_OF_##coding_,                                             \
+     .scale = (enum mb_scale_kind)MB_SCALE_OF_##kind,                                              \
      .nr = ROWS,                                                                                   \
      .revision = 1,                                                                                \
-     .fn.decode = decode_##id},
-#define GEMV_ROW(id, coding_, kind, type)                                                          \
-    {.name = "gemv_" coding_##_NAME "_" kind##_NAME "_" type##_NAME "_8x16_reference",             \
-     .op = MB_OP_GEMV,                                                                             \
-     .isa = MB_ISA_REFERENCE,                                                                      \
-     .coding = MB_CODING_##coding_,                                                                \
-     .scale = MB_SCALE_##kind,                                                                     \
-     .activation = MB_ACTIVATION_##type,                                                           \
-     .mr = MR,                                                                                     \
-     .nr = ROWS,                                                                                   \
-     .revision = 1,                                                                                \
-     .fn.gemv = gemv_##id},
-#define GEMM_ROW(prefix, coding_, kind, type, max)                                                 \
-    {.name = "gemm_" prefix "_" kind##_NAME "_" type##_NAME "_8x16_reference",                     \
+     .fn.decode = decode_##coding_##_##kind##_reference},                                          \
+        {.name = "gemv_" #coding_ "_" #kind "_" #type "_8x16_reference",                           \
+         .op = MB_OP_GEMV,                                                                         \
+         .isa = MB_ISA_REFERENCE,                                                                  \
+         .coding = (enum mb_coding)MB_CODING_OF_##coding_,                                         \
+         .scale = (enum mb_scale_kind)MB_SCALE_OF_##kind,                                          \
+         .activation = (enum mb_activation)MB_ACTIVATION_OF_##type,                                \
+         .mr = MR,                                                                                 \
+         .nr = ROWS,                                                                               \
+         .revision = 1,                                                                            \
+         .fn.gemv = gemv_##coding_##_##kind##_##type##_reference},
+#define MB_FLOAT_ROW(coding) PAIR(coding, none, f32)
+#define MB_PAIR_ROW(coding, kind, type) PAIR(coding, kind, type)
+#define GEMM(class, coding_, kind, type)                                                           \
+    {.name = "gemm_" #class "_" #kind "_" #type "_8x16_reference",                                 \
      .op = MB_OP_GEMM,                                                                             \
      .isa = MB_ISA_REFERENCE,                                                                      \
-     .coding = MB_CODING_##coding_,                                                                \
-     .scale = MB_SCALE_##kind,                                                                     \
-     .activation = MB_ACTIVATION_##type,                                                           \
-     .max_code = max,                                                                              \
+     .coding = (enum mb_coding)MB_CODING_OF_##coding_,                                             \
+     .scale = (enum mb_scale_kind)MB_SCALE_OF_##kind,                                              \
+     .activation = (enum mb_activation)MB_ACTIVATION_OF_##type,                                    \
+     .max_code = MB_MAX_CODE_OF_##class,                                                           \
      .mr = MR,                                                                                     \
      .nr = ROWS,                                                                                   \
      .revision = 1,                                                                                \
-     .fn.gemm = gemm_##kind},
+     .fn.gemm = gemm_##kind##_reference},
+#define MB_GEMM_ROW(kind, type) GEMM(u8, b8, kind, type)
 
 static const struct mb_kernel kernels[] = {
     /* clang-format off */
-    PREPARE_ROW(F32, prepare_f32)
-    PREPARE_ROW(I8G32, prepare_i8g32)
-    PREPARE_ROW(I8G256, prepare_i8g256)
-#define MB_FORMAT_ROW(id, gguf, name, block_k, block_bytes, coding, kind, type, ...) DECODE_ROW(id, coding, kind)
-#include "mixbit/formats.def"
-#define MB_FORMAT_ROW(id, gguf, name, block_k, block_bytes, coding, kind, type, ...) GEMV_ROW(id, coding, kind, type)
-#include "mixbit/formats.def"
-    GEMM_ROW("f32", F32, NONE, F32, 0)
-    GEMM_ROW("u8", B8, G32, I8G32, 255)
-    GEMM_ROW("u8", B8, G32MIN, I8G32, 255)
-    GEMM_ROW("u8", B8, G16X2, I8G256, 255)
-    GEMM_ROW("u8", B8, G16X2MIN, I8G256, 255)
-    GEMM_ROW("u8", B8, G32X2, I8G256, 255)
-    GEMM_ROW("u8", B8, G32X2MIN, I8G256, 255)
+    GEMM(f32, f32, none, f32)
+#include "kernels/instances.def"
     /* clang-format on */
 };
 

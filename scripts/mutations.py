@@ -3,21 +3,21 @@
 
 MUTATIONS = [
     # kernels: layouts, decoding, arithmetic, loop nest
-    ("kernels/panel.h", "case MB_CODING_B6: return 63;", "case MB_CODING_B6: return 31;"),
+    ("include/mixbit/codings.def", "0, 1, 1, 0, 63,", "0, 1, 1, 0, 31,"),
     ("kernels/fields.h", "dst[i] = scale * (float)(code[i] - bias);", "dst[i] = scale * (float)(code[i] - bias - 1);"),
     ("kernels/fields.h", "mb_scale_two_level(kind) ? -(dmin * (float)fields->sub_min[g]) : dmin;",
      "mb_scale_two_level(kind) ? (dmin * (float)fields->sub_min[g]) : dmin;"),
-    ("kernels/x86/decode.h", "v_shift(bits, bit - 4), v_bytes(16)", "v_shift(bits, bit - 3), v_bytes(16)"),
-    ("kernels/x86/decode.h", "v_shift(pairs, pair - 4), v_bytes(48)", "v_shift(pairs, pair - 4), v_bytes(16)"),
-    ("kernels/x86/decode.h", "bias = _mm256_set1_epi8(32)", "bias = _mm256_set1_epi8(31)"),
-    ("kernels/x86/prepare.h", "scale[at_k / group] = amax / 127.0f;", "scale[at_k / group] = amax / 128.0f;"),
-    ("kernels/x86/matmul.h", "f[r][v] = v_fma(s[r][v], v_mul(d,", "f[r][v] = v_fma(s[r][v], v_mul(s[r][v],"),
+    ("kernels/simd/decode.h", "(int)q - bits), v_bytes(1 << bits)", "(int)q - bits + 1), v_bytes(1 << bits)"),
+    ("kernels/simd/decode.h", "v_bytes(3 << bits)", "v_bytes(1 << bits)"),
+    ("kernels/x86/verbs_common.h", "bias = _mm256_set1_epi8(32)", "bias = _mm256_set1_epi8(31)"),
+    ("kernels/simd/prepare.h", "scale[at_k / group] = amax / 127.0f;", "scale[at_k / group] = amax / 128.0f;"),
+    ("kernels/simd/matmul.h", "f[r][v] = v_fma(s[r][v], v_mul(d,", "f[r][v] = v_fma(s[r][v], v_mul(s[r][v],"),
     ("dispatch/matmul.c", "out[r * groups + g] = -bias * sum[g];", "out[r * groups + g] = -bias * sum[0];"),
     ("dispatch/matmul.c", "args.panels += n0 / MB_PANEL_ROWS * args.panel_bytes;", "args.panels += (n0 ? 1 : 0) * args.panel_bytes;"),
     ("kernels/panel.c", "get_plane(&p->at, lane + p->at.plane1, 1, 4 * mb_coding_plane4(c) + 2",
      "get_plane(&p->at, lane + p->at.plane1, 1, 4 * mb_coding_plane4(c) + 1"),
     ("kernels/gemm.c", "tile.first = tile.k0 == 0;", "tile.first = true;"),
-    ("kernels/x86/prepare.h", "sum32[k0 / 32] = (int16_t)(low + high);", "sum32[k0 / 32] = (int16_t)(low - high);"),
+    ("kernels/simd/prepare.h", "sum32[k0 / 32] = (int16_t)(low + high);", "sum32[k0 / 32] = (int16_t)(low - high);"),
     # solver
     ("solver/latency.c", "*ns = cost.median_ns - prepare + prepare / (double)share;", "*ns = cost.median_ns;"),
     ("solver/latency.c", "candidate.prefill_ns /= PREFILL_TOKENS;", "candidate.prefill_ns /= 1;"),

@@ -79,7 +79,7 @@ static double product_peak(const struct mb_kernel *kernel, const struct mb_forma
 {
     if (mb_coding_is_float(info->coding))
         return limits->fma_gmacs[kernel->isa];
-    if (info->coding == MB_CODING_B8 || info->coding == MB_CODING_LUT4)
+    if (mb_coding_max(info->coding) > 63)
         return limits->dot_exact_gmacs[kernel->isa];
     return limits->dot_gmacs[kernel->isa];
 }

@@ -17,33 +17,21 @@ enum mb_format {
 #include "formats.def"
 };
 
-/* How a format's codes become unsigned bytes. bN: N-bit integers kept as bit planes; lut4: 4-bit
- * codes into a table. */
+/* How a format's codes become unsigned bytes. bN: N-bit integers kept as bit planes; lut4 and the
+ * like: codes into a table. The list is codings.def. */
 enum mb_coding {
-    MB_CODING_F32,
-    MB_CODING_F16,
-    MB_CODING_BF16,
-    MB_CODING_B2,
-    MB_CODING_B3,
-    MB_CODING_B4,
-    MB_CODING_B5,
-    MB_CODING_B6,
-    MB_CODING_B8,
-    MB_CODING_LUT4
+#define MB_CODING_ROW(id, ...) MB_CODING_##id,
+#include "codings.def"
+    MB_CODING_COUNT
 };
 
 /* Groups that share a scale. "x2": two levels, an integer sub-scale per group and an f16 scale per
  * 256 weights. "min": an offset per group as well; without it codes are centred on a bias. "s6":
- * sub-scales kept in 6 bits. */
+ * sub-scales kept in 6 bits. The list is codings.def. */
 enum mb_scale_kind {
-    MB_SCALE_NONE,
-    MB_SCALE_G32,
-    MB_SCALE_G32MIN,
-    MB_SCALE_G16X2,
-    MB_SCALE_G16X2S6,
-    MB_SCALE_G16X2MIN,
-    MB_SCALE_G32X2,
-    MB_SCALE_G32X2MIN
+#define MB_SCALE_ROW(id, ...) MB_SCALE_##id,
+#include "codings.def"
+    MB_SCALE_COUNT
 };
 
 /* Activations as kernels read them: f32, or int8 with one f32 scale per 32 or 256 (llama.cpp's

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* AVX-512 with VNNI: the instances of this level (instances.def), and nothing else. Register plan
- * and limits are in matmul.h, the instructions in verbs_avx512vnni.h. */
+/* AVX-512 with VNNI: the tiles of this level, and nothing else. Register plan and limits are in
+ * kernels/simd/matmul.h, the instructions in verbs_avx512vnni.h. */
 #include "kernels/kernel.h"
 
 #if defined(__x86_64__)
 #include "kernels/x86/verbs_avx512vnni.h"
-#define MB_INSTANCES_avx512vnni
 #define MB_INSTANCE_ISA avx512vnni
 #define MB_INSTANCE_ID MB_ISA_AVX512VNNI
-#include "kernels/x86/instances.h"
+#define MB_GEMV_TILES(X, ...) X(__VA_ARGS__, 1, 16) X(__VA_ARGS__, 8, 16)
+#define MB_GEMV_FLOAT_TILES(X, ...) X(__VA_ARGS__, 1, 64) X(__VA_ARGS__, 8, 32)
+#define MB_GEMM_TILE 6, 32
+#define MB_GEMM_FLOAT_TILE 12, 32
+#include "kernels/simd/instances.h"
 #else
 const struct mb_kernel_table mb_kernels_avx512vnni = {NULL, 0};
 #endif

@@ -6,7 +6,7 @@
  * products may be chained before they are widened (vpmaddwd with ones) follows from the largest
  * code, activations being within 127:
  *
- *   codes to 15: 8 products, 8 * 2 * 15 * 127 = 30480; to 31: 4, 31496; to 63: 2, 32004
+ *   codes to 15: 8 products, 8 * 2 * 15 * 127 = 30480; to 31: 4, 31496; to 63: 2, 32004; to 127: 1
  *
  * so a 4-bit group of 32 costs 8 multiplies, 7 adds (any port) and one widening. Codes up to 255
  * could saturate in one product; they are kept signed instead, and the sign moves to the activation
@@ -20,11 +20,7 @@
 #error "compile this file with the flags that kernels/isa.def gives for avx2"
 #endif
 
-#include "kernels/kernel.h"
-#include <immintrin.h>
-#include <string.h>
-
-#define MB_INLINE static inline __attribute__((always_inline))
+#include "kernels/x86/verbs_common.h"
 
 typedef __m256i v_code; /* 32 codes, or 8 int32, or 16 int16 of a running dot */
 typedef __m256i v_int;
@@ -65,9 +61,7 @@ MB_INLINE void v_store_some(float *p, v_float v, size_t count)
         _mm256_maskstore_ps(p, v_tail_mask(count), v);
 }
 
-/* Four bytes, one float, in every lane. The aliasing type makes it one
- * broadcasting load. */
-typedef int32_t __attribute__((may_alias, aligned(1))) v_dword;
+/* Four bytes, one float, in every lane. */
 MB_INLINE v_code v_broadcast4(const void *p) { return _mm256_set1_epi32(*(const v_dword *)p); }
 MB_INLINE v_float v_broadcast_float(const float *p) { return _mm256_set1_ps(*p); }
 
@@ -108,7 +102,7 @@ MB_INLINE unsigned v_dot_chain(unsigned max_code)
 MB_INLINE v_int v_dot_first(v_int start, v_code code, v_code act, unsigned max_code)
 {
     (void)start; /* added by the fold: int16 has no room for it */
-    return max_code <= 63
+    return max_code <= 127
                ? _mm256_maddubs_epi16(code, act)
                : _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(act, code));
 }

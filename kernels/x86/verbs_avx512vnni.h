@@ -16,11 +16,7 @@
 #error "compile this file with the flags that kernels/isa.def gives for avx512vnni"
 #endif
 
-#include "kernels/kernel.h"
-#include <immintrin.h>
-#include <string.h>
-
-#define MB_INLINE static inline __attribute__((always_inline))
+#include "kernels/x86/verbs_common.h"
 
 typedef __m512i v_code; /* 64 codes, or 16 int32 */
 typedef __m512i v_int;
@@ -55,10 +51,7 @@ MB_INLINE void v_store_some(float *p, v_float v, size_t count)
         _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), v);
 }
 
-/* Four bytes, one float, in every lane. The aliasing type makes it one
- * broadcasting load; a copy through a general register would go through the
- * shuffle port. */
-typedef int32_t __attribute__((may_alias, aligned(1))) v_dword;
+/* Four bytes, one float, in every lane. */
 MB_INLINE v_code v_broadcast4(const void *p) { return _mm512_set1_epi32(*(const v_dword *)p); }
 MB_INLINE v_float v_broadcast_float(const float *p) { return _mm512_set1_ps(*p); }
 

@@ -77,7 +77,7 @@ static void make_sub_scales(enum mb_scale_kind kind, struct rng *rng,
 
 static uint8_t make_code(enum mb_coding coding, enum fill fill, struct rng *rng)
 {
-    const unsigned top = coding == MB_CODING_LUT4 ? 15 : mb_coding_max(coding);
+    const unsigned top = (1u << mb_coding_bits(coding)) - 1;
     switch (fill) {
     case FILL_MAX_PLUS:
     case FILL_MAX_MINUS: return (uint8_t)top;

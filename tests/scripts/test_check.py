@@ -21,6 +21,7 @@ BREAKS = {
     "name: a public type without the prefix": ("include/mixbit/broken.h", HEAD + "struct broken {\n    int x;\n};\n", "name: type broken"),
     "name: a kernel against the grammar": ("dispatch/broken.c", HEAD + 'const char *broken = "gemv_b9_g32_i8g32_1x32_avx2";\n', "does not follow the grammar"),
     "table: a level file without a row": ("kernels/x86/broken.c", HEAD + "int mb_broken;\n", "is no row of isa.def"),
+    "table: a pair that no format has": ("kernels/instances.def", "\n#ifdef MB_PAIR_ROW\nMB_PAIR_ROW(b9, g32, i8g32)\n#endif\n", "is no format's"),
     "text: trailing blank": ("cli/broken.c", HEAD + "int mb_broken; \n", "text: trailing blank"),
     "text: no SPDX line": ("cli/broken.c", "/* Nothing else. */\nint mb_broken;\n", "no SPDX line"),
     "text: #if 0": ("cli/broken.c", HEAD + "#if 0\nint mb_broken;\n#endif\n", "text: #if 0"),
@@ -45,9 +46,13 @@ with tempfile.TemporaryDirectory() as folder:
     for name, (path, text, expected) in BREAKS.items():
         target = tree / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
+        before = target.read_text() if target.exists() else None
+        target.write_text((before or "") + text)
         # clang-format reads every file: it runs for its own rule only.
         status, output = check(tree, *(["format"] if name == "format" else ["layers", "names", "tables", "text"]))
-        target.unlink()
+        if before is None:
+            target.unlink()
+        else:
+            target.write_text(before)
         assert status == 1 and expected in output, f"{name}: not noticed\n{output}"
         print(f"noticed: {name}")

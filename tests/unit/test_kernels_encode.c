@@ -223,7 +223,7 @@ static void check_shapes(const struct mb_format_info *info)
         }
         round_trip(info, x, NULL, y);
         const double peak = shape == 4 ? 100.0 : 1.0;
-        const double codes = info->coding == MB_CODING_LUT4 ? 16 : mb_coding_max(info->coding) + 1;
+        const double codes = 1u << mb_coding_bits(info->coding);
         for (size_t i = 0; i < K; i++)
             if (!(fabs((double)x[i] - (double)y[i]) <= 2.0 * peak / codes))
                 fail_msg("%s, shape %d: %.9g became %.9g", info->name, shape, (double)x[i],
@@ -313,7 +313,7 @@ static void value_table(const struct mb_format_info *info, struct mb_block_field
                         float (*value)[BLOCK])
 {
     const struct mb_format_ops *ops = mb_format_ops(info->id);
-    const unsigned codes = info->coding == MB_CODING_LUT4 ? 16 : mb_coding_max(info->coding) + 1;
+    const unsigned codes = 1u << mb_coding_bits(info->coding);
     for (unsigned c = 0; c < codes; c++) {
         uint8_t block[256];
         memset(fields.code, (int)c, sizeof fields.code);
@@ -326,7 +326,7 @@ static void value_table(const struct mb_format_info *info, struct mb_block_field
 static double least_error(const struct mb_format_info *info, const float *x, float (*value)[BLOCK],
                           size_t first, size_t count)
 {
-    const unsigned codes = info->coding == MB_CODING_LUT4 ? 16 : mb_coding_max(info->coding) + 1;
+    const unsigned codes = 1u << mb_coding_bits(info->coding);
     double sum = 0.0;
     for (size_t i = first; i < first + count; i++) {
         double least = INFINITY;

@@ -19,10 +19,13 @@
  * Limits, per 16 columns, row and group of 32, in slots of the dot and fma ports: 8 dots, a
  * multiplication and an fma (80 % of the peak), a minimum one more (73 %); two-level 8 + 1 (89 %),
  * groups of 16 8 + 2 (80 %). */
-#ifndef MIXBIT_KERNELS_X86_MATMUL_H
-#define MIXBIT_KERNELS_X86_MATMUL_H
+#ifndef MIXBIT_KERNELS_SIMD_MATMUL_H
+#define MIXBIT_KERNELS_SIMD_MATMUL_H
 
-#include "kernels/x86/decode.h"
+#include "kernels/simd/decode.h"
+
+/* Of every kernel made from these bodies: raise it when a change moves their speed. */
+enum { MB_BODY_REVISION = 2 };
 
 /* The largest tiles; arrays of this size live in registers, as far as a tile uses them. */
 enum { MB_TILE_ROWS = 12, MB_TILE_REGISTERS = 8 };
@@ -56,8 +59,6 @@ MB_INLINE struct mb_row mb_row_at(const uint8_t *records, const struct mb_activa
     };
 }
 
-/* Whether an ISA keeps codes this large as int8; then there is no bias to start from. */
-MB_INLINE bool mb_is_signed(const unsigned max_code) { return V_SIGNED_CODES && max_code > 63; }
 MB_INLINE bool mb_has_bias(const enum mb_scale_kind scale, const unsigned max_code)
 {
     return !mb_scale_has_min(scale) && !mb_is_signed(max_code);
@@ -339,7 +340,7 @@ enum { MB_STREAM_AHEAD = 16384 };
 MB_INLINE void mb_stream_prefetch(const uint8_t *p, const unsigned bytes)
 {
     MB_EACH (line, (bytes + 63) / 64)
-        _mm_prefetch((const char *)(p + MB_STREAM_AHEAD + line * 64), _MM_HINT_T1);
+        v_fetch(p + MB_STREAM_AHEAD + line * 64);
 }
 
 /* The part of register v of the stream: panel and half. */
@@ -347,11 +348,11 @@ MB_INLINE const uint8_t *mb_stream_block(const struct mb_stream *w, unsigned v)
 {
     return w->block + v / V_PARTS * w->panel_bytes;
 }
-/* f16 scales [x][16] at byte `offset` of the super-block. */
-MB_INLINE v_float mb_stream_f16(const struct mb_stream *w, unsigned offset, size_t x, unsigned v)
+/* Where register v of the f16 array [x][16] at byte `offset` of the super-block is. */
+MB_INLINE const uint8_t *mb_stream_f16(const struct mb_stream *w, unsigned offset, size_t x,
+                                       unsigned v)
 {
-    return v_load_f16(mb_stream_block(w, v) + offset + x * 2 * MB_PANEL_ROWS +
-                      v % V_PARTS * 2 * V_LANES);
+    return mb_stream_block(w, v) + offset + x * 2 * MB_PANEL_ROWS + v % V_PARTS * 2 * V_LANES;
 }
 
 /* dot[r][v] over one group: quads q0 .. of a chunk, weight k of the rows. */
@@ -406,13 +407,13 @@ MB_INLINE void mb_stream_one_level(const struct mb_stream *w, const struct mb_ro
             mb_stream_prefetch(w->block + c * share, share);
         mb_stream_dots(w, row, c, 0, k + c * MB_CHUNK_K, rows, registers, coding, scale, dot);
         MB_EACH (v, registers) {
-            const v_float d = mb_stream_f16(w, at.d, c, v);
+            const v_float d = mb_decode_d(mb_stream_f16(w, at.d, c, v), coding);
             MB_EACH (r, rows)
                 f[r][v] = v_fma(v_to_float(dot[r][v]),
                                 v_mul(d, v_broadcast_float(row[r].scale + k / 32 + c)), f[r][v]);
             if (!mb_scale_has_min(scale))
                 continue;
-            const v_float min = mb_stream_f16(w, at.dmin, c, v);
+            const v_float min = v_load_f16(mb_stream_f16(w, at.dmin, c, v));
             MB_EACH (r, rows)
                 f[r][v] = v_fma(min, v_broadcast_float(row[r].scaled_sum + k / 32 + c), f[r][v]);
         }
@@ -451,7 +452,7 @@ MB_INLINE void mb_stream_two_level(const struct mb_stream *w, const struct mb_ro
         }
     }
     MB_EACH (v, registers) {
-        const v_float d = mb_stream_f16(w, at.d, 0, v);
+        const v_float d = mb_decode_d(mb_stream_f16(w, at.d, 0, v), coding);
         MB_EACH (r, rows)
             f[r][v] = v_fma(s[r][v], v_mul(d, v_broadcast_float(row[r].scale + k / 256)), f[r][v]);
         if (!mb_scale_has_min(scale))
@@ -465,7 +466,7 @@ MB_INLINE void mb_stream_two_level(const struct mb_stream *w, const struct mb_ro
             MB_EACH (r, rows)
                 sum[r] = v_dot2(sum[r], pair, v_broadcast4(row[r].sum + k / group + 2 * p));
         }
-        const v_float dmin = mb_stream_f16(w, at.dmin, 0, v);
+        const v_float dmin = v_load_f16(mb_stream_f16(w, at.dmin, 0, v));
         MB_EACH (r, rows)
             f[r][v] = v_fnma(v_to_float(sum[r]),
                              v_mul(dmin, v_broadcast_float(row[r].scale + k / 256)), f[r][v]);

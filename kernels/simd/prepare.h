@@ -5,15 +5,10 @@
  * The rounding is kernel.h's to the bit: one multiply by the inverse, round to nearest even (what
  * is no number becomes 0). Sums per 16 come free with the codes. The last group may be short: it
  * goes through a padded copy, and whole padding groups are zero. */
-#ifndef MIXBIT_KERNELS_X86_PREPARE_H
-#define MIXBIT_KERNELS_X86_PREPARE_H
+#ifndef MIXBIT_KERNELS_SIMD_PREPARE_H
+#define MIXBIT_KERNELS_SIMD_PREPARE_H
 
 #include "kernels/kernel.h"
-
-MB_INLINE void mb_prepare_f32(const float *x, size_t k, void *row)
-{
-    memcpy(row, x, k * sizeof *x);
-}
 
 /* group: 32 or 256, a constant. */
 MB_INLINE void mb_prepare_i8(const float *x, size_t k, void *row, const unsigned group)
@@ -50,6 +45,15 @@ MB_INLINE void mb_prepare_i8(const float *x, size_t k, void *row, const unsigned
                 scaled_sum[k0 / 32] = scale[k0 / 32] * (float)(low + high);
         }
     }
+}
+
+/* The body of every prepare_* kernel. */
+MB_INLINE void mb_prepare(const float *x, size_t k, void *row, const enum mb_activation type)
+{
+    if (type == MB_ACTIVATION_F32)
+        memcpy(row, x, k * sizeof *x);
+    else
+        mb_prepare_i8(x, k, row, type == MB_ACTIVATION_I8G32 ? 32 : 256);
 }
 
 #endif

@@ -9,8 +9,8 @@
  * Operations per register of codes on AVX-512 (AVX2 has one more per merge): b8 0, b4 1.5, b2 1.75,
  * lut4 2.5, b5 3.5, b6 3.5, b3 3.75. The limit is the shift port, and for one row from memory the
  * bytes. Coding and scale kind are constants wherever these are called. */
-#ifndef MIXBIT_KERNELS_X86_DECODE_H
-#define MIXBIT_KERNELS_X86_DECODE_H
+#ifndef MIXBIT_KERNELS_SIMD_DECODE_H
+#define MIXBIT_KERNELS_SIMD_DECODE_H
 
 #include "kernels/panel.h"
 
@@ -19,58 +19,39 @@
 
 enum { MB_CHUNK_QUADS = MB_CHUNK_K / 4 };
 
+/* Whether an ISA keeps codes this large as int8 (code - 128); then there is no bias to start from.
+ */
+MB_INLINE bool mb_is_signed(const unsigned max_code) { return V_SIGNED_CODES && max_code > 127; }
+
 /* Codes of quad q (0 .. 7) of a chunk, register `part` of the panel. */
 MB_INLINE v_code mb_decode_quad(const uint8_t *superblock, size_t chunk, unsigned q, unsigned part,
                                 const enum mb_coding coding, const enum mb_scale_kind scale)
 {
     const struct mb_superblock at = mb_superblock_layout(coding, scale);
     const uint8_t *p = superblock + chunk * at.chunk_bytes + part * V_BYTES;
-    const int pair = 2 * (int)(q % 4),
-              bit = (int)q; /* where a code's bits start in plane2, plane1 */
-    v_code low = v_bytes(0), pairs = low, bits = low;
-    if (mb_coding_plane4(coding))
-        low = v_and(v_shift(v_load(p + at.plane4 + q / 2 * 64), q % 2 ? 4 : 0), v_bytes(15));
-    if (mb_coding_plane2(coding))
-        pairs = v_load(p + at.plane2 + q / 4 * 64);
+    const bool is_signed = mb_is_signed(mb_coding_max(coding));
+    if (mb_coding_plane8(coding)) {
+        const v_code byte = v_load(p + at.plane8 + q * 64);
+        return is_signed ? v_xor(byte, v_bytes(0x80)) : byte;
+    }
+    /* The widest plane gives the low bits, each narrower one goes on top. */
+    v_code code = v_bytes(0);
+    int bits = 0;
+    if (mb_coding_plane4(coding)) {
+        code = v_and(v_shift(v_load(p + at.plane4 + q / 2 * 64), q % 2 ? 4 : 0), v_bytes(15));
+        bits = 4;
+    }
+    if (mb_coding_plane2(coding)) {
+        const v_code pairs = v_shift(v_load(p + at.plane2 + q / 4 * 64), 2 * (int)(q % 4) - bits);
+        code = bits ? v_or_and(code, pairs, v_bytes(3 << bits)) : v_and(pairs, v_bytes(3));
+        bits += 2;
+    }
     if (mb_coding_plane1(coding))
-        bits = v_load(p + at.plane1);
-    switch (coding) {
-    case MB_CODING_B2: return v_and(v_shift(pairs, pair), v_bytes(3));
-    case MB_CODING_B3:
-        return v_or_and(v_and(v_shift(pairs, pair), v_bytes(3)), v_shift(bits, bit - 2),
-                        v_bytes(4));
-    case MB_CODING_B4: return low;
-    case MB_CODING_B5: return v_or_and(low, v_shift(bits, bit - 4), v_bytes(16));
-    case MB_CODING_B6: return v_or_and(low, v_shift(pairs, pair - 4), v_bytes(48));
-    case MB_CODING_LUT4:
-        return v_lookup(v_table(V_SIGNED_CODES ? (const void *)mb_lut4_iq4 : mb_lut4_iq4_biased),
-                        low);
-    default: break; /* b8 */
-    }
-    const v_code byte = v_load(p + at.plane8 + q * 64);
-    return V_SIGNED_CODES ? v_xor(byte, v_bytes(0x80)) : byte;
-}
-
-/* The sixteen 6-bit sub-scales of a super-block (g16x2s6) as int8, even groups first: out[g % 2][g
- * / 2][row]. Two pairs of groups share 16 bytes of high bits, so a ymm holds both: the upper lane's
- * are 4 bits further up. */
-MB_INLINE void mb_decode_sub_scales6(const uint8_t *sub_scale, int8_t out[2][8][16])
-{
-    const __m256i lane_shift = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
-    const __m256i low_mask = _mm256_set1_epi8(0x0f), high_mask = _mm256_set1_epi8(0x30),
-                  bias = _mm256_set1_epi8(32);
-    MB_EACH (i, 4) {
-        const __m256i low = _mm256_loadu_si256((const void *)(sub_scale + 32 * i));
-        const __m128i shared = _mm_loadu_si128((const void *)(sub_scale + 128 + 16 * i));
-        const __m256i high = _mm256_srlv_epi32(_mm256_broadcastsi128_si256(shared), lane_shift);
-        const __m256i even_high = _mm256_and_si256(_mm256_slli_epi16(high, 4), high_mask);
-        const __m256i odd_high = _mm256_and_si256(_mm256_slli_epi16(high, 2), high_mask);
-        const __m256i even = _mm256_or_si256(_mm256_and_si256(low, low_mask), even_high);
-        const __m256i odd =
-            _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(low, 4), low_mask), odd_high);
-        _mm256_storeu_si256((void *)out[0][2 * i], _mm256_sub_epi8(even, bias));
-        _mm256_storeu_si256((void *)out[1][2 * i], _mm256_sub_epi8(odd, bias));
-    }
+        code = v_or_and(code, v_shift(v_load(p + at.plane1), (int)q - bits), v_bytes(1 << bits));
+    if (mb_coding_table(coding) == NULL)
+        return code;
+    const v_code table = v_table(mb_coding_table(coding));
+    return v_lookup(is_signed ? v_xor(table, v_bytes(0x80)) : table, code);
 }
 
 /* What is decoded once per super-block, before its groups. The lines before the codes are touched
@@ -83,9 +64,9 @@ MB_INLINE void mb_decode_header(const uint8_t *superblock, struct mb_header *hea
 {
     const struct mb_superblock at = mb_superblock_layout(coding, scale);
     MB_EACH (line, at.codes / 64)
-        _mm_prefetch((const char *)(superblock + line * 64), _MM_HINT_T0);
+        v_touch(superblock + line * 64);
     if (scale == MB_SCALE_G16X2S6)
-        mb_decode_sub_scales6(superblock + at.sub_scale, header->sub_scale);
+        v_sub_scales6(superblock + at.sub_scale, header->sub_scale);
 }
 
 /* Sub-scale of group g (0 .. 1) of a chunk as floats; g is 0 where groups are 32 wide. */
@@ -95,12 +76,12 @@ MB_INLINE v_float mb_decode_sub_scale(const uint8_t *superblock, const struct mb
 {
     const uint8_t *p = superblock + mb_superblock_layout(coding, scale).sub_scale;
     if (scale == MB_SCALE_G16X2S6)
-        return v_to_float(v_load_i8(header->sub_scale[g][chunk] + part * 8));
+        return v_to_float(v_load_i8(header->sub_scale[g][chunk] + part * V_LANES));
     if (scale == MB_SCALE_G16X2MIN) {
-        const v_int pair = v_load_u16(p + chunk * 32 + part * 16);
+        const v_int pair = v_load_u16(p + chunk * 32 + part * 2 * V_LANES);
         return v_to_float(v_int_and(v_int_shift(pair, 8 * g), 15));
     }
-    p += (chunk * (MB_CHUNK_K / mb_scale_group(scale)) + g) * MB_PANEL_ROWS + part * 8;
+    p += (chunk * (MB_CHUNK_K / mb_scale_group(scale)) + g) * MB_PANEL_ROWS + part * V_LANES;
     return v_to_float(scale == MB_SCALE_G32X2MIN ? v_load_u8(p) : v_load_i8(p));
 }
 
@@ -110,8 +91,8 @@ MB_INLINE v_int mb_decode_min_pair(const uint8_t *superblock, size_t pair, unsig
 {
     const struct mb_superblock at = mb_superblock_layout(coding, scale);
     return scale == MB_SCALE_G32X2MIN
-               ? v_load_u8_pairs(superblock + at.sub_min + pair * 32 + part * 16)
-               : v_load_high_pairs(superblock + at.sub_scale + pair * 32 + part * 16);
+               ? v_load_u8_pairs(superblock + at.sub_min + pair * 32 + part * 2 * V_LANES)
+               : v_load_high_pairs(superblock + at.sub_scale + pair * 32 + part * 2 * V_LANES);
 }
 
 MB_INLINE v_float mb_decode_float(const uint8_t *p, const enum mb_coding coding)
@@ -119,6 +100,13 @@ MB_INLINE v_float mb_decode_float(const uint8_t *p, const enum mb_coding coding)
     return coding == MB_CODING_F16    ? v_load_f16(p)
            : coding == MB_CODING_BF16 ? v_load_bf16(p)
                                       : v_load_float((const float *)(const void *)p);
+}
+
+/* Stored scales, f16, in the coding's unit. */
+MB_INLINE v_float mb_decode_d(const uint8_t *p, const enum mb_coding coding)
+{
+    const float unit = mb_coding_unit(coding);
+    return unit == 1.0f ? v_load_f16(p) : v_mul(v_load_f16(p), v_broadcast_float(&unit));
 }
 
 /* Scales of super-block b of a decoded panel. */
@@ -136,13 +124,14 @@ MB_INLINE void mb_decode_scales(const uint8_t *superblock, size_t b, const struc
             MB_EACH (g, groups) {
                 const size_t to = (b * groups + g) * MB_PANEL_ROWS + row,
                              from = 2 * (g * MB_PANEL_ROWS + row);
-                v_store_float(out->scale + to, v_load_f16(superblock + at.d + from));
+                v_store_float(out->scale + to, mb_decode_d(superblock + at.d + from, coding));
                 if (mb_scale_has_min(scale))
                     v_store_float(out->min + to, v_load_f16(superblock + at.dmin + from));
             }
             continue;
         }
-        v_store_float(out->d + b * MB_PANEL_ROWS + row, v_load_f16(superblock + at.d + 2 * row));
+        v_store_float(out->d + b * MB_PANEL_ROWS + row,
+                      mb_decode_d(superblock + at.d + 2 * row, coding));
         for (size_t c = 0; c < chunks; c++)
             MB_EACH (g, per_chunk)
                 v_store_float(out->scale + (b * groups + c * per_chunk + g) * MB_PANEL_ROWS + row,
