@@ -6,9 +6,10 @@
  * quads of 16 rows x 4 k, from 1, 2, 4 or 8 vectors of a plane. gemv calls these for registers,
  * mb_decode_panel stores the same registers for gemm.
  *
- * Operations per register of codes on AVX-512 (AVX2 has one more per merge): b8 0, b4 1.5, b2 1.75,
- * lut4 2.5, b5 3.5, b6 3.5, b3 3.75. The limit is the shift port, and for one row from memory the
- * bytes. Coding and scale kind are constants wherever these are called. */
+ * Operations per register of codes on AVX-512 (AVX2 has one more per merge): b8 0, b4 1.5 (1 in
+ * gemv), b2 1.75, lut4 2.5 (1.5 with VBMI), b5 3.5, b6 3.5, b3 3.75. The limit is the shift port,
+ * and for one row from memory the bytes. Coding and scale kind are constants wherever these are
+ * called. */
 #ifndef MIXBIT_KERNELS_SIMD_DECODE_H
 #define MIXBIT_KERNELS_SIMD_DECODE_H
 
@@ -23,23 +24,48 @@ enum { MB_CHUNK_QUADS = MB_CHUNK_K / 4 };
  */
 MB_INLINE bool mb_is_signed(const unsigned max_code) { return V_SIGNED_CODES && max_code > 127; }
 
+/* The coding's table, signed where codes are. */
+MB_INLINE v_code mb_decode_table(const enum mb_coding coding)
+{
+    const v_code table = v_table(mb_coding_table(coding));
+    return mb_is_signed(mb_coding_max(coding)) ? v_xor(table, v_bytes(0x80)) : table;
+}
+
+/* Whether odd quads may stay in the upper half of their byte, 16 times the code: their dots are
+ * summed apart and shifted down once per group, which saves a shift per register. A dot that may
+ * not saturate can do that. */
+MB_INLINE bool mb_is_raised(const enum mb_coding coding)
+{
+    return V_WIDE_DOT && mb_coding_bits(coding) == 4 && mb_coding_table(coding) == NULL;
+}
+MB_INLINE v_code mb_decode_raised(const uint8_t *superblock, size_t chunk, unsigned q,
+                                  unsigned part, const enum mb_coding coding,
+                                  const enum mb_scale_kind scale)
+{
+    const struct mb_superblock at = mb_superblock_layout(coding, scale);
+    const uint8_t *p = superblock + chunk * at.chunk_bytes + part * V_BYTES;
+    return v_and(v_load(p + at.plane4 + q / 2 * 64), v_bytes(0xf0));
+}
+
 /* Codes of quad q (0 .. 7) of a chunk, register `part` of the panel. */
 MB_INLINE v_code mb_decode_quad(const uint8_t *superblock, size_t chunk, unsigned q, unsigned part,
                                 const enum mb_coding coding, const enum mb_scale_kind scale)
 {
     const struct mb_superblock at = mb_superblock_layout(coding, scale);
     const uint8_t *p = superblock + chunk * at.chunk_bytes + part * V_BYTES;
-    const bool is_signed = mb_is_signed(mb_coding_max(coding));
     if (mb_coding_plane8(coding)) {
         const v_code byte = v_load(p + at.plane8 + q * 64);
-        return is_signed ? v_xor(byte, v_bytes(0x80)) : byte;
+        return mb_is_signed(mb_coding_max(coding)) ? v_xor(byte, v_bytes(0x80)) : byte;
     }
     /* The widest plane gives the low bits, each narrower one goes on top. */
     v_code code = v_bytes(0);
     int bits = 0;
     if (mb_coding_plane4(coding)) {
-        code = v_and(v_shift(v_load(p + at.plane4 + q / 2 * 64), q % 2 ? 4 : 0), v_bytes(15));
+        code = v_shift(v_load(p + at.plane4 + q / 2 * 64), q % 2 ? 4 : 0);
         bits = 4;
+        if (mb_coding_table(coding) != NULL)
+            return v_lookup_low4(mb_decode_table(coding), code);
+        code = v_and(code, v_bytes(15));
     }
     if (mb_coding_plane2(coding)) {
         const v_code pairs = v_shift(v_load(p + at.plane2 + q / 4 * 64), 2 * (int)(q % 4) - bits);
@@ -48,10 +74,7 @@ MB_INLINE v_code mb_decode_quad(const uint8_t *superblock, size_t chunk, unsigne
     }
     if (mb_coding_plane1(coding))
         code = v_or_and(code, v_shift(v_load(p + at.plane1), (int)q - bits), v_bytes(1 << bits));
-    if (mb_coding_table(coding) == NULL)
-        return code;
-    const v_code table = v_table(mb_coding_table(coding));
-    return v_lookup(is_signed ? v_xor(table, v_bytes(0x80)) : table, code);
+    return mb_coding_table(coding) == NULL ? code : v_lookup(mb_decode_table(coding), code);
 }
 
 /* What is decoded once per super-block, before its groups. The lines before the codes are touched

@@ -34,6 +34,9 @@ enum { V_LANES = 8, V_PARTS = 2, V_BYTES = 32 };
  */
 #define V_SIGNED_CODES 1
 
+/* A dot is exact only for codes as low as they are. */
+#define V_WIDE_DOT 0
+
 /* ---- memory ---- */
 
 MB_INLINE v_code v_load(const void *p) { return _mm256_load_si256(p); }
@@ -84,7 +87,12 @@ MB_INLINE v_code v_table(const void *table16)
 {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128(table16));
 }
+/* Indexes below 16; indexes whose upper bits are anything. */
 MB_INLINE v_code v_lookup(v_code table, v_code index) { return _mm256_shuffle_epi8(table, index); }
+MB_INLINE v_code v_lookup_low4(v_code table, v_code index)
+{
+    return v_lookup(table, v_and(index, v_bytes(15)));
+}
 
 /* ---- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold ---- */
 
@@ -136,6 +144,8 @@ MB_INLINE v_int v_dot2(v_int sum, v_int a, v_int b)
 {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
 }
+MB_INLINE v_int v_int_add(v_int a, v_int b) { return _mm256_add_epi32(a, b); }
+MB_INLINE v_int v_int_sra(v_int v, unsigned n) { return _mm256_srai_epi32(v, (int)n); }
 MB_INLINE v_int v_zero(void) { return _mm256_setzero_si256(); }
 MB_INLINE v_int v_int_and(v_int a, int b) { return _mm256_and_si256(a, _mm256_set1_epi32(b)); }
 MB_INLINE v_int v_int_shift(v_int v, unsigned n) { return n ? _mm256_srli_epi32(v, (int)n) : v; }

@@ -30,6 +30,9 @@ enum { V_LANES = 16, V_PARTS = 1, V_BYTES = 64 };
  * sums. */
 #define V_SIGNED_CODES 0
 
+/* A dot never saturates, so codes may stand higher than they are. */
+#define V_WIDE_DOT 1
+
 /* ---- memory ---- */
 
 MB_INLINE v_code v_load(const void *p) { return _mm512_load_si512(p); }
@@ -76,7 +79,12 @@ MB_INLINE v_code v_table(const void *table16)
 {
     return _mm512_broadcast_i32x4(_mm_loadu_si128(table16));
 }
+/* Indexes below 16; indexes whose upper bits are anything. */
 MB_INLINE v_code v_lookup(v_code table, v_code index) { return _mm512_shuffle_epi8(table, index); }
+MB_INLINE v_code v_lookup_low4(v_code table, v_code index)
+{
+    return v_lookup(table, v_and(index, v_bytes(15)));
+}
 
 /* ---- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold ---- */
 
@@ -98,6 +106,8 @@ MB_INLINE v_int v_dot_fold(v_int start, v_int partial, unsigned max_code)
 }
 /* sum + pairs of int16 . pairs of int16, for the minima. */
 MB_INLINE v_int v_dot2(v_int sum, v_int a, v_int b) { return _mm512_dpwssd_epi32(sum, a, b); }
+MB_INLINE v_int v_int_add(v_int a, v_int b) { return _mm512_add_epi32(a, b); }
+MB_INLINE v_int v_int_sra(v_int v, unsigned n) { return _mm512_srai_epi32(v, n); }
 MB_INLINE v_int v_zero(void) { return _mm512_setzero_si512(); }
 MB_INLINE v_int v_int_and(v_int a, int b) { return _mm512_and_si512(a, _mm512_set1_epi32(b)); }
 MB_INLINE v_int v_int_shift(v_int v, unsigned n) { return n ? _mm512_srli_epi32(v, n) : v; }
