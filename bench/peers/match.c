@@ -5,6 +5,7 @@
 #include "tuner/measure.h"
 #include "tuner/workload.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,9 +21,7 @@ static const size_t samples_most = 24;
  */
 static const double peer_error_most = 0.05;
 
-/* Threads at rest use less than this share of one processor. */
-static const double quiet_share = 0.05;
-enum { QUIET_STEP_NS = 1000000, QUIET_STEPS = 500 };
+enum { QUIET_STEP_NS = 500000, QUIET_STEPS = 1000 };
 
 void mb_match_find_peers(struct mb_match_peers *peers)
 {
@@ -53,24 +52,43 @@ struct match {
 
 /* ---- turns ---- */
 
-static double process_ns(void)
+/* State of a thread ("R": it has or wants a processor) from /proc/self/task/<name>/stat, whose
+ * third field follows the last ')'; 0: it has ended. */
+static char state_of(const char *name)
 {
-    struct timespec used;
-    if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used) != 0)
+    char path[64], line[256];
+    snprintf(path, sizeof path, "/proc/self/task/%.20s/stat", name);
+    FILE *file = fopen(path, "r");
+    if (file == NULL)
         return 0;
-    return 1e9 * (double)used.tv_sec + (double)used.tv_nsec;
+    const size_t length = fread(line, 1, sizeof line - 1, file);
+    (void)fclose(file);
+    line[length] = '\0';
+    const char *name_end = strrchr(line, ')');
+    return name_end != NULL && name_end[1] == ' ' ? name_end[2] : 0;
 }
 
-/* Wait until no thread of this process runs; false when that doesn't happen. */
-static bool wait_until_quiet(void)
+/* Threads of this process that run, the caller included; SIZE_MAX when the system doesn't tell. The
+ * processor time of a process would not do: other threads' shares are only added at ticks. */
+static size_t count_running(void)
+{
+    size_t count = 0;
+    DIR *threads = opendir("/proc/self/task");
+    if (threads == NULL)
+        return SIZE_MAX;
+    for (struct dirent *entry; (entry = readdir(threads)) != NULL;)
+        count += entry->d_name[0] != '.' && state_of(entry->d_name) == 'R';
+    (void)closedir(threads);
+    return count;
+}
+
+bool mb_match_wait_until_quiet(void)
 {
     const struct timespec step = {.tv_nsec = QUIET_STEP_NS};
     for (size_t i = 0; i < QUIET_STEPS; i++) {
-        const double before = process_ns();
-        const uint64_t begin = mb_now_ns();
-        (void)nanosleep(&step, NULL);
-        if (process_ns() - before < quiet_share * (double)(mb_now_ns() - begin))
+        if (count_running() <= 1)
             return true;
+        (void)nanosleep(&step, NULL);
     }
     return false;
 }
@@ -95,12 +113,26 @@ static void enter(void *arg)
         if (other != player && other->product != NULL && other->peer->peer->rest != NULL)
             other->peer->peer->rest(other->product);
     }
-    if (!wait_until_quiet())
+    if (!mb_match_wait_until_quiet())
         player->row.restless = true;
     run_player(player, match->warm_products);
 }
 
 /* ---- setting up ---- */
+
+enum mb_status mb_match_matrix(const struct mb_workload *workload, struct mb_peer_matrix *matrix,
+                               void **blocks)
+{
+    const struct mb_workload *w = workload;
+    *blocks = malloc(w->n * mb_format_row_bytes(w->format, w->k));
+    *matrix = (struct mb_peer_matrix){.format = w->format,
+                                      .n = w->n,
+                                      .k = w->k,
+                                      .copies = w->copies,
+                                      .threads = mb_threads_count(w->threads),
+                                      .blocks = *blocks};
+    return *blocks == NULL ? MB_ERR_MEMORY : mb_unpack_rows(&w->weights, 0, w->n, *blocks);
+}
 
 static bool join(struct match *match, const struct mb_match_peer *peer, size_t variant,
                  const struct mb_peer_matrix *matrix, char why[MB_PEER_TEXT])
@@ -135,16 +167,9 @@ static enum mb_status invite(struct match *match, const struct mb_match_peers *p
                              mb_match_taker *take_row, void *user)
 {
     const struct mb_match_case *asked = match->asked;
-    struct mb_peer_matrix matrix = {.format = asked->format,
-                                    .n = asked->n,
-                                    .k = asked->k,
-                                    .copies = match->workload.copies,
-                                    .threads = mb_threads_count(match->workload.threads)};
-    void *blocks = malloc(asked->n * mb_format_row_bytes(asked->format, asked->k));
-    if (blocks == NULL)
-        return MB_ERR_MEMORY;
-    enum mb_status status = mb_unpack_rows(&match->workload.weights, 0, asked->n, blocks);
-    matrix.blocks = blocks;
+    struct mb_peer_matrix matrix;
+    void *blocks;
+    enum mb_status status = mb_match_matrix(&match->workload, &matrix, &blocks);
     for (size_t i = 0; i < peers->count && status == MB_OK; i++) {
         const struct mb_match_peer *peer = &peers->at[i];
         const size_t before = match->count;
@@ -163,24 +188,19 @@ static enum mb_status invite(struct match *match, const struct mb_match_peers *p
 
 /* ---- one m ---- */
 
-/* Bind a peer to m rows and look at what it computes. */
-static void check_peer(struct player *player)
+bool mb_match_check(const struct mb_peer *peer, void *product, struct mb_workload *workload,
+                    double *error, char why[MB_PEER_TEXT])
 {
-    struct mb_workload *w = &player->match->workload;
-    struct mb_match_row *row = &player->row;
-    const struct mb_peer *peer = player->peer->peer;
+    struct mb_workload *w = workload;
     double worst;
     memset(w->y, 0xff, w->m * w->n * sizeof *w->y);
-    if (!peer->bind(player->product, w->x, w->m, w->y, row->why))
-        return;
-    if (!peer->run(player->product)) {
-        (void)mb_peer_refuse(row->why, "refused: it reports a failure");
-        return;
-    }
-    mb_workload_compare(w, w->y, &row->bench.error, &worst);
-    if (!(row->bench.error <= peer_error_most))
-        (void)mb_peer_refuse(row->why, "refused: wrong results, relative error %.2g",
-                             row->bench.error);
+    if (!peer->bind(product, w->x, w->m, w->y, why))
+        return false;
+    if (!peer->run(product))
+        return mb_peer_refuse(why, "refused: it reports a failure");
+    mb_workload_compare(w, w->y, error, &worst);
+    return *error <= peer_error_most ||
+           mb_peer_refuse(why, "refused: wrong results, relative error %.2g", *error);
 }
 
 static void fill_times(struct mb_bench_row *bench, const struct mb_measurement *result)
@@ -250,7 +270,8 @@ static enum mb_status play(struct match *match, size_t m, const struct mb_limits
     snprintf(ours->kernel, sizeof ours->kernel, "%s", mb_kernel_for(w->format, w->n, w->k, m));
     enum mb_status status = mb_workload_check(w, &ours->error, &ours->failed);
     for (size_t i = 1; i < match->count && status == MB_OK; i++)
-        check_peer(&match->players[i]);
+        (void)mb_match_check(match->players[i].peer->peer, match->players[i].product, w,
+                             &match->players[i].row.bench.error, match->players[i].row.why);
     if (status == MB_OK)
         status = measure_in_turns(match);
     if (status != MB_OK)

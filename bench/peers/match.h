@@ -3,7 +3,7 @@
  * turns in one process.
  *
  * Every library keeps threads that poll for a while after their last product. So before each timed
- * sample all others are put to rest, and the match waits until this process uses no processor; then
+ * sample all others are put to rest, and the match waits until none of their threads runs; then
  * the one whose turn it is runs untimed until its threads are awake and its weights are where they
  * belong. Samples last milliseconds, so what waking costs is not in them. */
 #ifndef MIXBIT_BENCH_MATCH_H
@@ -11,6 +11,7 @@
 
 #include "bench/peers/peer.h"
 #include "tuner/tuner.h"
+#include "tuner/workload.h"
 
 enum { MB_MATCH_PEERS = 8 };
 
@@ -57,5 +58,19 @@ typedef bool mb_match_taker(void *user, const struct mb_match_row *row); /* fals
 enum mb_status mb_match_run(const struct mb_match_case *match, const struct mb_match_peers *peers,
                             struct mb_threads *threads, const struct mb_limits *limits,
                             mb_match_taker *take_row, void *user, struct mb_error *error);
+
+/* ---- the pieces, for mixbit-bench ---- */
+
+/* What a peer's create needs to make the same copies as the workload has. Free *blocks after it. */
+enum mb_status mb_match_matrix(const struct mb_workload *workload, struct mb_peer_matrix *matrix,
+                               void **blocks);
+
+/* Bind a product to the workload's rows and judge what it computes; false: `why` it is refused. */
+bool mb_match_check(const struct mb_peer *peer, void *product, struct mb_workload *workload,
+                    double *error, char why[MB_PEER_TEXT]);
+
+/* Wait until no other thread of this process runs; false when that doesn't happen in half a second,
+ * or the system doesn't tell. */
+bool mb_match_wait_until_quiet(void);
 
 #endif
