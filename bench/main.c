@@ -6,10 +6,12 @@
  *   mixbit-bench --shapes=bench/shapes/ci.txt --residency=memory --threads=2
  *                --benchmark_filter='q4_K.*m:1/' --benchmark_repetitions=9
  *
- * A shapes file has one matrix a line: n k m..., the rest after '#' is for people. */
+ * With --peers, every peer that is found has the same cases, named <peer>_<variant>; for ratios use
+ * `mixbit bench --peers`, which lets them take turns. A shapes file has one matrix a line: n k
+ * m..., the rest after '#' is for people. */
+#include "bench/peers/match.h"
 #include "bench/shim.h"
 #include "tuner/space.h"
-#include "tuner/workload.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +22,8 @@ enum { MS_MOST = 16, LINE_MOST = 512 };
 struct bench_case {
     enum mb_format format;
     size_t n, k, m;
+    const struct mb_peer *peer; /* NULL: ours */
+    size_t variant;
     struct shim_case shim;
 };
 
@@ -34,17 +38,47 @@ static struct {
     const struct bench_case *ready;
     struct mb_workload workload;
     struct mb_arena arena;
+    struct mb_match_peers peers;
+    void *product; /* of the peer's case that is set up */
 } bench = {.device = {.size = sizeof bench.device}, .residency = MB_RESIDENCY_MEMORY};
+
+static void take_down(void)
+{
+    if (bench.ready == NULL)
+        return;
+    if (bench.ready->peer != NULL) {
+        if (bench.ready->peer->rest != NULL && bench.product != NULL)
+            bench.ready->peer->rest(bench.product);
+        bench.ready->peer->destroy(bench.product);
+    }
+    mb_workload_free(&bench.workload);
+    bench.product = NULL;
+    bench.ready = NULL;
+    (void)mb_match_wait_until_quiet();
+}
+
+static bool set_up_peer(const struct bench_case *c, char why[MB_PEER_TEXT])
+{
+    struct mb_peer_matrix matrix;
+    void *blocks;
+    double rms;
+    if (mb_match_matrix(&bench.workload, &matrix, &blocks) == MB_OK)
+        bench.product = c->peer->create(c->variant, &matrix, why);
+    else
+        (void)mb_peer_refuse(why, "out of memory");
+    free(blocks);
+    return bench.product != NULL &&
+           mb_match_check(c->peer, bench.product, &bench.workload, &rms, why);
+}
 
 static void *set_up(void *arg, const char **why)
 {
     static struct mb_error error;
-    const struct bench_case *c = arg;
+    static char refused[MB_PEER_TEXT];
+    struct bench_case *c = arg;
     if (bench.ready == c)
-        return &bench.workload;
-    if (bench.ready != NULL)
-        mb_workload_free(&bench.workload);
-    bench.ready = NULL;
+        return c;
+    take_down();
     double rms;
     int failed;
     const size_t set =
@@ -55,16 +89,26 @@ static void *set_up(void *arg, const char **why)
         return NULL;
     }
     bench.ready = c;
-    if (mb_workload_check(&bench.workload, &rms, &failed) != MB_OK || failed) {
-        *why = "wrong results";
-        return NULL;
-    }
-    return &bench.workload;
+    if (c->peer != NULL && set_up_peer(c, refused))
+        return c;
+    if (c->peer == NULL && mb_workload_check(&bench.workload, &rms, &failed) == MB_OK && !failed)
+        return c;
+    *why = c->peer != NULL ? refused : "wrong results";
+    take_down();
+    return NULL;
 }
 
-static void run(void *ready, size_t iterations) { mb_workload_run(ready, iterations); }
+static void run(void *ready, size_t iterations)
+{
+    const struct bench_case *c = ready;
+    if (c->peer == NULL)
+        mb_workload_run(&bench.workload, iterations);
+    for (size_t i = 0; i < iterations && c->peer != NULL; i++)
+        (void)c->peer->run(bench.product);
+}
 
-static int add_case(enum mb_format format, size_t n, size_t k, size_t m)
+static int add_case(enum mb_format format, size_t n, size_t k, size_t m, const struct mb_peer *peer,
+                    size_t variant)
 {
     const char *kernel = mb_kernel_for(format, n, k, m);
     if (kernel == NULL)
@@ -79,20 +123,49 @@ static int add_case(enum mb_format format, size_t n, size_t k, size_t m)
     }
     bench.cases[bench.count++] = c;
     const struct mb_shape shape = {n, k};
-    *c = (struct bench_case){.format = format, .n = n, .k = k, .m = m};
+    *c = (struct bench_case){
+        .format = format, .n = n, .k = k, .m = m, .peer = peer, .variant = variant};
     c->shim = (struct shim_case){.set_up = set_up,
                                  .run = run,
                                  .arg = c,
                                  .macs = (double)m * (double)n * (double)k,
                                  .bytes = (double)n * (double)mb_format_row_bytes(format, k)};
-    c->shim.bound_s = 1e-9 * mb_space_bound_ns(mb_registry_find(kernel), format, &shape, m,
-                                               &bench.limits, bench.residency, NULL);
-    char name[256];
-    snprintf(name, sizeof name, "%s/%s/m:%zu/n:%zu/k:%zu/%s/threads:%zu", kernel,
-             mb_format_info(format)->name, m, n, k, mb_residency_name(bench.residency),
-             mb_threads_count(bench.threads));
+    if (peer == NULL)
+        c->shim.bound_s = 1e-9 * mb_space_bound_ns(mb_registry_find(kernel), format, &shape, m,
+                                                   &bench.limits, bench.residency, NULL);
+    char name[256], by[64];
+    if (peer != NULL)
+        snprintf(by, sizeof by, "%s_%s", peer->name, peer->variant_names[variant]);
+    snprintf(name, sizeof name, "%s/%s/m:%zu/n:%zu/k:%zu/%s/threads:%zu",
+             peer != NULL ? by : kernel, mb_format_info(format)->name, m, n, k,
+             mb_residency_name(bench.residency), mb_threads_count(bench.threads));
     shim_register(name, &c->shim);
     return 0;
+}
+
+/* Ours, then every peer's variants. */
+static int add_cases(enum mb_format format, size_t n, size_t k, size_t m)
+{
+    int failed = add_case(format, n, k, m, NULL, 0);
+    for (size_t i = 0; i < bench.peers.count; i++) {
+        const struct mb_match_peer *at = &bench.peers.at[i];
+        for (size_t v = 0; v < at->peer->variants && at->found && !failed; v++)
+            failed = at->peer->has(format) && add_case(format, n, k, m, at->peer, v);
+    }
+    return failed;
+}
+
+static void find_peers(void)
+{
+    mb_match_find_peers(&bench.peers);
+    for (size_t i = 0; i < bench.peers.count; i++) {
+        const struct mb_match_peer *at = &bench.peers.at[i];
+        if (at->found)
+            fprintf(stderr, "%s %s: %s\n  %s\n", at->peer->name, at->info.version, at->info.path,
+                    at->info.system);
+        else
+            fprintf(stderr, "%s skipped: %s\n", at->peer->name, at->why);
+    }
 }
 
 /* "n k m..." into numbers; 0 when the line holds none. */
@@ -130,7 +203,7 @@ static int add_shapes(const char *path)
         }
         for (size_t i = 2; i < count && !failed; i++)
             for (size_t f = 0; f < mb_format_count() && !failed; f++)
-                failed = add_case(mb_format_at(f)->id, values[0], values[1], values[i]);
+                failed = add_cases(mb_format_at(f)->id, values[0], values[1], values[i]);
     }
     fclose(file);
     return failed;
@@ -164,6 +237,9 @@ int main(int argc, char **argv)
     const char *threads = flag(argc, argv, "--threads");
     const char *residency = flag(argc, argv, "--residency");
     int status = 1;
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--peers") == 0)
+            find_peers();
     if (residency != NULL && !find_residency(residency))
         fprintf(stderr, "mixbit-bench: no residency '%s'; there are L2, L3 and memory\n",
                 residency);
@@ -174,8 +250,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "mixbit-bench: cannot set up threads or measure limits\n");
     else if (!add_shapes(shapes != NULL ? shapes : MIXBIT_SHAPES "/smoke.txt"))
         status = shim_run();
-    if (bench.ready != NULL)
-        mb_workload_free(&bench.workload);
+    take_down();
     mb_arena_free(&bench.arena);
     mb_threads_destroy(bench.threads);
     for (size_t i = 0; i < bench.count; i++)

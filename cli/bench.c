@@ -1,19 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bench: kernels against the limits of this machine. Each row is one product timed by the tuner's
  * own code, beside the limit that it runs into first. */
+#include "cli/bench.h"
 #include "cli/steps.h"
 #include "tuner/tuner.h"
 
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
-
-struct options {
-    struct mb_format_list formats;
-    struct mb_counts m;
-    size_t n, k, threads;
-    int residency;
-};
 
 static const char *const residency_choices[] = {"L2", "L3", "memory", "auto", NULL};
 enum { RESIDENCY_AUTO = 3 };
@@ -62,8 +56,8 @@ static void add_row(struct mb_table *table, const struct mb_bench_row *row, bool
 }
 
 /* Where the weights of one matrix would be if it were all there is. */
-static enum mb_residency pick_residency(const struct options *options, enum mb_format format,
-                                        size_t threads)
+enum mb_residency mb_bench_residency(const struct mb_bench_options *options, enum mb_format format,
+                                     size_t threads)
 {
     struct mb_device_info device = {.size = sizeof device};
     if (options->residency != RESIDENCY_AUTO)
@@ -73,7 +67,7 @@ static enum mb_residency pick_residency(const struct options *options, enum mb_f
     return mb_residency_of(&device, options->n * mb_format_row_bytes(format, options->k), threads);
 }
 
-static enum mb_status check_shape(struct mb_cli *cli, const struct options *options)
+static enum mb_status check_shape(struct mb_cli *cli, const struct mb_bench_options *options)
 {
     for (size_t f = 0; f < options->formats.count; f++) {
         const struct mb_format_info *info = mb_format_info(options->formats.at[f]);
@@ -93,7 +87,7 @@ static enum mb_status check_shape(struct mb_cli *cli, const struct options *opti
 }
 
 /* One row that contradicts its limit fails the run, but only after all rows were printed. */
-static enum mb_status measure(struct mb_cli *cli, const struct options *options,
+static enum mb_status measure(struct mb_cli *cli, const struct mb_bench_options *options,
                               struct mb_threads *threads, const struct mb_limits *limits,
                               struct mb_table *table)
 {
@@ -109,7 +103,7 @@ static enum mb_status measure(struct mb_cli *cli, const struct options *options,
                 .n = options->n,
                 .k = options->k,
                 .m = options->m.at[i],
-                .residency = pick_residency(options, info->id, mb_threads_count(threads))};
+                .residency = mb_bench_residency(options, info->id, mb_threads_count(threads))};
             struct mb_bench_row row = {0};
             struct mb_error error = {0};
             if (mb_progress_report(progress, done, total, info->name) != MB_OK)
@@ -132,7 +126,7 @@ static enum mb_status measure(struct mb_cli *cli, const struct options *options,
 
 static enum mb_status run(struct mb_cli *cli, const void *given)
 {
-    const struct options *options = given;
+    const struct mb_bench_options *options = given;
     struct mb_threads *threads = NULL;
     struct mb_limits limits = {0};
     enum mb_status status = check_shape(cli, options);
@@ -140,7 +134,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
         status = mb_step_threads(cli, options->threads, &threads);
     if (status != MB_OK)
         return status;
-    struct mb_table *table = make_table();
+    struct mb_table *table = options->peers ? mb_bench_peers_table() : make_table();
     mb_stage_begin(cli, "measuring bandwidth and peaks");
     status = mb_limits_measure(threads, 0, mb_stage_progress(cli), &limits);
     mb_stage_end(cli);
@@ -150,7 +144,8 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
         goto out;
     }
     mb_stage_begin(cli, "timing %zu formats", options->formats.count);
-    status = measure(cli, options, threads, &limits, table);
+    status = options->peers ? mb_bench_peers(cli, options, threads, &limits, table)
+                            : measure(cli, options, threads, &limits, table);
     mb_stage_end(cli);
     if (status == MB_OK || status == MB_ERR_VERIFY) {
         if (cli->common.json) {
@@ -172,14 +167,14 @@ out:
 static const struct mb_option table[] = {
     {.name = "formats",
      .kind = MB_OPTION_FORMATS,
-     .offset = offsetof(struct options, formats),
+     .offset = offsetof(struct mb_bench_options, formats),
      .value = "LIST",
      .help = "formats, comma-separated, or all",
      .fallback = "all"},
     {.name = "m",
      .letter = 'm',
      .kind = MB_OPTION_COUNTS,
-     .offset = offsetof(struct options, m),
+     .offset = offsetof(struct mb_bench_options, m),
      .value = "LIST",
      .help = "rows of activations, comma-separated",
      .fallback = "1,128",
@@ -187,7 +182,7 @@ static const struct mb_option table[] = {
     {.name = "n",
      .letter = 'n',
      .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, n),
+     .offset = offsetof(struct mb_bench_options, n),
      .value = "N",
      .help = "output features",
      .fallback = "4096",
@@ -195,7 +190,7 @@ static const struct mb_option table[] = {
     {.name = "k",
      .letter = 'k',
      .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, k),
+     .offset = offsetof(struct mb_bench_options, k),
      .value = "N",
      .help = "reduction length",
      .fallback = "4096",
@@ -203,23 +198,28 @@ static const struct mb_option table[] = {
     {.name = "threads",
      .letter = 't',
      .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, threads),
+     .offset = offsetof(struct mb_bench_options, threads),
      .value = "N",
      .help = "threads (default: one per physical core)",
      .minimum = 1},
     {.name = "residency",
      .kind = MB_OPTION_CHOICE,
-     .offset = offsetof(struct options, residency),
+     .offset = offsetof(struct mb_bench_options, residency),
      .choices = residency_choices,
      .help = "where the weights are; auto: where one such matrix would stay",
      .fallback = "auto"},
+    {.name = "peers",
+     .kind = MB_OPTION_FLAG,
+     .offset = offsetof(struct mb_bench_options, peers),
+     .help = "against ggml and ONNX Runtime, where they are found (MIXBIT_GGML and "
+             "MIXBIT_ONNXRUNTIME name other places)"},
     {0}};
 
 const struct mb_verb mb_verb_bench = {
     .name = "bench",
-    .summary = "kernels of every format against this machine's limits",
+    .summary = "kernels of every format against this machine's limits, and against peers",
     .options = table,
-    .options_bytes = sizeof(struct options),
+    .options_bytes = sizeof(struct mb_bench_options),
     .example = "mixbit bench --formats q4_K,iq4_nl --m 1,512 --n 4096 --k 4096",
     .run = run,
 };

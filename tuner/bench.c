@@ -86,8 +86,8 @@ static enum mb_status look_again(const struct mb_bench_row *row, struct mb_threa
     return status;
 }
 
-static enum mb_status judge(struct mb_workload *workload, const struct mb_limits *limits,
-                            double effort_s, struct mb_bench_row *row, struct mb_error *error)
+enum mb_status mb_workload_judge(struct mb_workload *workload, const struct mb_limits *limits,
+                                 double effort_s, struct mb_bench_row *row, struct mb_error *error)
 {
     struct mb_limits own = *limits;
     compare_with_limit(&own, row);
@@ -167,7 +167,7 @@ enum mb_status mb_bench_run(const struct mb_bench_case *bench, struct mb_threads
             "%.2g, allowed %.2g",
             row->kernel, info->name, row->m, row->n, row->k, row->error, info->error_bound);
     if (status == MB_OK && limits != NULL)
-        status = judge(&workload, limits, effort_s, row, error);
+        status = mb_workload_judge(&workload, limits, effort_s, row, error);
     mb_workload_free(&workload);
     mb_arena_free(&own);
     return status;

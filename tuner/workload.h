@@ -50,8 +50,19 @@ void mb_workload_run(struct mb_workload *workload, size_t iterations);
 /* `iterations` preparations of the m activation rows, spread over threads as a product does it. */
 void mb_workload_prepare(struct mb_workload *workload, size_t iterations);
 
+/* Results that somebody computed from the same weights and activations ([m][n]) against the exact
+ * ones: *error is RMS over RMS of the exact, *worst the largest single one over the same; NaN where
+ * a result is. */
+void mb_workload_compare(const struct mb_workload *workload, const float *y, double *error,
+                         double *worst);
 /* One product, compared with the exact one: *error is RMS over RMS of the exact; *failed is set
  * when that is above the format's bound or any single output is off by far more than rounding. */
 enum mb_status mb_workload_check(struct mb_workload *workload, double *error, int *failed);
+
+/* Set limit and fraction of a row whose times and kernel are known (tuner/bench.c). MB_ERR_VERIFY
+ * with the reason when it stays above the limit after both were measured again; row->fraction is
+ * then that of the last look. */
+enum mb_status mb_workload_judge(struct mb_workload *workload, const struct mb_limits *limits,
+                                 double effort_s, struct mb_bench_row *row, struct mb_error *error);
 
 #endif
