@@ -345,6 +345,7 @@ static void gemm(enum mb_scale_kind kind, const struct mb_gemm_args *args)
     }
 #define MB_FLOAT_ROW(coding) PAIR(coding, none, f32)
 #define MB_PAIR_ROW(coding, kind, type) PAIR(coding, kind, type)
+#define MB_TABLE_PAIR_ROW(coding, kind, type) PAIR(coding, kind, type)
 #define GEMM(kind)                                                                                 \
     static void gemm_##kind##_reference(const struct mb_gemm_args *args)                           \
     {                                                                                              \
@@ -385,6 +386,7 @@ GEMM(none)
          .fn.gemv = gemv_##coding_##_##kind##_##type##_reference},
 #define MB_FLOAT_ROW(coding) PAIR(coding, none, f32)
 #define MB_PAIR_ROW(coding, kind, type) PAIR(coding, kind, type)
+#define MB_TABLE_PAIR_ROW(coding, kind, type) PAIR(coding, kind, type)
 #define GEMM(class, coding_, kind, type)                                                           \
     {.name = "gemm_" #class "_" #kind "_" #type "_8x16_reference",                                 \
      .op = MB_OP_GEMM,                                                                             \

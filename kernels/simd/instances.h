@@ -6,6 +6,7 @@
  *   MB_GEMV_TILES(X, ...)                X(..., mr, nr) for every tile of integer gemv
  *   MB_GEMV_FLOAT_TILES(X, ...)          the same for floats
  *   MB_GEMM_TILE, MB_GEMM_FLOAT_TILE     mr, nr
+ *   MB_INSTANCE_TABLES_ONLY              for a level that differs only where codings have a table
  *
  * A row's words are pasted into the kernel's name and, through words.h, into the constants that its
  * inlined body folds on: the name says all that the code knows. */
@@ -25,15 +26,15 @@
 #define SCALE(word) ((enum mb_scale_kind)MB_SCALE_OF_##word)
 #define ACTIVATION(word) ((enum mb_activation)MB_ACTIVATION_OF_##word)
 
-/* What every row becomes. Levels whose dot takes any u8 x s8 need one gemm per scale kind; those
- * that sum products in int16 one per class of codes. */
-#define MB_FLOAT_ROW(coding) DECODE(coding, none) MB_GEMV_FLOAT_TILES(GEMV_TILE, coding, none, f32)
-#define MB_PAIR_ROW(coding, kind, type)                                                            \
-    DECODE(coding, kind) MB_GEMV_TILES(GEMV_TILE, coding, kind, type)
 #define GEMV_TILE(coding, kind, type, mr, nr) GEMV(coding, kind, type, mr, nr)
 #define GEMM_TILE(...) GEMM_TILE2(__VA_ARGS__)
 #define GEMM_TILE2(class, kind, type, mr, nr) GEMM(class, kind, type, mr, nr)
-#define MB_PREPARE_ROW(type) PREPARE(type)
+#define PAIR(coding, kind, type) DECODE(coding, kind) MB_GEMV_TILES(GEMV_TILE, coding, kind, type)
+#if defined(MB_INSTANCE_TABLES_ONLY)
+#define FLOAT_GEMM
+#else
+#define FLOAT_GEMM GEMM_TILE(f32, none, f32, MB_GEMM_FLOAT_TILE)
+#endif
 
 /* ---- functions ---- */
 
@@ -58,13 +59,8 @@
     {                                                                                              \
         mb_gemm(args, mr, nr, SCALE(kind), MB_MAX_CODE_OF_##class);                                \
     }
-#if V_SIGNED_CODES
-#define MB_GEMM_CLASS_ROW(class, kind, type) GEMM_TILE(class, kind, type, MB_GEMM_TILE)
-#else
-#define MB_GEMM_ROW(kind, type) GEMM_TILE(u8, kind, type, MB_GEMM_TILE)
-#endif
-#include "kernels/instances.def"
-GEMM_TILE(f32, none, f32, MB_GEMM_FLOAT_TILE)
+#include "kernels/simd/rows.h"
+FLOAT_GEMM
 
 /* ---- their descriptors ---- */
 
@@ -117,19 +113,10 @@ enum {
     mb_is_signed_##word = V_SIGNED_CODES && (max) > 127,
 #include "mixbit/codings.def"
 };
-#define MB_PREPARE_ROW(type) PREPARE(type)
-#define MB_FLOAT_ROW(coding) DECODE(coding, none) MB_GEMV_FLOAT_TILES(GEMV_TILE, coding, none, f32)
-#define MB_PAIR_ROW(coding, kind, type)                                                            \
-    DECODE(coding, kind) MB_GEMV_TILES(GEMV_TILE, coding, kind, type)
-#if V_SIGNED_CODES
-#define MB_GEMM_CLASS_ROW(class, kind, type) GEMM_TILE(class, kind, type, MB_GEMM_TILE)
-#else
-#define MB_GEMM_ROW(kind, type) GEMM_TILE(u8, kind, type, MB_GEMM_TILE)
-#endif
 static const struct mb_kernel kernels[] = {
 /* clang-format off */
-#include "kernels/instances.def"
-    GEMM_TILE(f32, none, f32, MB_GEMM_FLOAT_TILE)
+#include "kernels/simd/rows.h"
+    FLOAT_GEMM
     /* clang-format on */
 };
 

@@ -400,7 +400,7 @@ MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *ro
         MB_EACH (v, registers)
             dot[r][v] = start;
     }
-    if (mb_is_raised(coding)) {
+    if (mb_is_raised(coding) && 3 * rows * registers + 4 <= V_REGISTERS) {
         mb_stream_raised_dots(w, row, chunk, q0, k, rows, registers, quads, coding, scale, dot);
         return;
     }

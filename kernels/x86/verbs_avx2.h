@@ -20,15 +20,7 @@
 #error "compile this file with the flags that kernels/isa.def gives for avx2"
 #endif
 
-#include "kernels/x86/verbs_common.h"
-
-typedef __m256i v_code; /* 32 codes, or 8 int32, or 16 int16 of a running dot */
-typedef __m256i v_int;
-typedef __m256 v_float;
-
-/* Rows of a panel in one register, registers of one panel, bytes of a register.
- */
-enum { V_LANES = 8, V_PARTS = 2, V_BYTES = 32 };
+#include "kernels/x86/verbs_ymm.h"
 
 /* Codes that reach 255 are decoded as int8 (minus 128), so they need no bias.
  */
@@ -36,63 +28,6 @@ enum { V_LANES = 8, V_PARTS = 2, V_BYTES = 32 };
 
 /* A dot is exact only for codes as low as they are. */
 #define V_WIDE_DOT 0
-
-/* ---- memory ---- */
-
-MB_INLINE v_code v_load(const void *p) { return _mm256_load_si256(p); }
-MB_INLINE void v_store(void *p, v_code v) { _mm256_store_si256(p, v); }
-MB_INLINE v_float v_load_float(const float *p) { return _mm256_loadu_ps(p); }
-MB_INLINE void v_store_float(float *p, v_float v) { _mm256_storeu_ps(p, v); }
-
-/* The first `count` floats only; nothing behind them is touched. */
-MB_INLINE __m256i v_tail_mask(size_t count)
-{
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count),
-                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-MB_INLINE v_float v_load_some(const float *p, size_t count)
-{
-    return count >= V_LANES ? v_load_float(p)
-           : count          ? _mm256_maskload_ps(p, v_tail_mask(count))
-                            : _mm256_setzero_ps();
-}
-MB_INLINE void v_store_some(float *p, v_float v, size_t count)
-{
-    if (count >= V_LANES)
-        v_store_float(p, v);
-    else if (count)
-        _mm256_maskstore_ps(p, v_tail_mask(count), v);
-}
-
-/* Four bytes, one float, in every lane. */
-MB_INLINE v_code v_broadcast4(const void *p) { return _mm256_set1_epi32(*(const v_dword *)p); }
-MB_INLINE v_float v_broadcast_float(const float *p) { return _mm256_set1_ps(*p); }
-
-/* ---- codes ---- */
-
-MB_INLINE v_code v_bytes(int byte) { return _mm256_set1_epi8((char)byte); }
-MB_INLINE v_code v_and(v_code a, v_code b) { return _mm256_and_si256(a, b); }
-MB_INLINE v_code v_xor(v_code a, v_code b) { return _mm256_xor_si256(a, b); }
-MB_INLINE v_code v_or_and(v_code a, v_code b, v_code mask)
-{
-    return _mm256_or_si256(a, _mm256_and_si256(b, mask));
-}
-/* Shift towards bit 0 by n, or away from it by -n; bits that cross a byte are
- * masked off by the caller. */
-MB_INLINE v_code v_shift(v_code v, int n)
-{
-    return n > 0 ? _mm256_srli_epi16(v, n) : n < 0 ? _mm256_slli_epi16(v, -n) : v;
-}
-MB_INLINE v_code v_table(const void *table16)
-{
-    return _mm256_broadcastsi128_si256(_mm_loadu_si128(table16));
-}
-/* Indexes below 16; indexes whose upper bits are anything. */
-MB_INLINE v_code v_lookup(v_code table, v_code index) { return _mm256_shuffle_epi8(table, index); }
-MB_INLINE v_code v_lookup_low4(v_code table, v_code index)
-{
-    return v_lookup(table, v_and(index, v_bytes(15)));
-}
 
 /* ---- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold ---- */
 
@@ -138,75 +73,6 @@ MB_INLINE v_int v_dot_fold(v_int start, v_int partial, unsigned max_code)
 {
     return (void)max_code,
            v_pin(_mm256_add_epi32(start, _mm256_madd_epi16(partial, _mm256_set1_epi16(1))));
-}
-/* sum + pairs of int16 . pairs of int16, for the minima. */
-MB_INLINE v_int v_dot2(v_int sum, v_int a, v_int b)
-{
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
-}
-MB_INLINE v_int v_int_add(v_int a, v_int b) { return _mm256_add_epi32(a, b); }
-MB_INLINE v_int v_int_sra(v_int v, unsigned n) { return _mm256_srai_epi32(v, (int)n); }
-MB_INLINE v_int v_zero(void) { return _mm256_setzero_si256(); }
-MB_INLINE v_int v_int_and(v_int a, int b) { return _mm256_and_si256(a, _mm256_set1_epi32(b)); }
-MB_INLINE v_int v_int_shift(v_int v, unsigned n) { return n ? _mm256_srli_epi32(v, (int)n) : v; }
-
-/* ---- floats ---- */
-
-MB_INLINE v_float v_zero_float(void) { return _mm256_setzero_ps(); }
-MB_INLINE v_float v_to_float(v_int v) { return _mm256_cvtepi32_ps(v); }
-MB_INLINE v_float v_mul(v_float a, v_float b) { return _mm256_mul_ps(a, b); }
-MB_INLINE v_float v_fma(v_float a, v_float b, v_float c) { return _mm256_fmadd_ps(a, b, c); }
-MB_INLINE v_float v_fnma(v_float a, v_float b, v_float c) { return _mm256_fnmadd_ps(a, b, c); }
-
-/* ---- widening loads: V_LANES elements ---- */
-
-MB_INLINE v_float v_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
-MB_INLINE v_float v_load_bf16(const void *p)
-{
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
-}
-MB_INLINE v_int v_load_u16(const void *p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128(p)); }
-MB_INLINE v_int v_load_u8(const void *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(p)); }
-MB_INLINE v_int v_load_i8(const void *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64(p)); }
-/* [V_LANES][2] bytes -> [V_LANES][2] int16 */
-MB_INLINE v_int v_load_u8_pairs(const void *p) { return _mm256_cvtepu8_epi16(_mm_loadu_si128(p)); }
-/* The same of the high nibbles. */
-MB_INLINE v_int v_load_high_pairs(const void *p)
-{
-    const __m128i high = _mm_srli_epi16(_mm_loadu_si128(p), 4);
-    return _mm256_cvtepu8_epi16(_mm_and_si128(high, _mm_set1_epi8(15)));
-}
-
-/* ---- preparing activations ---- */
-
-MB_INLINE v_float v_abs_max(v_float x, v_float max)
-{
-    return _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), x), max);
-}
-MB_INLINE float v_reduce_max(v_float v)
-{
-    __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
-    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
-}
-/* 8 floats -> 8 int32, round to nearest even, what is no number is 0. */
-MB_INLINE __m256i v_round(__m256 x)
-{
-    return _mm256_and_si256(_mm256_cvtps_epi32(x),
-                            _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_ORD_Q)));
-}
-/* 16 floats -> 16 int8 at p; returns their sum. */
-MB_INLINE int v_quantize16(const float *x, float inverse, int8_t *p)
-{
-    const __m256 scale = _mm256_set1_ps(inverse);
-    const __m256i a = v_round(_mm256_mul_ps(_mm256_loadu_ps(x), scale));
-    const __m256i b = v_round(_mm256_mul_ps(_mm256_loadu_ps(x + 8), scale));
-    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
-    const __m128i low = _mm256_castsi256_si128(words), high = _mm256_extracti128_si256(words, 1);
-    _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(low, high));
-    __m128i sum = _mm_madd_epi16(_mm_add_epi16(low, high), _mm_set1_epi16(1));
-    sum = _mm_add_epi32(sum, _mm_unpackhi_epi64(sum, sum));
-    return _mm_cvtsi128_si32(sum) + _mm_extract_epi32(sum, 1);
 }
 
 #endif

@@ -24,7 +24,7 @@ typedef __m512 v_float;
 
 /* Rows of a panel in one register, registers of one panel, bytes of a register.
  */
-enum { V_LANES = 16, V_PARTS = 1, V_BYTES = 64 };
+enum { V_LANES = 16, V_PARTS = 1, V_BYTES = 64, V_REGISTERS = 32 };
 
 /* Codes that reach 255 stay unsigned; their bias goes through the activation
  * sums. */
@@ -83,7 +83,11 @@ MB_INLINE v_code v_table(const void *table16)
 MB_INLINE v_code v_lookup(v_code table, v_code index) { return _mm512_shuffle_epi8(table, index); }
 MB_INLINE v_code v_lookup_low4(v_code table, v_code index)
 {
+#if defined(__AVX512VBMI__)
+    return _mm512_permutexvar_epi8(index, table); /* the table stands four times in its register */
+#else
     return v_lookup(table, v_and(index, v_bytes(15)));
+#endif
 }
 
 /* ---- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold ---- */

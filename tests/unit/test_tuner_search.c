@@ -65,8 +65,10 @@ static void allowed_levels_bound_the_candidates(void **state)
         assert_int_equal(mb_isa_allow(isa.name, NULL), MB_OK);
         const size_t count =
             mb_space_candidates(MB_FORMAT_Q4_K, &shape, 512, NULL, MB_RESIDENCY_L3, candidates);
+        /* A level may leave formats to those it builds on: alone it has the reference there. */
         for (size_t c = 0; c < count; c++)
-            assert_int_equal(candidates[c].kernel->isa, i);
+            assert_true(candidates[c].kernel->isa == i ||
+                        candidates[c].kernel->isa == MB_ISA_REFERENCE);
         assert_int_equal(mb_isa_allow(NULL, NULL), MB_OK);
     }
 }
