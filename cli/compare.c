@@ -19,6 +19,7 @@ void mb_comparison_free(struct mb_comparison *comparison)
     for (size_t i = 0; i < comparison->count; i++) {
         mb_mix_free(&comparison->rows[i].mix);
         mb_evaluation_free(&comparison->rows[i].evaluation);
+        mb_speed_free(&comparison->rows[i].speed);
     }
     free(comparison->rows);
     *comparison = (struct mb_comparison){.model = NULL};

@@ -238,6 +238,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     else if (status == MB_OK)
         print_result(model, options, &result);
     mb_evaluation_free(&result.evaluation);
+    mb_speed_free(&result.speed);
     mb_windows_free(&windows);
     mb_threads_destroy(threads);
     mb_model_close(reference);
@@ -302,7 +303,7 @@ static const struct mb_option table[] = {
      .kind = MB_OPTION_COUNT,
      .offset = offsetof(struct options, repeats),
      .value = "N",
-     .help = "timings taken, of which the median counts",
+     .help = "rounds of timing in each of three sweeps; the best sweep's median counts",
      .fallback = "5",
      .minimum = 1},
     {.name = "threads",

@@ -32,6 +32,7 @@ enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
         status = mb_network_speed(&network, 1, context, SPEED_REPEATS, mb_stage_progress(cli),
                                   &speed, &cli->error);
     mb_stage_end(cli);
+    mb_speed_free(&speed);
     mb_network_destroy(network);
     if (status == MB_OK) {
         const double decode = speed.decode_ns - speed.decode_matmul_ns;
