@@ -3,8 +3,9 @@
  *
  * Loss is compared by pairs of windows, because the windows differ far more from each other than
  * two formats do on the same window: the interval of the difference is several times narrower than
- * either row's own. */
+ * either row's own. Speed is compared by pairs of rounds for the same reason. */
 #include "cli/compare.h"
+#include "model/statistics.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,35 +143,14 @@ enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *c
  * --------------------------------------------------------------------------------------------------
  */
 
-/* Two-sided 95 % quantile of Student's t, by Cornish-Fisher around the normal; within 1 % from 3
- * degrees on. */
-static double student_t95(size_t degrees)
+static void mean_interval(const double *values, size_t count, double *mean, double *low,
+                          double *high)
 {
-    if (degrees < 1)
-        return INFINITY;
-    if (degrees == 1)
-        return 12.706;
-    if (degrees == 2)
-        return 4.303;
-    const double z = 1.959964, v = (double)degrees;
-    const double z3 = z * z * z, z5 = z3 * z * z;
-    return z + (z3 + z) / (4 * v) + (5 * z5 + 16 * z3 + 3 * z) / (96 * v * v);
-}
-
-static void interval(const double *values, const double *minus, size_t count, double *mean,
-                     double *low, double *high)
-{
-    double sum = 0, squares = 0;
+    double sum = 0;
     for (size_t i = 0; i < count; i++)
-        sum += values[i] - (minus ? minus[i] : 0);
+        sum += values[i];
     *mean = count ? sum / (double)count : NAN;
-    for (size_t i = 0; i < count; i++) {
-        const double d = values[i] - (minus ? minus[i] : 0) - *mean;
-        squares += d * d;
-    }
-    const double half =
-        count > 1 ? student_t95(count - 1) * sqrt(squares / (double)(count - 1) / (double)count)
-                  : INFINITY;
+    const double half = count > 1 ? mb_interval(values, count) : INFINITY;
     *low = *mean - half;
     *high = *mean + half;
 }
@@ -178,14 +158,39 @@ static void interval(const double *values, const double *minus, size_t count, do
 void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b, double *difference,
                    double *low, double *high)
 {
-    interval(a->evaluation.window_kl, b->evaluation.window_kl, a->evaluation.windows, difference,
-             low, high);
+    const size_t windows = a->evaluation.windows;
+    double *differences = malloc((windows + 1) * sizeof *differences);
+    for (size_t i = 0; differences && i < windows; i++)
+        differences[i] = a->evaluation.window_kl[i] - b->evaluation.window_kl[i];
+    mean_interval(differences, differences ? windows : 0, difference, low, high);
+    free(differences);
+}
+
+/* A speed that changes for seconds moves both rows of a pair; the median of the ratios is deaf to
+ * the single rounds in which only one of them was disturbed. */
+void mb_compare_decode(const struct mb_assignment *a, const struct mb_assignment *b, double *ratio,
+                       double *low, double *high)
+{
+    const size_t rounds = a->speed.rounds < b->speed.rounds ? a->speed.rounds : b->speed.rounds;
+    double *ratios = malloc((rounds + 1) * sizeof *ratios);
+    for (size_t i = 0; ratios && i < rounds; i++)
+        ratios[i] = a->speed.decode_rounds[i] / b->speed.decode_rounds[i];
+    *ratio = mb_median(ratios, ratios ? rounds : 0);
+    mb_median_interval(ratios, ratios ? rounds : 0, low, high);
+    free(ratios);
+}
+
+bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b)
+{
+    double ratio, low, high;
+    mb_compare_decode(a, b, &ratio, &low, &high);
+    return low <= 1;
 }
 
 void mb_kl_interval(const struct mb_assignment *row, double *low, double *high)
 {
     double mean;
-    interval(row->evaluation.window_kl, NULL, row->evaluation.windows, &mean, low, high);
+    mean_interval(row->evaluation.window_kl, row->evaluation.windows, &mean, low, high);
 }
 
 const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comparison,
@@ -199,8 +204,7 @@ const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comp
             continue;
         double difference, low, high;
         mb_compare_kl(plan, row, &difference, &low, &high);
-        if (difference <= 0 || row->bytes > plan->bytes ||
-            row->speed.decode_ns > plan->speed.decode_ns)
+        if (difference <= 0 || row->bytes > plan->bytes || !mb_decodes_no_slower(row, plan))
             continue;
         /* Rows whose loss was predicted are made of candidates; they come first. */
         const bool candidate = !isnan(row->predicted[MB_QUANTITY_LOSS]);

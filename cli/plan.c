@@ -114,16 +114,15 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
                                            .threads = run->threads};
     status = table_path ? mb_step_sense(cli, run->model, &sense, &run->table) : MB_ERR_MEMORY;
     free(table_path);
-    run->forecast_request = (struct mb_forecast_request){.table = run->table,
-                                                         .profile = run->profile,
-                                                         .formats = &run->formats,
-                                                         .pins = &o->budget.pins,
-                                                         .threads = mb_threads_count(run->threads)};
+    struct mb_forecast_request request = {.table = run->table,
+                                          .profile = run->profile,
+                                          .formats = &run->formats,
+                                          .pins = &o->budget.pins,
+                                          .threads = mb_threads_count(run->threads)};
     if (status == MB_OK)
-        status = mb_step_fixed_cost(cli, run->model, run->threads, o->context,
-                                    &run->forecast_request.fixed);
+        status = mb_step_fixed_cost(cli, run->model, run->threads, o->context, &request.fixed);
     if (status == MB_OK)
-        status = mb_forecast_create(cli, run->model, &run->forecast_request, &run->forecast);
+        status = mb_forecast_create(cli, run->model, &request, &run->forecast);
     return status;
 }
 
@@ -155,6 +154,8 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
     for (size_t i = 0; i < run.front_count; i++)
         mb_solution_free(&run.front[i]);
     free(run.front);
+    for (size_t i = 0; i < run.candidate_count; i++)
+        mb_plan_free(run.candidates[i].plan);
     mb_plan_free(run.plan);
     mb_sensitivity_free(run.table);
     mb_profile_free(run.profile);
@@ -174,13 +175,14 @@ const struct mb_verb mb_verb_plan = {
     .max_positionals = 1,
     .options = options,
     .options_bytes = sizeof(struct mb_planning_options),
-    .details = "Writes profile.json, sensitivity.json, plan.json, mixed.gguf, recipes for "
-               "llama.cpp and ik_llama.cpp "
-               "and report.html into the output folder, and prints the plan beside every uniform "
-               "format and preset, "
-               "measured. Without a budget: least loss at 4.5 bits per weight, decoding no slower "
-               "than the fastest "
-               "uniform format of 4 bits or more. Interrupted runs go on where they stopped.",
+    .details =
+        "Writes profile.json, sensitivity.json, plan.json, mixed.gguf, recipes for "
+        "llama.cpp and ik_llama.cpp "
+        "and report.html into the output folder, and prints the plan beside every uniform "
+        "format and preset, "
+        "measured. Without a budget: least loss at 4.5 bits per weight, decoding measured no "
+        "slower than the fastest "
+        "uniform format of 4 bits or more. Interrupted runs go on where they stopped.",
     .example = "mixbit plan model.f16.gguf --max-size 4.25bpw --min-decode 20 -o out",
     .run = run_plan,
 };

@@ -16,7 +16,14 @@ struct mb_planning_options {
     struct mb_budget_options budget;
 };
 
-enum { MB_PLANNING_NOTES = 8, MB_PLANNING_OUTPUTS = 7 };
+enum { MB_PLANNING_NOTES = 8, MB_PLANNING_OUTPUTS = 7, MB_PLANNING_CANDIDATES = 4 };
+
+/* A solution that may be recommended: its plan (owned) and its row of the comparison. */
+struct mb_planning_candidate {
+    struct mb_plan *plan;
+    enum mb_residency residency;
+    size_t row;
+};
 
 /* Everything a run holds; freed in one place. */
 struct mb_planning {
@@ -29,14 +36,15 @@ struct mb_planning {
     struct mb_profile *profile;
     struct mb_sensitivity *table;
     struct mb_format_list formats;
-    struct mb_forecast_request forecast_request;
     struct mb_forecast forecast;
     struct mb_comparison comparison;
-    struct mb_plan *plan;
+    struct mb_planning_candidate candidates[MB_PLANNING_CANDIDATES]; /* strictest limit first */
+    size_t candidate_count;
+    size_t reference;     /* row that decode is held to; SIZE_MAX: the user gave budgets */
+    struct mb_plan *plan; /* what is recommended, */
+    size_t chosen;        /* and its row */
     struct mb_solution *front;
     size_t front_count;
-    enum mb_residency residency;
-    size_t chosen; /* row of the plan, then of what is recommended */
     char objective[200], base[96];
     char *text, *eval_text;
     char notes[MB_PLANNING_NOTES][300];

@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Without a budget, decode is held to what the reference measures, not to a prediction. */
 static void describe_objective(struct mb_planning *run, const struct mb_budget *budget,
-                               const char *fastest)
+                               const char *reference)
 {
     static const char *const names[] = {"loss", "decode time", "prefill time", "size"};
     char *text = run->objective;
@@ -20,22 +21,23 @@ static void describe_objective(struct mb_planning *run, const struct mb_budget *
         const double max = budget->max[q];
         if (!(max > 0))
             continue;
-        char part[64];
+        char part[96];
         if (q == MB_QUANTITY_BYTES)
             snprintf(part, sizeof part, "%.3f MB or less", max / 1e6);
         else if (q == MB_QUANTITY_LOSS)
             snprintf(part, sizeof part, "a KL of %.5f or less", max);
+        else if (q == MB_QUANTITY_DECODE && reference)
+            snprintf(part, sizeof part, "decode measured no slower than uniform %s", reference);
         else
             snprintf(part, sizeof part, "%s at %.0f tok/s or more",
                      q == MB_QUANTITY_DECODE ? "decode" : "prefill", 1e9 / max);
         at += (size_t)snprintf(text + at, room - at, "%s%s", join, part);
         join = ", ";
     }
-    if (fastest && at < room)
-        snprintf(
-            text + at, room - at,
-            " (no budget was given: 4.5 bits per weight, no slower than uniform %s to within 3 %%)",
-            fastest);
+    if (reference && at < room)
+        snprintf(text + at, room - at,
+                 " (no budget was given: 4.5 bits per weight, the fastest uniform format of 4 bits "
+                 "or more)");
 }
 
 static enum mb_status mix_of_solution(struct mb_planning *run, const struct mb_problem *problem,
@@ -60,7 +62,8 @@ static enum mb_status mix_of_solution(struct mb_planning *run, const struct mb_p
  * (but not next to it). */
 static enum mb_status add_neighbours(struct mb_planning *run, const struct mb_budget *budget)
 {
-    const struct mb_problem *problem = run->forecast.problem[run->residency];
+    const struct mb_planning_candidate *plan = &run->candidates[run->candidate_count - 1];
+    const struct mb_problem *problem = run->forecast.problem[plan->residency];
     const enum mb_quantity minimize = mb_minimize_quantity(run->options->budget.minimize);
     const enum mb_quantity against =
         minimize == MB_QUANTITY_BYTES ? MB_QUANTITY_LOSS : MB_QUANTITY_BYTES;
@@ -74,7 +77,7 @@ static enum mb_status add_neighbours(struct mb_planning *run, const struct mb_bu
         run->front_count = 0;
         status = MB_OK;
     }
-    const double size = run->plan->total[MB_QUANTITY_BYTES];
+    const double size = plan->plan->total[MB_QUANTITY_BYTES];
     size_t below = SIZE_MAX, above = SIZE_MAX;
     for (size_t i = 0; i < run->front_count; i++) {
         const double bytes = run->front[i].total[MB_QUANTITY_BYTES];
@@ -97,95 +100,95 @@ static enum mb_status add_neighbours(struct mb_planning *run, const struct mb_bu
     return status;
 }
 
-/* The same budgets with the candidates of one activation type only. Products that share an input
- * (q, k and v) then share its preparation and one dispatch, which the sum over tensors cannot see;
- * measuring tells which plan is better. */
-static enum mb_status add_variants(struct mb_planning *run, const struct mb_budget *budget,
-                                   const struct mb_forecast_request *request)
+/* Solve under one budget and take the plan's mix over as a row; one that an earlier solution found
+ * already is dropped. */
+static enum mb_status add_candidate(struct mb_planning *run, const struct mb_budget *budget,
+                                    const char *name)
 {
-    static const enum mb_activation types[] = {MB_ACTIVATION_I8G256, MB_ACTIVATION_I8G32};
-    enum mb_status status = MB_OK;
-    for (size_t t = 0; t < sizeof types / sizeof *types && status == MB_OK; t++) {
-        struct mb_forecast_request same = *request;
-        struct mb_format_list formats = {.count = 0};
-        for (size_t i = 0; i < run->formats.count; i++)
-            if (mb_format_info(run->formats.at[i])->activation == types[t])
-                formats.at[formats.count++] = run->formats.at[i];
-        if (formats.count == 0 || formats.count == run->formats.count)
-            continue;
-        same.formats = &formats;
-        struct mb_forecast forecast = {.model = NULL};
-        struct mb_plan *plan = NULL;
-        struct mb_mix mix;
-        enum mb_residency residency;
-        status = mb_forecast_create(run->cli, run->model, &same, &forecast);
-        if (status == MB_OK)
-            status = mb_forecast_solve(run->cli, &forecast,
-                                       mb_minimize_quantity(run->options->budget.minimize), budget,
-                                       run->options->budget.max_ram.bytes, &plan, &residency);
-        if (status == MB_OK)
-            status = mb_mix_plan(run->cli, run->model, plan, &mix);
-        if (status == MB_OK) {
-            snprintf(mix.name, sizeof mix.name, "plan (%s)", mb_activation_name(types[t]));
-            status = mb_comparison_add(&run->comparison, &mix, MB_ROW_PLAN, &run->forecast, NULL);
-        }
-        mb_plan_free(plan);
-        mb_forecast_free(&forecast);
-        if (status == MB_ERR_INFEASIBLE)
-            status = MB_OK; /* fewer candidates may not meet what all of them do */
+    struct mb_planning_candidate made = {.plan = NULL};
+    struct mb_mix mix;
+    enum mb_status status = mb_forecast_solve(
+        run->cli, &run->forecast, mb_minimize_quantity(run->options->budget.minimize), budget,
+        run->options->budget.max_ram.bytes, &made.plan, &made.residency);
+    if (status == MB_OK)
+        status = mb_mix_plan(run->cli, run->model, made.plan, &mix);
+    if (status == MB_OK) {
+        snprintf(mix.name, sizeof mix.name, "%s", name);
+        status = mb_comparison_add(&run->comparison, &mix, MB_ROW_PLAN, &run->forecast, &made.row);
     }
+    for (size_t i = 0; status == MB_OK && i < run->candidate_count; i++)
+        if (run->candidates[i].row == made.row) {
+            mb_plan_free(made.plan);
+            return MB_OK;
+        }
+    if (status == MB_OK)
+        run->candidates[run->candidate_count++] = made;
+    else
+        mb_plan_free(made.plan);
     return status;
 }
 
-/* Rows of at most the source's size (larger ones answer nothing), then the plan, then its
+/* A prediction is off by a few percent, either way. So plans are solved for several decode limits
+ * around the reference's predicted speed; measuring tells which of them keep up with it. */
+static enum mb_status add_candidates(struct mb_planning *run, const struct mb_budget *budget)
+{
+    static const double slack[MB_PLANNING_CANDIDATES] = {0.00, 0.01, 0.02, 0.03};
+    enum mb_status status = MB_OK;
+    for (size_t i = 0; i < MB_PLANNING_CANDIDATES; i++) {
+        struct mb_budget limits = *budget;
+        char name[32];
+        limits.max[MB_QUANTITY_DECODE] *= 1 + slack[i];
+        snprintf(name, sizeof name, "plan (%.0f %%)", 100 * slack[i]);
+        status = add_candidate(run, &limits, name);
+        if (status != MB_OK && status != MB_ERR_INFEASIBLE)
+            return status;
+    }
+    return run->candidate_count > 0 ? MB_OK : status; /* the widest limit says what is missing */
+}
+
+/* Rows of at most the source's size (larger ones answer nothing), then the plans, then their
  * neighbours: a plan that is a uniform format keeps that name. */
 enum mb_status mb_planning_solve(struct mb_planning *run)
 {
     struct mb_cli *cli = run->cli;
-    struct mb_mix *mixes = NULL, mix;
-    size_t count = 0;
+    struct mb_mix *mixes = NULL;
+    size_t count = 0, fastest = SIZE_MAX;
     struct mb_budget budget = {{0}};
-    const char *fastest = NULL;
+    run->reference = SIZE_MAX;
     enum mb_status status = mb_mix_list(cli, run->model, &run->formats, &mixes, &count);
     if (status != MB_OK)
         return status;
     if (mb_budget_given(&run->options->budget))
         status = mb_budget_resolve(cli, &run->forecast, &run->options->budget, &budget);
     else
-        mb_budget_default(&run->forecast, mixes, count, &budget, &fastest);
+        fastest = mb_budget_default(&run->forecast, mixes, count, &budget);
     if (status == MB_OK)
-        status = mb_forecast_solve(cli, &run->forecast,
-                                   mb_minimize_quantity(run->options->budget.minimize), &budget,
-                                   run->options->budget.max_ram.bytes, &run->plan, &run->residency);
-    if (status == MB_OK)
-        describe_objective(run, &budget, fastest);
+        describe_objective(run, &budget, fastest < count ? mixes[fastest].name : NULL);
     for (size_t i = 0; i < count; i++) {
         const enum mb_row_kind kind =
             mixes[i].kind == MB_MIX_PRESET ? MB_ROW_PRESET : MB_ROW_UNIFORM;
-        if (status == MB_OK &&
-            mb_mix_bytes(run->model, &mixes[i]) <= (double)mb_model_file_bytes(run->model))
-            status = mb_comparison_add(&run->comparison, &mixes[i], kind, &run->forecast, NULL);
+        if (status == MB_OK && (i == fastest || mb_mix_bytes(run->model, &mixes[i]) <=
+                                                    (double)mb_model_file_bytes(run->model)))
+            status = mb_comparison_add(&run->comparison, &mixes[i], kind, &run->forecast,
+                                       i == fastest ? &run->reference : NULL);
         else
             mb_mix_free(&mixes[i]);
     }
     free(mixes);
     if (status == MB_OK)
-        status = mb_mix_plan(cli, run->model, run->plan, &mix);
-    if (status == MB_OK)
-        status =
-            mb_comparison_add(&run->comparison, &mix, MB_ROW_PLAN, &run->forecast, &run->chosen);
-    if (status == MB_OK)
-        status = add_variants(run, &budget, &run->forecast_request);
+        status = run->reference != SIZE_MAX ? add_candidates(run, &budget)
+                                            : add_candidate(run, &budget, "plan");
     return status == MB_OK ? add_neighbours(run, &budget) : status;
 }
 
 /* ---- judging ---- */
 
-/* The plan of a row whose formats are all candidates, with the same header as the solver's. */
+/* The plan of a row whose formats are all candidates, with the same header as a solver's. */
 static enum mb_status plan_of_row(struct mb_planning *run, const struct mb_assignment *row,
                                   struct mb_plan **plan)
 {
-    const struct mb_problem *problem = run->forecast.problem[run->residency];
+    const struct mb_planning_candidate *like = &run->candidates[0];
+    const struct mb_problem *problem = run->forecast.problem[like->residency];
     struct mb_solution solution = {.choice = calloc(problem->unit_count + 1, sizeof(size_t))};
     if (!solution.choice)
         return MB_ERR_MEMORY;
@@ -201,73 +204,113 @@ static enum mb_status plan_of_row(struct mb_planning *run, const struct mb_assig
     mb_solution_free(&solution);
     if (status != MB_OK)
         return status;
-    memcpy((*plan)->model_hash, run->plan->model_hash, sizeof run->plan->model_hash);
-    memcpy((*plan)->device_key, run->plan->device_key, sizeof run->plan->device_key);
-    memcpy((*plan)->objective, run->plan->objective, sizeof run->plan->objective);
-    (*plan)->budget = run->plan->budget;
+    memcpy((*plan)->model_hash, like->plan->model_hash, sizeof like->plan->model_hash);
+    memcpy((*plan)->device_key, like->plan->device_key, sizeof like->plan->device_key);
+    memcpy((*plan)->objective, like->plan->objective, sizeof like->plan->objective);
+    (*plan)->budget = like->plan->budget;
     return MB_OK;
 }
 
-/* Of several plans under the same budgets the one that measures best: those that keep the speed
- * budget (to 5 %) first, then the least loss. Other objectives keep the solver's own. */
-static size_t best_plan(const struct mb_planning *run)
+static double measured(const struct mb_assignment *row, enum mb_quantity quantity)
+{
+    switch (quantity) {
+    case MB_QUANTITY_LOSS: return row->evaluation.kl_mean;
+    case MB_QUANTITY_DECODE: return row->speed.decode_ns;
+    case MB_QUANTITY_PREFILL: return row->speed.prefill_ns;
+    default: return row->bytes;
+    }
+}
+
+/* Of the plans whose measured decode keeps up with the reference's, the best one; NULL: none does.
+ * Without a reference there is one plan, for the limits that the user gave. */
+static struct mb_planning_candidate *best_candidate(struct mb_planning *run)
 {
     const struct mb_assignment *rows = run->comparison.rows;
-    const double limit = run->plan->budget.max[MB_QUANTITY_DECODE] * 1.05;
-    size_t best = run->chosen;
-    if (mb_minimize_quantity(run->options->budget.minimize) != MB_QUANTITY_LOSS)
-        return best;
-    for (size_t i = 0; i < run->comparison.count; i++) {
-        const bool fast = limit <= 0 || rows[i].speed.decode_ns <= limit;
-        const bool best_fast = limit <= 0 || rows[best].speed.decode_ns <= limit;
-        if (rows[i].kind == MB_ROW_PLAN &&
-            (fast != best_fast ? fast : rows[i].evaluation.kl_mean < rows[best].evaluation.kl_mean))
-            best = i;
+    const enum mb_quantity minimize = mb_minimize_quantity(run->options->budget.minimize);
+    struct mb_planning_candidate *best = NULL;
+    for (size_t i = 0; i < run->candidate_count; i++) {
+        struct mb_planning_candidate *candidate = &run->candidates[i];
+        const struct mb_assignment *row = &rows[candidate->row];
+        if (run->reference != SIZE_MAX && !mb_decodes_no_slower(row, &rows[run->reference]))
+            continue;
+        if (!best || measured(row, minimize) < measured(&rows[best->row], minimize))
+            best = candidate;
     }
     return best;
 }
 
-/* The measured rows decide: a uniform format or preset that beats the plan takes its place. One
- * that needs formats which the user excluded is only named. */
+static void say(struct mb_planning *run, const char *text)
+{
+    mb_planning_note(run, text);
+    mb_warn(run->cli, "%s", text);
+}
+
+/* Recommend a row instead of a solver's plan. */
+static enum mb_status choose_row(struct mb_planning *run, const struct mb_assignment *row)
+{
+    struct mb_plan *plan = NULL;
+    const enum mb_status status = plan_of_row(run, row, &plan);
+    if (status != MB_OK)
+        return status;
+    mb_plan_free(run->plan);
+    run->plan = plan;
+    run->chosen = (size_t)(row - run->comparison.rows);
+    return MB_OK;
+}
+
+/* No plan keeps up: the reference itself does, where its size is within the budget; else the plan
+ * with the strictest limit comes closest. */
+static enum mb_status choose_without_plan(struct mb_planning *run)
+{
+    const struct mb_assignment *reference = &run->comparison.rows[run->reference];
+    const bool fits = reference->bytes <= run->candidates[0].plan->budget.max[MB_QUANTITY_BYTES];
+    char text[300];
+    snprintf(
+        text, sizeof text,
+        "Every mix of the solver decoded slower than uniform %s, measured. What is recommended "
+        "and written is %s.",
+        reference->mix.name, fits ? reference->mix.name : "the one that was to be fastest");
+    say(run, text);
+    if (fits)
+        return choose_row(run, reference);
+    run->plan = run->candidates[0].plan;
+    run->candidates[0].plan = NULL;
+    run->chosen = run->candidates[0].row;
+    return MB_OK;
+}
+
+/* The measured rows decide: the best plan that is fast enough, unless a uniform format or preset
+ * beats it. One that needs formats which the user excluded is only named. */
 enum mb_status mb_planning_recommend(struct mb_planning *run)
 {
     struct mb_assignment *rows = run->comparison.rows;
-    const size_t solved = run->chosen;
-    run->chosen = best_plan(run);
-    if (run->chosen != solved) {
-        struct mb_plan *plan = NULL;
-        const enum mb_status status = plan_of_row(run, &rows[run->chosen], &plan);
-        if (status != MB_OK)
-            return status;
-        mb_plan_free(run->plan);
-        run->plan = plan;
+    struct mb_planning_candidate *best = best_candidate(run);
+    enum mb_status status = MB_OK;
+    if (best) {
+        run->plan = best->plan;
+        run->chosen = best->row;
+        best->plan = NULL;
+        if (rows[run->chosen].kind == MB_ROW_PLAN)
+            snprintf(rows[run->chosen].mix.name, sizeof rows->mix.name, "plan");
+    } else {
+        status = choose_without_plan(run);
     }
+    if (status != MB_OK)
+        return status;
     const struct mb_assignment *better = mb_comparison_beats(&run->comparison, &rows[run->chosen]);
-    if (better && isnan(better->predicted[MB_QUANTITY_LOSS])) {
+    if (better) {
+        const bool excluded = isnan(better->predicted[MB_QUANTITY_LOSS]);
         char text[300];
         snprintf(text, sizeof text,
-                 "%s loses less at no larger size and no lower speed, but uses formats that "
-                 "--formats excludes.",
+                 excluded ? "%s loses less at no larger size and no lower speed, but uses formats "
+                            "that --formats excludes."
+                          : "The solver's mix lost to %s, measured: less loss at no larger size "
+                            "and no lower speed. That is what is recommended and written.",
                  better->mix.name);
-        mb_planning_note(run, text);
-        mb_warn(run->cli, "%s", text);
-    } else if (better) {
-        char text[300];
-        snprintf(text, sizeof text,
-                 "The solver's mix lost to %s, measured: less loss at no larger size and no lower "
-                 "speed. What is "
-                 "recommended and written is %s.",
-                 better->mix.name, better->mix.name);
-        mb_planning_note(run, text);
-        mb_warn(run->cli, "%s", text);
-        struct mb_plan *plan = NULL;
-        const enum mb_status status = plan_of_row(run, better, &plan);
-        if (status != MB_OK)
-            return status;
-        mb_plan_free(run->plan);
-        run->plan = plan;
-        run->chosen = (size_t)(better - rows);
+        say(run, text);
+        if (!excluded)
+            status = choose_row(run, better);
     }
-    rows[run->chosen].recommended = 1;
-    return MB_OK;
+    rows[run->chosen].recommended = status == MB_OK;
+    return status;
 }

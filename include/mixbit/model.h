@@ -213,10 +213,10 @@ struct mb_speed {
     double prefill_ns, prefill_mad_ns, prefill_matmul_ns;
     size_t weight_bytes, kv_bytes;
     size_t rounds; /* of all sweeps together */
-    double *decode_rounds,
-        *prefill_rounds; /* [rounds] ns per token, NaN where a round was disturbed. Networks of one
-                            call took turns: round i of one and round i of another are neighbours in
-                            time and compare as a pair. Free with mb_speed_free */
+    /* [rounds] ns per token, disturbed rounds included. Networks of one call took turns: round i of
+     * one and round i of another are neighbours in time and compare as a pair. Free with
+     * mb_speed_free. */
+    double *decode_rounds, *prefill_rounds;
 };
 /**
  * Time decode and prefill of `count` networks in turns, so that they compare fairly: several sweeps

@@ -386,21 +386,21 @@ static void test_speed_fields(void **state)
         assert_true(speeds[i].kv_bytes >= 2 * 2 * 200 * 24 * 4);
     }
     assert_true(speeds[1].weight_bytes < speeds[0].weight_bytes);
-    /* Rounds are paired: as many of each network, whether they were disturbed or not. */
+    /* Rounds are paired: as many of each network. The figure is the median of some of them. */
     assert_int_equal(speeds[0].rounds, speeds[1].rounds);
-    assert_true(speeds[0].rounds >= 3);
+    assert_true(speeds[0].rounds >= 6);
     for (size_t i = 0; i < 2; i++) {
         const double *kinds[] = {speeds[i].decode_rounds, speeds[i].prefill_rounds};
         const double figures[] = {speeds[i].decode_ns, speeds[i].prefill_ns};
         for (size_t kind = 0; kind < 2; kind++) {
             double least = INFINITY, most = 0;
             for (size_t r = 0; r < speeds[i].rounds; r++) {
-                assert_true(isnan(kinds[kind][r]) || kinds[kind][r] > 0);
+                assert_true(isfinite(kinds[kind][r]) && kinds[kind][r] > 0);
                 least = fmin(least, kinds[kind][r]);
                 most = fmax(most, kinds[kind][r]);
             }
-            if (most > 0) /* not all disturbed: the figure is of these rounds */
-                assert_true(figures[kind] > 0 && least > 0);
+            assert_true(figures[kind] >= least * (1 - 1e-12) &&
+                        figures[kind] <= most * (1 + 1e-12));
         }
         mb_speed_free(&speeds[i]);
         assert_null(speeds[i].decode_rounds);
