@@ -63,6 +63,10 @@ enum mb_status mb_comparison_add(struct mb_comparison *comparison, struct mb_mix
     *mix = (struct mb_mix){.formats = NULL};
     row->bytes = mb_mix_bytes(comparison->model, &row->mix);
     mb_forecast_mix(forecast, &row->mix, row->predicted);
+    row->predicted_decode_matmul_ns =
+        row->predicted[MB_QUANTITY_DECODE] - forecast->fixed.decode_ns;
+    row->predicted_prefill_matmul_ns =
+        row->predicted[MB_QUANTITY_PREFILL] - forecast->fixed.prefill_ns;
     return MB_OK;
 }
 
@@ -171,7 +175,9 @@ void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b,
 void mb_compare_decode(const struct mb_assignment *a, const struct mb_assignment *b, double *ratio,
                        double *low, double *high)
 {
-    const size_t rounds = a->speed.rounds < b->speed.rounds ? a->speed.rounds : b->speed.rounds;
+    const size_t rounds = a->speed.decode_round_count < b->speed.decode_round_count
+                              ? a->speed.decode_round_count
+                              : b->speed.decode_round_count;
     double *ratios = malloc((rounds + 1) * sizeof *ratios);
     for (size_t i = 0; ratios && i < rounds; i++)
         ratios[i] = a->speed.decode_rounds[i] / b->speed.decode_rounds[i];
@@ -240,6 +246,31 @@ static const struct mb_assignment **sorted_rows(const struct mb_comparison *comp
     return rows;
 }
 
+/* A row beside the recommended one: loss minus its loss, decode time over its decode time, with
+ * paired intervals; NaN for that row itself and where there is none. */
+struct against {
+    double kl, kl_low, kl_high, decode, decode_low, decode_high;
+};
+
+static struct against against_plan(const struct mb_assignment *row,
+                                   const struct mb_assignment *plan)
+{
+    struct against a = {NAN, NAN, NAN, NAN, NAN, NAN};
+    if (plan && row != plan) {
+        mb_compare_kl(row, plan, &a.kl, &a.kl_low, &a.kl_high);
+        mb_compare_decode(row, plan, &a.decode, &a.decode_low, &a.decode_high);
+    }
+    return a;
+}
+
+static const struct mb_assignment *recommended(const struct mb_comparison *comparison)
+{
+    for (size_t i = 0; i < comparison->count; i++)
+        if (comparison->rows[i].recommended)
+            return &comparison->rows[i];
+    return NULL;
+}
+
 struct mb_table *mb_comparison_table(const struct mb_comparison *comparison)
 {
     static const char *const kinds[] = {"uniform", "preset", "neighbour", "plan"};
@@ -258,9 +289,17 @@ struct mb_table *mb_comparison_table(const struct mb_comparison *comparison)
     mb_table_column(table, "kl_low", NULL, MB_ALIGN_RIGHT);
     mb_table_column(table, "kl_high", NULL, MB_ALIGN_RIGHT);
     mb_table_column(table, "decode_matmul_ns", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "predicted_decode_matmul_ns", NULL, MB_ALIGN_RIGHT);
     mb_table_column(table, "prefill_matmul_ns", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "predicted_prefill_matmul_ns", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "kl_over_plan", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "kl_over_plan_low", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "kl_over_plan_high", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "decode_time_over_plan", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "decode_time_over_plan_low", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "decode_time_over_plan_high", NULL, MB_ALIGN_RIGHT);
     mb_table_column(table, "recommended", NULL, MB_ALIGN_RIGHT);
-    const struct mb_assignment **rows = sorted_rows(comparison);
+    const struct mb_assignment **rows = sorted_rows(comparison), *plan = recommended(comparison);
     for (size_t i = 0; rows && i < comparison->count; i++) {
         const struct mb_assignment *row = rows[i];
         double low, high;
@@ -279,7 +318,16 @@ struct mb_table *mb_comparison_table(const struct mb_comparison *comparison)
         mb_table_number(table, low, "%.5f");
         mb_table_number(table, high, "%.5f");
         mb_table_number(table, row->speed.decode_matmul_ns, "%.0f");
+        mb_table_number(table, row->predicted_decode_matmul_ns, "%.0f");
         mb_table_number(table, row->speed.prefill_matmul_ns, "%.0f");
+        mb_table_number(table, row->predicted_prefill_matmul_ns, "%.0f");
+        const struct against against = against_plan(row, plan);
+        mb_table_number(table, against.kl, "%.5f");
+        mb_table_number(table, against.kl_low, "%.5f");
+        mb_table_number(table, against.kl_high, "%.5f");
+        mb_table_number(table, against.decode, "%.3f");
+        mb_table_number(table, against.decode_low, "%.3f");
+        mb_table_number(table, against.decode_high, "%.3f");
         mb_table_count(table, (size_t)row->recommended);
         if (row->recommended)
             mb_table_mark(table);
@@ -290,7 +338,7 @@ struct mb_table *mb_comparison_table(const struct mb_comparison *comparison)
 
 struct mb_report_row *mb_comparison_report_rows(const struct mb_comparison *comparison)
 {
-    const struct mb_assignment **rows = sorted_rows(comparison);
+    const struct mb_assignment **rows = sorted_rows(comparison), *plan = recommended(comparison);
     struct mb_report_row *report = calloc(comparison->count + 1, sizeof *report);
     for (size_t i = 0; rows && report && i < comparison->count; i++) {
         const struct mb_assignment *row = rows[i];
@@ -305,8 +353,17 @@ struct mb_report_row *mb_comparison_report_rows(const struct mb_comparison *comp
             .predicted_decode_ns = row->predicted[MB_QUANTITY_DECODE],
             .predicted_prefill_ns = row->predicted[MB_QUANTITY_PREFILL],
             .predicted_kl = row->predicted[MB_QUANTITY_LOSS],
+            .decode_matmul_ns = row->speed.decode_matmul_ns,
+            .prefill_matmul_ns = row->speed.prefill_matmul_ns,
+            .predicted_decode_matmul_ns = row->predicted_decode_matmul_ns,
+            .predicted_prefill_matmul_ns = row->predicted_prefill_matmul_ns,
             .recommended = row->recommended,
         };
+        const struct against against = against_plan(row, plan);
+        out->worse_low = against.kl_low;
+        out->worse_high = against.kl_high;
+        out->slower_low = against.decode_low;
+        out->slower_high = against.decode_high;
         snprintf(out->name, sizeof out->name, "%s", row->mix.name);
         mb_kl_interval(row, &out->kl_low, &out->kl_high);
     }

@@ -17,6 +17,8 @@ struct mb_assignment {
     enum mb_row_kind kind;
     double bytes;                        /* of the file it would make */
     double predicted[MB_QUANTITY_COUNT]; /* NAN where unknown */
+    double predicted_decode_matmul_ns,
+        predicted_prefill_matmul_ns; /* of these, the matrix products */
     int measured;
     struct mb_evaluation evaluation;
     struct mb_speed speed;

@@ -150,7 +150,7 @@ struct mb_forecast {
     struct mb_model *model;
     const struct mb_profile *profile;
     size_t threads;
-    double kv_bytes;
+    struct mb_fixed_cost fixed;
     struct mb_problem *problem[MB_RESIDENCY_COUNT];
     size_t interpolated[MB_RESIDENCY_COUNT];
 };

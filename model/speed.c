@@ -5,9 +5,10 @@
  * of them; a round is one sample of each. A virtual machine changes its speed for seconds at a
  * time, so there are several sweeps, decode and prefill in turns, and the best one counts, as it
  * does for the products that predictions are made of (tuner/search.c). A sample is several tokens
- * of one network in a row: its weights are then where they are when it runs alone. Logits of every
- * position are made, in prefill too; that is what evaluation runs and what predictions count. What
- * keys and values hold is random: attention takes the same time for any. */
+ * of one network in a row, with an untimed one before them: its weights are then where they are
+ * when it runs alone. Samples are short, so that the rounds of a pair lie close together. Logits of
+ * every position are made, in prefill too; that is what evaluation runs and what predictions count.
+ * What keys and values hold is random: attention takes the same time for any. */
 #include "model/network.h"
 
 #include "model/statistics.h"
@@ -22,8 +23,10 @@
 enum {
     PREFILL = 512,
     SWEEPS = 3,
-    SAMPLE_NS = 20000000,
+    DECODE_SAMPLE_NS = 5000000,
+    PREFILL_SAMPLE_NS = 20000000,
     SWEEP_NS = 400000000, /* a sweep takes at least this long, however few networks there are */
+    DECODE_ROUNDS = 4,    /* to one of prefill: as much time for either */
     LEAST_ROUNDS = 3,
 };
 
@@ -109,7 +112,7 @@ static void run_sample(void *arg, size_t iterations)
         mb_progress_report(watch->progress, watch->done, watch->total, watch->note) != MB_OK)
         watch->stopped = true;
     if (watch->stopped || watch->status != MB_OK) {
-        const struct timespec pause = {.tv_nsec = SAMPLE_NS};
+        const struct timespec pause = {.tv_nsec = DECODE_SAMPLE_NS};
         nanosleep(&pause, NULL);
         return;
     }
@@ -129,6 +132,18 @@ static void run_sample(void *arg, size_t iterations)
     timing->matmul_ns[timing->round++] = (double)run->matmul_ns / (double)runs;
 }
 
+/* Decoding starts behind other networks' samples: one token brings its weights and keys back into
+ * the caches. For 512 tokens at once that is no matter. */
+static void warm_up(void *arg)
+{
+    struct timing *timing = arg;
+    if (timing->run->cache == NULL || timing->watch->stopped || timing->watch->status != MB_OK)
+        return;
+    timing->watch->status = mb_run_steps(timing->run, 0, timing->run->network->step_count);
+    if (timing->watch->status == MB_OK)
+        timing->watch->status = mb_run_head(timing->run, 0, 1, timing->watch->logits);
+}
+
 /* One sample of every network in each of `rounds` turns. Samples are exactly that many: what was
  * disturbed is for run_sample to note, since rounds must stay paired. */
 static enum mb_status take_turns(struct timing *timings, size_t count, double sample_ns,
@@ -140,7 +155,8 @@ static enum mb_status take_turns(struct timing *timings, size_t count, double sa
                                                .sample_ns = sample_ns,
                                                .budget_ns = INFINITY,
                                                .samples_min = rounds,
-                                               .samples_max = rounds};
+                                               .samples_max = rounds,
+                                               .enter = warm_up};
     const struct watch *watch = timings->watch;
     struct mb_timed *cases = calloc(count, sizeof *cases);
     enum mb_status status = cases != NULL ? MB_OK : MB_ERR_MEMORY;
@@ -160,10 +176,11 @@ static enum mb_status take_turns(struct timing *timings, size_t count, double sa
 }
 
 /* Find how many runs make a sample, and make room for all rounds. */
-static enum mb_status prepare_rounds(struct timing *timings, size_t count, size_t rounds,
-                                     struct mb_measurement *results, struct mb_error *error)
+static enum mb_status prepare_rounds(struct timing *timings, size_t count, double sample_ns,
+                                     size_t rounds, struct mb_measurement *results,
+                                     struct mb_error *error)
 {
-    const enum mb_status status = take_turns(timings, count, SAMPLE_NS, 1, results, error);
+    const enum mb_status status = take_turns(timings, count, sample_ns, 1, results, error);
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         struct timing *timing = &timings[i];
         timing->repeats = results[i].iterations;
@@ -245,13 +262,13 @@ static struct figures finish(struct timing *timing, size_t rounds, double *scrat
     return (struct figures){best.ns / tokens, best.mad_ns / tokens, best.matmul_ns / tokens};
 }
 
-static void finish_all(struct timing *decode, struct timing *prefill, size_t count, size_t rounds,
-                       double *scratch, struct mb_speed *speeds)
+static void finish_all(struct timing *decode, struct timing *prefill, size_t count,
+                       const size_t rounds[2], double *scratch, struct mb_speed *speeds)
 {
     for (size_t i = 0; i < count; i++) {
         struct mb_speed *speed = &speeds[i];
-        const struct figures one = finish(&decode[i], rounds, scratch, &speed->decode_rounds);
-        const struct figures many = finish(&prefill[i], rounds, scratch, &speed->prefill_rounds);
+        const struct figures one = finish(&decode[i], rounds[0], scratch, &speed->decode_rounds);
+        const struct figures many = finish(&prefill[i], rounds[1], scratch, &speed->prefill_rounds);
         speed->decode_ns = one.ns;
         speed->decode_mad_ns = one.mad_ns;
         speed->decode_matmul_ns = one.matmul_ns;
@@ -259,7 +276,8 @@ static void finish_all(struct timing *decode, struct timing *prefill, size_t cou
         speed->prefill_mad_ns = many.mad_ns;
         speed->prefill_matmul_ns = many.matmul_ns;
         speed->kv_bytes = decode[i].cache.bytes;
-        speed->rounds = SWEEPS * rounds;
+        speed->decode_round_count = SWEEPS * rounds[0];
+        speed->prefill_round_count = SWEEPS * rounds[1];
     }
 }
 
@@ -268,7 +286,7 @@ void mb_speed_free(struct mb_speed *speed)
     free(speed->decode_rounds);
     free(speed->prefill_rounds);
     speed->decode_rounds = speed->prefill_rounds = NULL;
-    speed->rounds = 0;
+    speed->decode_round_count = speed->prefill_round_count = 0;
 }
 
 /* ---- both kinds of runs ---- */
@@ -297,9 +315,11 @@ enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count
         return mb_error_set(error, MB_ERR_ARGUMENT, -1,
                             "speed is measured at a context of 2 to %d tokens, not %zu", 1 << 24,
                             context);
-    const size_t alone = SWEEP_NS / SAMPLE_NS / count;
+    const size_t alone = SWEEP_NS / PREFILL_SAMPLE_NS / count;
     const size_t least = alone > LEAST_ROUNDS ? alone : LEAST_ROUNDS;
-    const size_t rounds = repeats > least ? repeats : least;
+    const size_t turns = repeats > least ? repeats : least;
+    const size_t rounds[2] = {DECODE_ROUNDS * turns, turns};
+    static const double sample_ns[2] = {DECODE_SAMPLE_NS, PREFILL_SAMPLE_NS};
     struct watch watch = {.progress = progress, .total = 2 * SWEEPS};
     size_t vocabulary = 0;
     for (size_t i = 0; i < count; i++)
@@ -307,7 +327,7 @@ enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count
     watch.logits = mb_alloc_aligned(PREFILL * vocabulary * sizeof *watch.logits);
     struct timing *timings = calloc(2 * count, sizeof *timings); /* decode, then prefill */
     struct mb_measurement *results = calloc(count, sizeof *results);
-    double *scratch = calloc(rounds, sizeof *scratch);
+    double *scratch = calloc(rounds[0], sizeof *scratch);
     enum mb_status status = MB_OK;
     if (timings == NULL || results == NULL || scratch == NULL || watch.logits == NULL)
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
@@ -318,11 +338,12 @@ enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count
     if (status == MB_OK)
         status = start(networks, count, context, &watch, timings, timings + count, error);
     for (size_t kind = 0; kind < 2 && status == MB_OK; kind++)
-        status = prepare_rounds(timings + kind * count, count, SWEEPS * rounds + 1, results, error);
+        status = prepare_rounds(timings + kind * count, count, sample_ns[kind],
+                                SWEEPS * rounds[kind] + 1, results, error);
     for (size_t part = 0; part < 2 * SWEEPS && status == MB_OK; part++) {
         watch.done = (double)part;
         watch.note = part % 2 == 0 ? "decode" : "prefill";
-        status = sweep(timings + part % 2 * count, count, rounds, results, error);
+        status = sweep(timings + part % 2 * count, count, rounds[part % 2], results, error);
     }
     if (status == MB_OK)
         finish_all(timings, timings + count, count, rounds, scratch, speeds);

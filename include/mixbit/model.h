@@ -212,17 +212,17 @@ struct mb_speed {
     double decode_ns, decode_mad_ns, decode_matmul_ns;
     double prefill_ns, prefill_mad_ns, prefill_matmul_ns;
     size_t weight_bytes, kv_bytes;
-    size_t rounds; /* of all sweeps together */
-    /* [rounds] ns per token, disturbed rounds included. Networks of one call took turns: round i of
-     * one and round i of another are neighbours in time and compare as a pair. Free with
-     * mb_speed_free. */
+    /* ns per token of each round of all sweeps, disturbed rounds included. Networks of one call
+     * took turns: round i of one and round i of another are neighbours in time and compare as a
+     * pair. Free with mb_speed_free. */
     double *decode_rounds, *prefill_rounds;
+    size_t decode_round_count, prefill_round_count;
 };
 /**
  * Time decode and prefill of `count` networks in turns, so that they compare fairly: several sweeps
- * of at least `repeats` rounds each. speeds[i].size is the caller's; the other fields are filled,
- * earlier contents are not freed.
- * Memory   activations of 512 tokens and a key-value cache of `context` for each network.
+ * of at least `repeats` rounds of prefill and four times as many of decode each. speeds[i].size is
+ * the caller's; the other fields are filled, earlier contents are not freed. Memory   activations
+ * of 512 tokens and a key-value cache of `context` for each network.
  * @return MB_OK; MB_ERR_ARGUMENT, MB_ERR_MEMORY, MB_ERR_INTERRUPTED, MB_ERR_DEVICE: nothing to
  * free.
  */

@@ -387,14 +387,16 @@ static void test_speed_fields(void **state)
     }
     assert_true(speeds[1].weight_bytes < speeds[0].weight_bytes);
     /* Rounds are paired: as many of each network. The figure is the median of some of them. */
-    assert_int_equal(speeds[0].rounds, speeds[1].rounds);
-    assert_true(speeds[0].rounds >= 6);
+    assert_int_equal(speeds[0].decode_round_count, speeds[1].decode_round_count);
+    assert_int_equal(speeds[0].prefill_round_count, speeds[1].prefill_round_count);
+    assert_true(speeds[0].decode_round_count >= 6 && speeds[0].prefill_round_count >= 6);
     for (size_t i = 0; i < 2; i++) {
         const double *kinds[] = {speeds[i].decode_rounds, speeds[i].prefill_rounds};
         const double figures[] = {speeds[i].decode_ns, speeds[i].prefill_ns};
+        const size_t counts[] = {speeds[i].decode_round_count, speeds[i].prefill_round_count};
         for (size_t kind = 0; kind < 2; kind++) {
             double least = INFINITY, most = 0;
-            for (size_t r = 0; r < speeds[i].rounds; r++) {
+            for (size_t r = 0; r < counts[kind]; r++) {
                 assert_true(isfinite(kinds[kind][r]) && kinds[kind][r] > 0);
                 least = fmin(least, kinds[kind][r]);
                 most = fmax(most, kinds[kind][r]);
