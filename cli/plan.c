@@ -114,15 +114,16 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
                                            .threads = run->threads};
     status = table_path ? mb_step_sense(cli, run->model, &sense, &run->table) : MB_ERR_MEMORY;
     free(table_path);
-    struct mb_forecast_request request = {.table = run->table,
-                                          .profile = run->profile,
-                                          .formats = &run->formats,
-                                          .pins = &o->budget.pins,
-                                          .threads = mb_threads_count(run->threads)};
+    run->forecast_request = (struct mb_forecast_request){.table = run->table,
+                                                         .profile = run->profile,
+                                                         .formats = &run->formats,
+                                                         .pins = &o->budget.pins,
+                                                         .threads = mb_threads_count(run->threads)};
     if (status == MB_OK)
-        status = mb_step_fixed_cost(cli, run->model, run->threads, o->context, &request.fixed);
+        status = mb_step_fixed_cost(cli, run->model, run->threads, o->context,
+                                    &run->forecast_request.fixed);
     if (status == MB_OK)
-        status = mb_forecast_create(cli, run->model, &request, &run->forecast);
+        status = mb_forecast_create(cli, run->model, &run->forecast_request, &run->forecast);
     return status;
 }
 

@@ -16,7 +16,12 @@ struct mb_planning_options {
     struct mb_budget_options budget;
 };
 
-enum { MB_PLANNING_NOTES = 8, MB_PLANNING_OUTPUTS = 7, MB_PLANNING_CANDIDATES = 4 };
+enum {
+    MB_PLANNING_NOTES = 8,
+    MB_PLANNING_OUTPUTS = 7,
+    MB_PLANNING_LIMITS = 4,
+    MB_PLANNING_CANDIDATES = 2 * MB_PLANNING_LIMITS
+};
 
 /* A solution that may be recommended: its plan (owned) and its row of the comparison. */
 struct mb_planning_candidate {
@@ -36,6 +41,7 @@ struct mb_planning {
     struct mb_profile *profile;
     struct mb_sensitivity *table;
     struct mb_format_list formats;
+    struct mb_forecast_request forecast_request;
     struct mb_forecast forecast;
     struct mb_comparison comparison;
     struct mb_planning_candidate candidates[MB_PLANNING_CANDIDATES]; /* strictest limit first */
