@@ -4,7 +4,7 @@
  *
  * At one size a dozen formats lie within a few pixels, so labels are placed one by one, the
  * recommended row first: each takes the nearest place around its mark where it covers neither a
- * mark nor a label, and a thin line leads there when it is not next to it. */
+ * mark, a label nor a line, and a thin line leads there when it is not next to it. */
 #include "cli/report.h"
 #include <math.h>
 #include <stdbool.h>
@@ -104,16 +104,16 @@ static void draw_mark(FILE *out, const struct mb_report_row *row, double x, doub
 
 /* ---- labels ---- */
 
-enum { LABELS_MOST = 256, RINGS = 9, DIRECTIONS = 8 };
+enum { LABELS_MOST = 256, RINGS = 9, DIRECTIONS = 8, LINE_POINTS = 10 };
 
 struct box {
     double x0, x1, y0, y1;
 };
 
-/* What labels must not cover. */
+/* What labels must not cover: marks first, then labels and the points of lines. */
 struct taken {
-    size_t count;
-    struct box at[2 * LABELS_MOST];
+    size_t count, marks;
+    struct box at[(2 + LINE_POINTS) * LABELS_MOST];
 };
 
 static void take(struct taken *taken, struct box box)
@@ -122,13 +122,17 @@ static void take(struct taken *taken, struct box box)
         taken->at[taken->count++] = box;
 }
 
+static bool overlap(struct box a, struct box b)
+{
+    return a.x0 < b.x1 && a.x1 > b.x0 && a.y0 < b.y1 && a.y1 > b.y0;
+}
+
 static bool is_free(const struct taken *taken, const struct axes *a, struct box box)
 {
     if (box.x0 < a->left || box.x1 > a->right + 12 || box.y0 < 2 || box.y1 > a->bottom)
         return false;
     for (size_t i = 0; i < taken->count; i++)
-        if (box.x0 < taken->at[i].x1 && box.x1 > taken->at[i].x0 && box.y0 < taken->at[i].y1 &&
-            box.y1 > taken->at[i].y0)
+        if (overlap(box, taken->at[i]))
             return false;
     return true;
 }
@@ -139,7 +143,7 @@ static struct box place(double x, double y, size_t length, size_t ring, size_t d
 {
     static const double across[DIRECTIONS] = {0, 0, 1, -1, 0.7, -0.7, 0.7, -0.7};
     static const double up[DIRECTIONS] = {1, -1, 0, 0, 0.8, 0.8, -0.8, -0.8};
-    const double half = 3.3 * (double)length, height = 12, step = 11 * (double)ring;
+    const double half = 3.4 * (double)length, height = 12, step = 11 * (double)ring;
     const double center_x = x + across[direction] * (half + 8 + step),
                  center_y = y - up[direction] * (13 + step);
     return (struct box){center_x - half, center_x + half, center_y - height / 2,
@@ -148,24 +152,47 @@ static struct box place(double x, double y, size_t length, size_t ring, size_t d
 
 static double clamp(double value, double low, double high) { return fmin(high, fmax(low, value)); }
 
+/* The line from a mark to its label, as points: the nearest edge of the label last. */
+static void line_points(double x, double y, struct box label, struct box points[LINE_POINTS])
+{
+    const double to_x = clamp(x, label.x0, label.x1), to_y = clamp(y, label.y0, label.y1);
+    for (size_t i = 0; i < LINE_POINTS; i++) {
+        const double part = ((double)i + 0.5) / LINE_POINTS;
+        const double at_x = x + part * (to_x - x), at_y = y + part * (to_y - y);
+        points[i] = (struct box){at_x - 0.5, at_x + 0.5, at_y - 0.5, at_y + 0.5};
+    }
+}
+
+/* Lines may pass marks, which are drawn over them, but no label. */
+static bool line_is_free(const struct taken *taken, const struct box points[LINE_POINTS])
+{
+    for (size_t p = 0; p < LINE_POINTS; p++)
+        for (size_t i = taken->marks; i < taken->count; i++)
+            if (overlap(points[p], taken->at[i]))
+                return false;
+    return true;
+}
+
 static void draw_label(FILE *out, const struct axes *a, struct taken *taken,
                        const struct mb_report_row *row)
 {
     const double x = map_x(a, row->bytes), y = map_y(a, row->kl);
     const size_t length = strlen(row->name);
-    struct box box = place(x, y, length, 0, 0);
-    for (size_t ring = 0; ring < RINGS; ring++)
-        for (size_t direction = 0; direction < DIRECTIONS; direction++) {
-            const struct box tried = place(x, y, length, ring, direction);
-            if (!is_free(taken, a, tried))
-                continue;
-            if (ring > 0)
-                fprintf(out, "<line class=lead x1=%.1f y1=%.1f x2=%.1f y2=%.1f />", x, y,
-                        clamp(x, tried.x0, tried.x1), clamp(y, tried.y0, tried.y1));
-            box = tried;
-            ring = RINGS;
-            break;
-        }
+    struct box box = place(x, y, length, 0, 0), points[LINE_POINTS];
+    for (size_t i = 0; i < RINGS * DIRECTIONS; i++) {
+        const size_t ring = i / DIRECTIONS;
+        const struct box tried = place(x, y, length, ring, i % DIRECTIONS);
+        line_points(x, y, tried, points);
+        if (!is_free(taken, a, tried) || (ring > 0 && !line_is_free(taken, points)))
+            continue;
+        for (size_t p = 0; ring > 0 && p < LINE_POINTS; p++)
+            take(taken, points[p]);
+        if (ring > 0)
+            fprintf(out, "<line class=lead x1=%.1f y1=%.1f x2=%.1f y2=%.1f />", x, y,
+                    clamp(x, tried.x0, tried.x1), clamp(y, tried.y0, tried.y1));
+        box = tried;
+        break;
+    }
     take(taken, box);
     fprintf(out, "<text x=%.1f y=%.1f text-anchor=middle font-size=11%s>", (box.x0 + box.x1) / 2,
             box.y1 - 2.5, row->recommended ? " font-weight=700" : "");
@@ -203,11 +230,14 @@ void mb_plot_tradeoff(FILE *out, const struct mb_report *report)
             take(&taken, (struct box){x - 6, x + 6, y - 6, y + 6});
         }
     }
-    /* Labels below marks, so that no line crosses one; marks last, the recommended one on top. */
+    taken.marks = taken.count;
+    /* Labels below marks, so that no line crosses one; marks last, the recommended one on top.
+     * Plans that were not chosen crowd around the chosen one: the table names them. */
     for (int recommended = 1; recommended >= 0; recommended--)
         for (size_t i = 0; i < report->row_count; i++) {
             const struct mb_report_row *row = &report->rows[i];
-            if (drawable(row->bytes, row->kl) && !row->recommended == !recommended)
+            const bool rejected = row->kind == MB_ROW_PLAN && !row->recommended;
+            if (drawable(row->bytes, row->kl) && !row->recommended == !recommended && !rejected)
                 draw_label(out, &a, &taken, row);
         }
     for (int recommended = 0; recommended <= 1; recommended++)
@@ -218,7 +248,8 @@ void mb_plot_tradeoff(FILE *out, const struct mb_report *report)
         }
     fputs(
         "</svg><figcaption>Circles: uniform formats. Squares: llama.cpp's presets. Triangles: "
-        "other mixes of the solver, measured. Diamond: what was written. Dashed: the "
+        "other mixes of the solver, measured (those without a name were candidates for what was "
+        "written). Diamond: what was written. Dashed: the "
         "solver's predicted trade-off curve. Lower and further left is better; the numbers are in "
         "the table below.</figcaption></figure>\n",
         out);
