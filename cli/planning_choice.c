@@ -254,6 +254,30 @@ static double measured(const struct mb_assignment *row, enum mb_quantity quantit
     }
 }
 
+static bool keeps_up(const struct mb_planning *run, const struct mb_planning_candidate *candidate)
+{
+    const struct mb_assignment *rows = run->comparison.rows;
+    return run->reference == SIZE_MAX ||
+           mb_decodes_no_slower(&rows[candidate->row], &rows[run->reference]);
+}
+
+/* Of several losses that the text cannot tell apart, the fastest plan's. */
+static struct mb_planning_candidate *fastest_as_good(struct mb_planning *run,
+                                                     struct mb_planning_candidate *best)
+{
+    const struct mb_assignment *rows = run->comparison.rows;
+    struct mb_planning_candidate *fastest = best;
+    for (size_t i = 0; i < run->candidate_count; i++) {
+        struct mb_planning_candidate *candidate = &run->candidates[i];
+        double difference, low, high;
+        mb_compare_kl(&rows[candidate->row], &rows[best->row], &difference, &low, &high);
+        if (low <= 0 && keeps_up(run, candidate) &&
+            rows[candidate->row].speed.decode_ns < rows[fastest->row].speed.decode_ns)
+            fastest = candidate;
+    }
+    return fastest;
+}
+
 /* Of the plans whose measured decode keeps up with the reference's, the best one; NULL: none does.
  * Without a reference there is one plan, for the limits that the user gave. */
 static struct mb_planning_candidate *best_candidate(struct mb_planning *run)
@@ -263,13 +287,11 @@ static struct mb_planning_candidate *best_candidate(struct mb_planning *run)
     struct mb_planning_candidate *best = NULL;
     for (size_t i = 0; i < run->candidate_count; i++) {
         struct mb_planning_candidate *candidate = &run->candidates[i];
-        const struct mb_assignment *row = &rows[candidate->row];
-        if (run->reference != SIZE_MAX && !mb_decodes_no_slower(row, &rows[run->reference]))
-            continue;
-        if (!best || measured(row, minimize) < measured(&rows[best->row], minimize))
+        if (keeps_up(run, candidate) && (!best || measured(&rows[candidate->row], minimize) <
+                                                      measured(&rows[best->row], minimize)))
             best = candidate;
     }
-    return best;
+    return best && minimize == MB_QUANTITY_LOSS ? fastest_as_good(run, best) : best;
 }
 
 static void say(struct mb_planning *run, const char *text)
