@@ -195,42 +195,4 @@ enum mb_status mb_forecast_front(struct mb_cli *cli, const struct mb_forecast *f
                                  const struct mb_budget *budget, size_t points,
                                  struct mb_plan ***plans, size_t *count);
 
-#define MB_BUDGET_OPTION_ROWS(type, field)                                                         \
-    {.name = "max-size",                                                                           \
-     .kind = MB_OPTION_SIZE,                                                                       \
-     .offset = offsetof(type, field.max_size),                                                     \
-     .value = "SIZE",                                                                              \
-     .help = "file size: 80M (10^6 bytes), 80Mi, or 4.25bpw (bits per weight over the tensors "    \
-             "that are quantized)"},                                                               \
-        {.name = "max-ram",                                                                        \
-         .kind = MB_OPTION_SIZE,                                                                   \
-         .offset = offsetof(type, field.max_ram),                                                  \
-         .value = "SIZE",                                                                          \
-         .help = "packed weights and key-value cache at --ctx"},                                   \
-        {.name = "min-decode",                                                                     \
-         .kind = MB_OPTION_NUMBER,                                                                 \
-         .offset = offsetof(type, field.min_decode),                                               \
-         .value = "TOKS",                                                                          \
-         .help = "tokens per second, one at a time"},                                              \
-        {.name = "min-prefill",                                                                    \
-         .kind = MB_OPTION_NUMBER,                                                                 \
-         .offset = offsetof(type, field.min_prefill),                                              \
-         .value = "TOKS",                                                                          \
-         .help = "tokens per second, 512 at once"},                                                \
-        {.name = "max-kl",                                                                         \
-         .kind = MB_OPTION_NUMBER,                                                                 \
-         .offset = offsetof(type, field.max_kl),                                                   \
-         .value = "NATS",                                                                          \
-         .help = "predicted loss, nats per token"},                                                \
-        {.name = "minimize",                                                                       \
-         .kind = MB_OPTION_CHOICE,                                                                 \
-         .offset = offsetof(type, field.minimize),                                                 \
-         .choices = mb_minimize_names,                                                             \
-         .fallback = "kl",                                                                         \
-         .help = "what to make small under the budgets"},                                          \
-    {                                                                                              \
-        .name = "pin", .kind = MB_OPTION_TEXTS, .offset = offsetof(type, field.pins),              \
-        .value = "PATTERN=FORMAT", .help = "fix tensors whose name matches; may be repeated"       \
-    }
-
 #endif
