@@ -26,7 +26,9 @@ enum {
     DECODE_SAMPLE_NS = 5000000,
     PREFILL_SAMPLE_NS = 20000000,
     SWEEP_NS = 400000000, /* a sweep takes at least this long, however few networks there are */
-    DECODE_ROUNDS = 4,    /* to one of prefill: as much time for either */
+    SWEEP_MOST_NS = 2000000000, /* of one network, beyond the least rounds */
+    MOST_REPEATS = 1 << 20,
+    DECODE_ROUNDS = 4, /* to one of prefill: as much time for either */
     LEAST_ROUNDS = 3,
 };
 
@@ -175,18 +177,26 @@ static enum mb_status take_turns(struct timing *timings, size_t count, double sa
     return MB_OK;
 }
 
-/* Find how many runs make a sample, and make room for all rounds. */
+/* Find how many runs make a sample; lower *rounds, though not below `least`, where samples of large
+ * models take long by themselves; make room for all of them. */
 static enum mb_status prepare_rounds(struct timing *timings, size_t count, double sample_ns,
-                                     size_t rounds, struct mb_measurement *results,
+                                     size_t least, size_t *rounds, struct mb_measurement *results,
                                      struct mb_error *error)
 {
     const enum mb_status status = take_turns(timings, count, sample_ns, 1, results, error);
+    double round_ns = 0;
+    for (size_t i = 0; i < count && status == MB_OK; i++)
+        round_ns += results[i].median_ns * (double)results[i].iterations;
+    while (status == MB_OK && *rounds > least &&
+           (double)*rounds * round_ns > (double)count * SWEEP_MOST_NS)
+        --*rounds;
+    const size_t room = SWEEPS * *rounds + 1;
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         struct timing *timing = &timings[i];
         timing->repeats = results[i].iterations;
-        timing->ns = calloc(rounds, sizeof *timing->ns);
-        timing->matmul_ns = calloc(rounds, sizeof *timing->matmul_ns);
-        timing->disturbed = calloc(rounds, sizeof *timing->disturbed);
+        timing->ns = calloc(room, sizeof *timing->ns);
+        timing->matmul_ns = calloc(room, sizeof *timing->matmul_ns);
+        timing->disturbed = calloc(room, sizeof *timing->disturbed);
         if (timing->ns == NULL || timing->matmul_ns == NULL || timing->disturbed == NULL)
             return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
     }
@@ -315,10 +325,15 @@ enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count
         return mb_error_set(error, MB_ERR_ARGUMENT, -1,
                             "speed is measured at a context of 2 to %d tokens, not %zu", 1 << 24,
                             context);
+    if (repeats > MOST_REPEATS)
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1, "%zu rounds of timing are more than %d",
+                            repeats, MOST_REPEATS);
     const size_t alone = SWEEP_NS / PREFILL_SAMPLE_NS / count;
     const size_t least = alone > LEAST_ROUNDS ? alone : LEAST_ROUNDS;
     const size_t turns = repeats > least ? repeats : least;
-    const size_t rounds[2] = {DECODE_ROUNDS * turns, turns};
+    size_t rounds[2] = {DECODE_ROUNDS * turns, turns};
+    /* In all as many as asked for, and two of each sweep. */
+    const size_t fewest = repeats > 2 * SWEEPS ? (repeats + SWEEPS - 1) / SWEEPS : 2;
     static const double sample_ns[2] = {DECODE_SAMPLE_NS, PREFILL_SAMPLE_NS};
     struct watch watch = {.progress = progress, .total = 2 * SWEEPS};
     size_t vocabulary = 0;
@@ -338,8 +353,8 @@ enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count
     if (status == MB_OK)
         status = start(networks, count, context, &watch, timings, timings + count, error);
     for (size_t kind = 0; kind < 2 && status == MB_OK; kind++)
-        status = prepare_rounds(timings + kind * count, count, sample_ns[kind],
-                                SWEEPS * rounds[kind] + 1, results, error);
+        status = prepare_rounds(timings + kind * count, count, sample_ns[kind], fewest,
+                                &rounds[kind], results, error);
     for (size_t part = 0; part < 2 * SWEEPS && status == MB_OK; part++) {
         watch.done = (double)part;
         watch.note = part % 2 == 0 ? "decode" : "prefill";

@@ -220,9 +220,10 @@ struct mb_speed {
 };
 /**
  * Time decode and prefill of `count` networks in turns, so that they compare fairly: several sweeps
- * of at least `repeats` rounds of prefill and four times as many of decode each. speeds[i].size is
- * the caller's; the other fields are filled, earlier contents are not freed. Memory   activations
- * of 512 tokens and a key-value cache of `context` for each network.
+ * of at least `repeats` rounds of prefill and four times as many of decode each; where a run takes
+ * long, fewer, but at least `repeats` in all. speeds[i].size is the caller's; the other fields are
+ * filled, earlier contents are not freed. Memory   activations of 512 tokens and a key-value cache
+ * of `context` for each network.
  * @return MB_OK; MB_ERR_ARGUMENT, MB_ERR_MEMORY, MB_ERR_INTERRUPTED, MB_ERR_DEVICE: nothing to
  * free.
  */

@@ -411,6 +411,8 @@ static void test_speed_fields(void **state)
     assert_int_equal(mb_network_speed(networks, 2, 200, 3, &progress, speeds, &error),
                      MB_ERR_INTERRUPTED);
     assert_int_equal(mb_network_speed(networks, 2, 1, 3, NULL, speeds, &error), MB_ERR_ARGUMENT);
+    assert_int_equal(mb_network_speed(networks, 2, 200, SIZE_MAX / 2, NULL, speeds, &error),
+                     MB_ERR_ARGUMENT);
     mb_network_destroy(networks[0]);
     mb_network_destroy(networks[1]);
     free(formats);
