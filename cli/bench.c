@@ -2,6 +2,7 @@
 /* bench: kernels against the limits of this machine. Each row is one product timed by the tuner's
  * own code, beside the limit that it runs into first. */
 #include "cli/bench.h"
+#include "cli/option_rows.h"
 #include "cli/steps.h"
 #include "tuner/tuner.h"
 
@@ -195,13 +196,7 @@ static const struct mb_option table[] = {
      .help = "reduction length",
      .fallback = "4096",
      .minimum = 1},
-    {.name = "threads",
-     .letter = 't',
-     .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct mb_bench_options, threads),
-     .value = "N",
-     .help = "threads (default: one per physical core)",
-     .minimum = 1},
+    MB_THREADS_ROW(struct mb_bench_options, threads),
     {.name = "residency",
      .kind = MB_OPTION_CHOICE,
      .offset = offsetof(struct mb_bench_options, residency),

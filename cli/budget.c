@@ -8,9 +8,7 @@
 
 const char *const mb_minimize_names[] = {"kl", "decode", "prefill", "size", NULL};
 
-/* Timing on a shared machine does not tell 3 % apart; insisting on less would leave the fastest
- * uniform format itself as the only answer. */
-static const double DEFAULT_BITS = 4.5, FASTEST_BITS = 4, DECODE_RESOLUTION = 1.03;
+static const double DEFAULT_BITS = 4.5, FASTEST_BITS = 4;
 
 enum mb_quantity mb_minimize_quantity(int minimize)
 {
@@ -58,24 +56,25 @@ enum mb_status mb_budget_resolve(struct mb_cli *cli, const struct mb_forecast *f
     return MB_OK;
 }
 
-void mb_budget_default(const struct mb_forecast *forecast, const struct mb_mix *mixes, size_t count,
-                       struct mb_budget *budget, const char **fastest)
+size_t mb_budget_default(const struct mb_forecast *forecast, const struct mb_mix *mixes,
+                         size_t count, struct mb_budget *budget)
 {
-    *budget = (struct mb_budget){{0}};
-    *fastest = NULL;
-    budget->max[MB_QUANTITY_BYTES] = bytes_of_bits(forecast->model, DEFAULT_BITS);
+    size_t fastest = SIZE_MAX;
     double least = INFINITY;
+    *budget = (struct mb_budget){{0}};
+    budget->max[MB_QUANTITY_BYTES] = bytes_of_bits(forecast->model, DEFAULT_BITS);
     for (size_t i = 0; i < count; i++) {
         const struct mb_format_info *info = mb_format_info(mb_format_by_name(mixes[i].name));
         double total[MB_QUANTITY_COUNT];
         if (mixes[i].kind != MB_MIX_UNIFORM || info == NULL || info->bits < FASTEST_BITS)
             continue;
         mb_forecast_mix(forecast, &mixes[i], total);
-        if (total[MB_QUANTITY_DECODE] < least) {
+        if (total[MB_QUANTITY_DECODE] > 0 && total[MB_QUANTITY_DECODE] < least) {
             least = total[MB_QUANTITY_DECODE];
-            *fastest = info->name;
+            fastest = i;
         }
     }
-    if (isfinite(least) && least > 0)
-        budget->max[MB_QUANTITY_DECODE] = least * DECODE_RESOLUTION;
+    if (fastest < count)
+        budget->max[MB_QUANTITY_DECODE] = least;
+    return fastest;
 }

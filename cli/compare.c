@@ -3,8 +3,9 @@
  *
  * Loss is compared by pairs of windows, because the windows differ far more from each other than
  * two formats do on the same window: the interval of the difference is several times narrower than
- * either row's own. */
+ * either row's own. Speed is compared by pairs of rounds for the same reason. */
 #include "cli/compare.h"
+#include "model/statistics.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,7 @@ void mb_comparison_free(struct mb_comparison *comparison)
     for (size_t i = 0; i < comparison->count; i++) {
         mb_mix_free(&comparison->rows[i].mix);
         mb_evaluation_free(&comparison->rows[i].evaluation);
+        mb_speed_free(&comparison->rows[i].speed);
     }
     free(comparison->rows);
     *comparison = (struct mb_comparison){.model = NULL};
@@ -61,6 +63,10 @@ enum mb_status mb_comparison_add(struct mb_comparison *comparison, struct mb_mix
     *mix = (struct mb_mix){.formats = NULL};
     row->bytes = mb_mix_bytes(comparison->model, &row->mix);
     mb_forecast_mix(forecast, &row->mix, row->predicted);
+    row->predicted_decode_matmul_ns =
+        row->predicted[MB_QUANTITY_DECODE] - forecast->fixed.decode_ns;
+    row->predicted_prefill_matmul_ns =
+        row->predicted[MB_QUANTITY_PREFILL] - forecast->fixed.prefill_ns;
     return MB_OK;
 }
 
@@ -141,35 +147,14 @@ enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *c
  * --------------------------------------------------------------------------------------------------
  */
 
-/* Two-sided 95 % quantile of Student's t, by Cornish-Fisher around the normal; within 1 % from 3
- * degrees on. */
-static double student_t95(size_t degrees)
+static void mean_interval(const double *values, size_t count, double *mean, double *low,
+                          double *high)
 {
-    if (degrees < 1)
-        return INFINITY;
-    if (degrees == 1)
-        return 12.706;
-    if (degrees == 2)
-        return 4.303;
-    const double z = 1.959964, v = (double)degrees;
-    const double z3 = z * z * z, z5 = z3 * z * z;
-    return z + (z3 + z) / (4 * v) + (5 * z5 + 16 * z3 + 3 * z) / (96 * v * v);
-}
-
-static void interval(const double *values, const double *minus, size_t count, double *mean,
-                     double *low, double *high)
-{
-    double sum = 0, squares = 0;
+    double sum = 0;
     for (size_t i = 0; i < count; i++)
-        sum += values[i] - (minus ? minus[i] : 0);
+        sum += values[i];
     *mean = count ? sum / (double)count : NAN;
-    for (size_t i = 0; i < count; i++) {
-        const double d = values[i] - (minus ? minus[i] : 0) - *mean;
-        squares += d * d;
-    }
-    const double half =
-        count > 1 ? student_t95(count - 1) * sqrt(squares / (double)(count - 1) / (double)count)
-                  : INFINITY;
+    const double half = count > 1 ? mb_interval(values, count) : INFINITY;
     *low = *mean - half;
     *high = *mean + half;
 }
@@ -177,14 +162,41 @@ static void interval(const double *values, const double *minus, size_t count, do
 void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b, double *difference,
                    double *low, double *high)
 {
-    interval(a->evaluation.window_kl, b->evaluation.window_kl, a->evaluation.windows, difference,
-             low, high);
+    const size_t windows = a->evaluation.windows;
+    double *differences = malloc((windows + 1) * sizeof *differences);
+    for (size_t i = 0; differences && i < windows; i++)
+        differences[i] = a->evaluation.window_kl[i] - b->evaluation.window_kl[i];
+    mean_interval(differences, differences ? windows : 0, difference, low, high);
+    free(differences);
+}
+
+/* A speed that changes for seconds moves both rows of a pair; the median of the ratios is deaf to
+ * the single rounds in which only one of them was disturbed. */
+void mb_compare_decode(const struct mb_assignment *a, const struct mb_assignment *b, double *ratio,
+                       double *low, double *high)
+{
+    const size_t rounds = a->speed.decode_round_count < b->speed.decode_round_count
+                              ? a->speed.decode_round_count
+                              : b->speed.decode_round_count;
+    double *ratios = malloc((rounds + 1) * sizeof *ratios);
+    for (size_t i = 0; ratios && i < rounds; i++)
+        ratios[i] = a->speed.decode_rounds[i] / b->speed.decode_rounds[i];
+    *ratio = mb_median(ratios, ratios ? rounds : 0);
+    mb_median_interval(ratios, ratios ? rounds : 0, low, high);
+    free(ratios);
+}
+
+bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b)
+{
+    double ratio, low, high;
+    mb_compare_decode(a, b, &ratio, &low, &high);
+    return low <= 1;
 }
 
 void mb_kl_interval(const struct mb_assignment *row, double *low, double *high)
 {
     double mean;
-    interval(row->evaluation.window_kl, NULL, row->evaluation.windows, &mean, low, high);
+    mean_interval(row->evaluation.window_kl, row->evaluation.windows, &mean, low, high);
 }
 
 const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comparison,
@@ -198,8 +210,7 @@ const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comp
             continue;
         double difference, low, high;
         mb_compare_kl(plan, row, &difference, &low, &high);
-        if (difference <= 0 || row->bytes > plan->bytes ||
-            row->speed.decode_ns > plan->speed.decode_ns)
+        if (difference <= 0 || row->bytes > plan->bytes || !mb_decodes_no_slower(row, plan))
             continue;
         /* Rows whose loss was predicted are made of candidates; they come first. */
         const bool candidate = !isnan(row->predicted[MB_QUANTITY_LOSS]);
@@ -235,6 +246,31 @@ static const struct mb_assignment **sorted_rows(const struct mb_comparison *comp
     return rows;
 }
 
+/* A row beside the recommended one: loss minus its loss, decode time over its decode time, with
+ * paired intervals; NaN for that row itself and where there is none. */
+struct against {
+    double kl, kl_low, kl_high, decode, decode_low, decode_high;
+};
+
+static struct against against_plan(const struct mb_assignment *row,
+                                   const struct mb_assignment *plan)
+{
+    struct against a = {NAN, NAN, NAN, NAN, NAN, NAN};
+    if (plan && row != plan) {
+        mb_compare_kl(row, plan, &a.kl, &a.kl_low, &a.kl_high);
+        mb_compare_decode(row, plan, &a.decode, &a.decode_low, &a.decode_high);
+    }
+    return a;
+}
+
+static const struct mb_assignment *recommended(const struct mb_comparison *comparison)
+{
+    for (size_t i = 0; i < comparison->count; i++)
+        if (comparison->rows[i].recommended)
+            return &comparison->rows[i];
+    return NULL;
+}
+
 struct mb_table *mb_comparison_table(const struct mb_comparison *comparison)
 {
     static const char *const kinds[] = {"uniform", "preset", "neighbour", "plan"};
@@ -253,9 +289,17 @@ struct mb_table *mb_comparison_table(const struct mb_comparison *comparison)
     mb_table_column(table, "kl_low", NULL, MB_ALIGN_RIGHT);
     mb_table_column(table, "kl_high", NULL, MB_ALIGN_RIGHT);
     mb_table_column(table, "decode_matmul_ns", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "predicted_decode_matmul_ns", NULL, MB_ALIGN_RIGHT);
     mb_table_column(table, "prefill_matmul_ns", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "predicted_prefill_matmul_ns", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "kl_over_plan", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "kl_over_plan_low", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "kl_over_plan_high", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "decode_time_over_plan", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "decode_time_over_plan_low", NULL, MB_ALIGN_RIGHT);
+    mb_table_column(table, "decode_time_over_plan_high", NULL, MB_ALIGN_RIGHT);
     mb_table_column(table, "recommended", NULL, MB_ALIGN_RIGHT);
-    const struct mb_assignment **rows = sorted_rows(comparison);
+    const struct mb_assignment **rows = sorted_rows(comparison), *plan = recommended(comparison);
     for (size_t i = 0; rows && i < comparison->count; i++) {
         const struct mb_assignment *row = rows[i];
         double low, high;
@@ -274,7 +318,16 @@ struct mb_table *mb_comparison_table(const struct mb_comparison *comparison)
         mb_table_number(table, low, "%.5f");
         mb_table_number(table, high, "%.5f");
         mb_table_number(table, row->speed.decode_matmul_ns, "%.0f");
+        mb_table_number(table, row->predicted_decode_matmul_ns, "%.0f");
         mb_table_number(table, row->speed.prefill_matmul_ns, "%.0f");
+        mb_table_number(table, row->predicted_prefill_matmul_ns, "%.0f");
+        const struct against against = against_plan(row, plan);
+        mb_table_number(table, against.kl, "%.5f");
+        mb_table_number(table, against.kl_low, "%.5f");
+        mb_table_number(table, against.kl_high, "%.5f");
+        mb_table_number(table, against.decode, "%.3f");
+        mb_table_number(table, against.decode_low, "%.3f");
+        mb_table_number(table, against.decode_high, "%.3f");
         mb_table_count(table, (size_t)row->recommended);
         if (row->recommended)
             mb_table_mark(table);
@@ -285,7 +338,7 @@ struct mb_table *mb_comparison_table(const struct mb_comparison *comparison)
 
 struct mb_report_row *mb_comparison_report_rows(const struct mb_comparison *comparison)
 {
-    const struct mb_assignment **rows = sorted_rows(comparison);
+    const struct mb_assignment **rows = sorted_rows(comparison), *plan = recommended(comparison);
     struct mb_report_row *report = calloc(comparison->count + 1, sizeof *report);
     for (size_t i = 0; rows && report && i < comparison->count; i++) {
         const struct mb_assignment *row = rows[i];
@@ -300,8 +353,17 @@ struct mb_report_row *mb_comparison_report_rows(const struct mb_comparison *comp
             .predicted_decode_ns = row->predicted[MB_QUANTITY_DECODE],
             .predicted_prefill_ns = row->predicted[MB_QUANTITY_PREFILL],
             .predicted_kl = row->predicted[MB_QUANTITY_LOSS],
+            .decode_matmul_ns = row->speed.decode_matmul_ns,
+            .prefill_matmul_ns = row->speed.prefill_matmul_ns,
+            .predicted_decode_matmul_ns = row->predicted_decode_matmul_ns,
+            .predicted_prefill_matmul_ns = row->predicted_prefill_matmul_ns,
             .recommended = row->recommended,
         };
+        const struct against against = against_plan(row, plan);
+        out->worse_low = against.kl_low;
+        out->worse_high = against.kl_high;
+        out->slower_low = against.decode_low;
+        out->slower_high = against.decode_high;
         snprintf(out->name, sizeof out->name, "%s", row->mix.name);
         mb_kl_interval(row, &out->kl_low, &out->kl_high);
     }

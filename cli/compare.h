@@ -17,6 +17,8 @@ struct mb_assignment {
     enum mb_row_kind kind;
     double bytes;                        /* of the file it would make */
     double predicted[MB_QUANTITY_COUNT]; /* NAN where unknown */
+    double predicted_decode_matmul_ns,
+        predicted_prefill_matmul_ns; /* of these, the matrix products */
     int measured;
     struct mb_evaluation evaluation;
     struct mb_speed speed;
@@ -51,11 +53,19 @@ enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *c
 /* Mean of a's window losses minus b's with its 95 % interval; *low > 0 means that a is worse. */
 void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b, double *difference,
                    double *low, double *high);
+/* Decode time of a over that of b, with its 95 % interval over rounds that both took in turns; *low
+ * > 1 means that a is slower. */
+void mb_compare_decode(const struct mb_assignment *a, const struct mb_assignment *b, double *ratio,
+                       double *low, double *high);
+/* Whether a decodes no slower than b, as far as timing can tell: the interval of the ratio reaches
+ * 1. This is what "no lower speed" means wherever rows are judged. */
+bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b);
 /* 95 % interval of a row's own KL over windows. */
 void mb_kl_interval(const struct mb_assignment *row, double *low, double *high);
 
-/* The best uniform or preset row that beats `plan`: less loss at no larger size and no lower speed,
- * all measured; NULL: none. Rows made of candidate formats come before those that are not. */
+/* The best uniform or preset row that beats `plan`: less loss at no larger size and no lower speed
+ * (mb_decodes_no_slower), all measured; NULL: none. Rows made of candidate formats come before
+ * those that are not. */
 const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comparison,
                                                 const struct mb_assignment *plan);
 

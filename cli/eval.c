@@ -2,7 +2,7 @@
 /* eval: perplexity, KL against a reference, speed, size and memory of one model, measured here. The
  * statistics are llama.cpp's, in llama.cpp's table layout, so that figures can be laid side by
  * side. */
-#include "cli/steps.h"
+#include "cli/option_rows.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -238,6 +238,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     else if (status == MB_OK)
         print_result(model, options, &result);
     mb_evaluation_free(&result.evaluation);
+    mb_speed_free(&result.speed);
     mb_windows_free(&windows);
     mb_threads_destroy(threads);
     mb_model_close(reference);
@@ -246,11 +247,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
 }
 
 static const struct mb_option table[] = {
-    {.name = "text",
-     .kind = MB_OPTION_TEXT,
-     .offset = offsetof(struct options, text),
-     .value = "FILE",
-     .help = "plain text to evaluate on; not the one used for sensing"},
+    MB_TEXT_ROW(struct options, text, "plain text to evaluate on; not the one used for sensing"),
     {.name = "reference",
      .letter = 'r',
      .kind = MB_OPTION_TEXT,
@@ -263,55 +260,22 @@ static const struct mb_option table[] = {
      .choices = numerics_names,
      .help = "each format's own kernels, or dequantized weights in f32",
      .fallback = "kernel"},
-    {.name = "ctx",
-     .letter = 'c',
-     .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, context),
-     .value = "TOKENS",
-     .help = "context at which decoding is timed",
-     .fallback = "512",
-     .minimum = 1},
-    {.name = "window",
-     .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, window),
-     .value = "TOKENS",
-     .help = "tokens per window, the second half is scored (default: 512, or the model's context)",
-     .minimum = 4},
-    {.name = "windows",
-     .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, windows),
-     .value = "N",
-     .help = "windows at most (default: the whole text)",
-     .minimum = 1},
+    MB_CONTEXT_ROW(struct options, context),
+    MB_WINDOW_ROW(struct options, window, "512, or the model's context"),
+    MB_WINDOWS_ROW(struct options, windows, "windows at most (default: the whole text)", 1),
     {.name = "sensitivity",
      .kind = MB_OPTION_TEXT,
      .offset = offsetof(struct options, sensitivity),
      .value = "FILE",
      .help = "refuse the text that this table was sensed on"},
-    {.name = "profile",
-     .letter = 'p',
-     .kind = MB_OPTION_TEXT,
-     .offset = offsetof(struct options, profile),
-     .value = "FILE",
-     .help = "run with the kernels that this profile found best (default: this machine's)"},
+    MB_PROFILE_ROW(struct options, profile,
+                   "run with the kernels that this profile found best (default: this machine's)"),
     {.name = "no-speed",
      .kind = MB_OPTION_FLAG,
      .offset = offsetof(struct options, no_speed),
      .help = "leave out the timing"},
-    {.name = "repeats",
-     .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, repeats),
-     .value = "N",
-     .help = "timings taken, of which the median counts",
-     .fallback = "5",
-     .minimum = 1},
-    {.name = "threads",
-     .letter = 't',
-     .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, threads),
-     .value = "N",
-     .help = "threads (default: one per physical core)",
-     .minimum = 1},
+    MB_REPEATS_ROW(struct options, repeats, "5"),
+    MB_THREADS_ROW(struct options, threads),
     {0}};
 
 const struct mb_verb mb_verb_eval = {

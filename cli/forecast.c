@@ -32,6 +32,7 @@ enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
         status = mb_network_speed(&network, 1, context, SPEED_REPEATS, mb_stage_progress(cli),
                                   &speed, &cli->error);
     mb_stage_end(cli);
+    mb_speed_free(&speed);
     mb_network_destroy(network);
     if (status == MB_OK) {
         const double decode = speed.decode_ns - speed.decode_matmul_ns;
@@ -150,7 +151,7 @@ enum mb_status mb_forecast_create(struct mb_cli *cli, struct mb_model *model,
     *forecast = (struct mb_forecast){.model = model,
                                      .profile = request->profile,
                                      .threads = request->threads,
-                                     .kv_bytes = request->fixed.kv_bytes};
+                                     .fixed = request->fixed};
     struct mb_unit_source *sources = collect_sources(model, &count);
     if (sources == NULL)
         return mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
@@ -300,7 +301,7 @@ static double ram_of(const struct mb_forecast *forecast, const struct mb_problem
                      const struct mb_solution *solution, struct mb_mix *mix)
 {
     mix_of_plan(forecast, problem, solution, mix);
-    return mb_mix_packed_bytes(forecast->model, mix) + forecast->kv_bytes;
+    return mb_mix_packed_bytes(forecast->model, mix) + forecast->fixed.kv_bytes;
 }
 
 /* Say what --max-ram would have to be: what the smallest mix within the other budgets takes. */
@@ -319,7 +320,7 @@ static enum mb_status ram_infeasible(struct mb_cli *cli, const struct mb_forecas
     return mb_error_set(&cli->error, MB_ERR_INFEASIBLE, -1,
                         "no mix fits --max-ram %.3f MB: the smallest takes %.3f MB, of which the "
                         "key-value cache is %.3f MB; raise the limit or lower --ctx",
-                        max_ram_bytes / 1e6, needed / 1e6, forecast->kv_bytes / 1e6);
+                        max_ram_bytes / 1e6, needed / 1e6, forecast->fixed.kv_bytes / 1e6);
 }
 
 /* Solve one class; with a memory limit, again under a smaller size until the packed weights fit:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* probe: what this machine is and what it can do at most. The limits are measured in this process;
  * every other figure that mixbit prints stands beside one of them. */
-#include "cli/steps.h"
+#include "cli/option_rows.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -193,13 +193,7 @@ static const struct mb_option table[] = {
      .kind = MB_OPTION_FLAG,
      .offset = offsetof(struct options, why),
      .help = "say why each kernel was taken or rejected, for every format"},
-    {.name = "threads",
-     .letter = 't',
-     .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, threads),
-     .value = "N",
-     .help = "threads (default: one per physical core)",
-     .minimum = 1},
+    MB_THREADS_ROW(struct options, threads),
     {0}};
 
 const struct mb_verb mb_verb_probe = {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* profile: look at cost tables and exchange them. Importing validates first and merges into what
  * this machine already knows of that device; exporting writes a file that others can import. */
-#include "cli/steps.h"
+#include "cli/option_rows.h"
 
 #include <dirent.h>
 #include <math.h>
@@ -338,18 +338,10 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
                     action);
 }
 
-static const struct mb_option table[] = {{.name = "formats",
-                                          .kind = MB_OPTION_FORMATS,
-                                          .offset = offsetof(struct options, formats),
-                                          .value = "LIST",
-                                          .help = "show these formats only"},
-                                         {.name = "output",
-                                          .letter = 'o',
-                                          .kind = MB_OPTION_TEXT,
-                                          .offset = offsetof(struct options, output),
-                                          .value = "FILE",
-                                          .help = "export there (default: stdout)"},
-                                         {0}};
+static const struct mb_option table[] = {
+    MB_FORMATS_ROW(struct options, formats, "show these formats only"),
+    MB_OUTPUT_ROW(struct options, output, "export there (default: stdout)"),
+    {0}};
 
 const struct mb_verb mb_verb_profile = {
     .name = "profile",

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* quantize: write a model as a plan, a uniform format or one of llama.cpp's presets says. The file
  * appears whole or not at all, and says in its metadata what made it. */
-#include "cli/steps.h"
+#include "cli/option_rows.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -126,25 +126,14 @@ static const struct mb_option table[] = {
      .offset = offsetof(struct options, preset),
      .value = "NAME",
      .help = "one of llama.cpp's mixes, like Q4_K_M"},
-    {.name = "output",
-     .letter = 'o',
-     .kind = MB_OPTION_TEXT,
-     .offset = offsetof(struct options, output),
-     .value = "FILE",
-     .help = "the GGUF to write"},
+    MB_OUTPUT_ROW(struct options, output, "the GGUF to write"),
     {.name = "sensitivity",
      .kind = MB_OPTION_TEXT,
      .offset = offsetof(struct options, sensitivity),
      .value = "FILE",
      .help = "the table that the plan rests on: its text is noted in the file, so that 'mixbit "
              "eval' refuses to evaluate on it"},
-    {.name = "threads",
-     .letter = 't',
-     .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, threads),
-     .value = "N",
-     .help = "threads (default: one per physical core)",
-     .minimum = 1},
+    MB_THREADS_ROW(struct options, threads),
     {0}};
 
 const struct mb_verb mb_verb_quantize = {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* recipe: the same mix in the words of another runtime's quantizer, for people who convert with
  * that. */
-#include "cli/steps.h"
+#include "cli/option_rows.h"
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -78,13 +78,9 @@ static const struct mb_option table[] = {
      .choices = runtimes,
      .help = "whose words: a --tensor-type-file, or a --custom-q argument",
      .fallback = "llama.cpp"},
-    {.name = "output",
-     .letter = 'o',
-     .kind = MB_OPTION_TEXT,
-     .offset = offsetof(struct options, output),
-     .value = "FILE",
-     .help = "write the recipe there and print the command that uses it (default: print the "
-             "recipe)"},
+    MB_OUTPUT_ROW(struct options, output,
+                  "write the recipe there and print the command that uses it (default: print the "
+                  "recipe)"),
     {0}};
 
 const struct mb_verb mb_verb_recipe = {

@@ -33,7 +33,8 @@ static const char style[] =
     "svg .axis{stroke:var(--soft)}svg .uniform{fill:var(--uniform)}svg .preset{fill:var(--preset)}"
     "svg .plan{fill:var(--plan)}svg .near{fill:var(--near)}svg "
     ".front{fill:none;stroke:var(--plan);stroke-width:1.5;stroke-dasharray:5 3}"
-    "svg .bar{fill:var(--bar)}svg .rest{fill:var(--grid)}\n"
+    "svg .lead{stroke:var(--soft);stroke-width:.7}svg .bar{fill:var(--bar)}svg "
+    ".rest{fill:var(--grid)}\n"
     "table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums}"
     "th,td{padding:3px 10px;text-align:right;border-bottom:1px solid "
     "var(--grid);white-space:nowrap}"
@@ -121,17 +122,30 @@ static void write_cards(FILE *out, const struct mb_report *report)
     fputs("</div>\n", out);
 }
 
+static void range_cell(FILE *out, const char *format, double low, double high)
+{
+    char text[2][64];
+    snprintf(text[0], sizeof text[0], format, low);
+    snprintf(text[1], sizeof text[1], format, high);
+    if (isfinite(low) && isfinite(high))
+        fprintf(out, "<td>%s to %s</td>", text[0], text[1]);
+    else
+        fputs("<td>&ndash;</td>", out);
+}
+
 static void write_comparison(FILE *out, const struct mb_report *report)
 {
     static const char *const kinds[] = {"uniform", "preset", "neighbour", "plan"};
     fputs("<h2>Comparison</h2><p>Every row was measured on this machine, on text that was not used "
           "for sensing; &ldquo;predicted&rdquo; is what the cost table and the sensitivity table "
-          "said before. KL is relative to ",
+          "said before. &ldquo;Worse than written by&rdquo; and &ldquo;decode time over "
+          "written&rdquo; are 95 % intervals over pairs: the same windows of text, timings taken "
+          "in turns. KL is relative to ",
           out);
     mb_html_text(out, report->base);
     fputs(".</p>\n<div class=scroll><table><tr><th>assignment<th>kind<th>MB<th>decode "
-          "tok/s<th>predicted<th>prefill tok/s<th>predicted<th>KL<th>95 % interval<th>predicted"
-          "<th>perplexity</tr>\n",
+          "tok/s<th>predicted<th>decode time over written<th>prefill tok/s<th>predicted<th>KL"
+          "<th>95 % interval<th>predicted<th>worse than written by<th>perplexity</tr>\n",
           out);
     for (size_t i = 0; i < report->row_count; i++) {
         const struct mb_report_row *row = &report->rows[i];
@@ -141,18 +155,43 @@ static void write_comparison(FILE *out, const struct mb_report *report)
         cell(out, "%.3f", row->bytes / 1e6);
         cell(out, "%.1f", rate(row->decode_ns));
         cell(out, "%.1f", rate(row->predicted_decode_ns));
+        range_cell(out, "%.3f", row->slower_low, row->slower_high);
         cell(out, "%.0f", rate(row->prefill_ns));
         cell(out, "%.0f", rate(row->predicted_prefill_ns));
         cell(out, "%.5f", row->kl);
-        if (isfinite(row->kl_low))
-            fprintf(out, "<td>%.5f &ndash; %.5f</td>", row->kl_low, row->kl_high);
-        else
-            fputs("<td>&ndash;</td>", out);
+        range_cell(out, "%.5f", row->kl_low, row->kl_high);
         cell(out, "%.5f", row->predicted_kl);
+        range_cell(out, "%+.5f", row->worse_low, row->worse_high);
         cell(out, "%.3f", row->perplexity);
         fputs("</tr>\n", out);
     }
     fputs("</table></div>\n", out);
+}
+
+static void write_products(FILE *out, const struct mb_report *report)
+{
+    fputs(
+        "<details><summary>Matrix products alone, and with the rest of a token</summary><p>us per "
+        "token. The rest (attention, norms, embeddings) is one measured figure for all rows.</p>"
+        "<div class=scroll><table><tr><th>assignment<th>decode products<th>predicted<th>decode"
+        "<th>predicted<th>prefill products<th>predicted<th>prefill<th>predicted</tr>\n",
+        out);
+    for (size_t i = 0; i < report->row_count; i++) {
+        const struct mb_report_row *row = &report->rows[i];
+        const double decode[] = {row->decode_matmul_ns, row->predicted_decode_matmul_ns,
+                                 row->decode_ns, row->predicted_decode_ns};
+        const double prefill[] = {row->prefill_matmul_ns, row->predicted_prefill_matmul_ns,
+                                  row->prefill_ns, row->predicted_prefill_ns};
+        fprintf(out, "<tr%s><td>", row->recommended ? " class=plan" : "");
+        mb_html_text(out, row->name);
+        fputs("</td>", out);
+        for (size_t t = 0; t < 4; t++)
+            cell(out, "%.2f", decode[t] / 1e3);
+        for (size_t t = 0; t < 4; t++)
+            cell(out, "%.3f", prefill[t] / 1e3);
+        fputs("</tr>\n", out);
+    }
+    fputs("</table></div></details>\n", out);
 }
 
 static void write_device(FILE *out, const struct mb_report *report)
@@ -276,6 +315,7 @@ static void write_page(FILE *out, const struct mb_report *report)
         fputs("<h2>Size against loss</h2>\n", out);
         mb_plot_tradeoff(out, report);
         write_comparison(out, report);
+        write_products(out, report);
     }
     if (report->plan)
         write_plan(out, report);

@@ -18,6 +18,12 @@ struct mb_report_row {
     double kl, kl_low, kl_high;   /* measured, nats per token, 95 % interval over windows */
     double perplexity;
     double predicted_decode_ns, predicted_prefill_ns, predicted_kl;
+    /* of these times, the matrix products */
+    double decode_matmul_ns, prefill_matmul_ns;
+    double predicted_decode_matmul_ns, predicted_prefill_matmul_ns;
+    /* against the recommended row, 95 % intervals of pairs: loss minus its loss over windows,
+     * decode time over its decode time over rounds */
+    double worse_low, worse_high, slower_low, slower_high;
     int recommended; /* this is what was written */
 };
 
@@ -42,7 +48,7 @@ struct mb_report {
 enum mb_status mb_report_write(const struct mb_report *report, const char *path,
                                struct mb_error *error);
 
-/* Plots (report_plots.c): each writes one <figure> with its SVG. */
+/* Plots (report_tradeoff.c, report_plots.c): each writes one <figure> with its SVG. */
 void mb_plot_tradeoff(FILE *out, const struct mb_report *report);
 void mb_plot_costs(FILE *out, const struct mb_report *report, size_t m);
 void mb_plot_sensitivity(FILE *out, const struct mb_report *report, enum mb_format format);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sense: what each tensor loses in each format, measured; resumable through the journal beside the
  * output. */
-#include "cli/steps.h"
+#include "cli/option_rows.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -100,47 +100,16 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
 }
 
 static const struct mb_option table[] = {
-    {.name = "text",
-     .kind = MB_OPTION_TEXT,
-     .offset = offsetof(struct options, text),
-     .value = "FILE",
-     .help = "plain text to run the model on; evaluate on another one later"},
-    {.name = "formats",
-     .kind = MB_OPTION_FORMATS,
-     .offset = offsetof(struct options, formats),
-     .value = "LIST",
-     .help = "candidates, comma-separated (default: all but floats and what the file is in)"},
-    {.name = "windows",
-     .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, windows),
-     .value = "N",
-     .help = "windows to run (default: 4 or 5 quick, 16 normal)",
-     .minimum = 1},
-    {.name = "window",
-     .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, window),
-     .value = "TOKENS",
-     .help = "tokens per window, the second half is scored (default: 256)",
-     .minimum = 4},
-    {.name = "effort",
-     .kind = MB_OPTION_CHOICE,
-     .offset = offsetof(struct options, effort),
-     .choices = mb_effort_names,
-     .help = "quick scores about 1,024 tokens",
-     .fallback = "normal"},
-    {.name = "output",
-     .letter = 'o',
-     .kind = MB_OPTION_TEXT,
-     .offset = offsetof(struct options, output),
-     .value = "FILE",
-     .help = "the table (default: MODEL.sensitivity.json here); the journal is beside it"},
-    {.name = "threads",
-     .letter = 't',
-     .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, threads),
-     .value = "N",
-     .help = "threads (default: one per physical core)",
-     .minimum = 1},
+    MB_TEXT_ROW(struct options, text,
+                "plain text to run the model on; evaluate on another one later"),
+    MB_FORMATS_ROW(struct options, formats,
+                   "candidates, comma-separated (default: all but floats and what the file is in)"),
+    MB_WINDOWS_ROW(struct options, windows, "windows to run (default: 4 or 5 quick, 16 normal)", 1),
+    MB_WINDOW_ROW(struct options, window, "256"),
+    MB_EFFORT_ROW(struct options, effort),
+    MB_OUTPUT_ROW(struct options, output,
+                  "the table (default: MODEL.sensitivity.json here); the journal is beside it"),
+    MB_THREADS_ROW(struct options, threads),
     {0}};
 
 const struct mb_verb mb_verb_sense = {

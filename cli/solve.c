@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* solve: from a profile and a sensitivity table to a plan within budgets, or to the whole trade-off
  * curve. */
-#include "cli/steps.h"
+#include "cli/option_rows.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -269,18 +269,10 @@ static const struct mb_option table[] = {
      .offset = offsetof(struct options, sensitivity),
      .value = "FILE",
      .help = "table from 'mixbit sense'"},
-    {.name = "profile",
-     .letter = 'p',
-     .kind = MB_OPTION_TEXT,
-     .offset = offsetof(struct options, profile),
-     .value = "FILE",
-     .help = "profile from 'mixbit tune' (default: this machine's)"},
+    MB_PROFILE_ROW(struct options, profile, "profile from 'mixbit tune' (default: this machine's)"),
     MB_BUDGET_OPTION_ROWS(struct options, budget),
-    {.name = "formats",
-     .kind = MB_OPTION_FORMATS,
-     .offset = offsetof(struct options, formats),
-     .value = "LIST",
-     .help = "candidates, comma-separated (default: all that were sensed)"},
+    MB_FORMATS_ROW(struct options, formats,
+                   "candidates, comma-separated (default: all that were sensed)"),
     {.name = "front",
      .kind = MB_OPTION_FLAG,
      .offset = offsetof(struct options, front),
@@ -298,27 +290,9 @@ static const struct mb_option table[] = {
      .help = "points on the curve",
      .fallback = "24",
      .minimum = 2},
-    {.name = "ctx",
-     .letter = 'c',
-     .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, context),
-     .value = "TOKENS",
-     .help = "context at which decoding is predicted",
-     .fallback = "512",
-     .minimum = 1},
-    {.name = "output",
-     .letter = 'o',
-     .kind = MB_OPTION_TEXT,
-     .offset = offsetof(struct options, output),
-     .value = "FILE",
-     .help = "write the plan there"},
-    {.name = "threads",
-     .letter = 't',
-     .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, threads),
-     .value = "N",
-     .help = "threads the plan is for (default: one per physical core)",
-     .minimum = 1},
+    MB_CONTEXT_ROW(struct options, context),
+    MB_OUTPUT_ROW(struct options, output, "write the plan there"),
+    MB_THREADS_ROW(struct options, threads),
     {0}};
 
 const struct mb_verb mb_verb_solve = {

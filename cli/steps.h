@@ -150,7 +150,7 @@ struct mb_forecast {
     struct mb_model *model;
     const struct mb_profile *profile;
     size_t threads;
-    double kv_bytes;
+    struct mb_fixed_cost fixed;
     struct mb_problem *problem[MB_RESIDENCY_COUNT];
     size_t interpolated[MB_RESIDENCY_COUNT];
 };
@@ -177,10 +177,10 @@ bool mb_budget_given(const struct mb_budget_options *options);
  */
 enum mb_status mb_budget_resolve(struct mb_cli *cli, const struct mb_forecast *forecast,
                                  const struct mb_budget_options *options, struct mb_budget *budget);
-/* With no budget at all: 4.5 bits per weight, and no slower than the fastest uniform format of 4
- * bits or more (its name in *fastest, static). */
-void mb_budget_default(const struct mb_forecast *forecast, const struct mb_mix *mixes, size_t count,
-                       struct mb_budget *budget, const char **fastest);
+/* With no budget at all: 4.5 bits per weight, and as fast as the uniform format of 4 bits or more
+ * that is predicted to decode fastest. Its index among the mixes; SIZE_MAX: speeds are unknown. */
+size_t mb_budget_default(const struct mb_forecast *forecast, const struct mb_mix *mixes,
+                         size_t count, struct mb_budget *budget);
 /* Solve once per residency class and keep the best plan whose own size has that residency.
  * max_ram_bytes 0: none. Infeasible: MB_ERR_INFEASIBLE and the nearest feasible budget in words. */
 enum mb_status mb_forecast_solve(struct mb_cli *cli, const struct mb_forecast *forecast,
@@ -194,43 +194,5 @@ enum mb_status mb_forecast_front(struct mb_cli *cli, const struct mb_forecast *f
                                  enum mb_quantity minimize, enum mb_quantity against,
                                  const struct mb_budget *budget, size_t points,
                                  struct mb_plan ***plans, size_t *count);
-
-#define MB_BUDGET_OPTION_ROWS(type, field)                                                         \
-    {.name = "max-size",                                                                           \
-     .kind = MB_OPTION_SIZE,                                                                       \
-     .offset = offsetof(type, field.max_size),                                                     \
-     .value = "SIZE",                                                                              \
-     .help = "file size: 80M (10^6 bytes), 80Mi, or 4.25bpw (bits per weight over the tensors "    \
-             "that are quantized)"},                                                               \
-        {.name = "max-ram",                                                                        \
-         .kind = MB_OPTION_SIZE,                                                                   \
-         .offset = offsetof(type, field.max_ram),                                                  \
-         .value = "SIZE",                                                                          \
-         .help = "packed weights and key-value cache at --ctx"},                                   \
-        {.name = "min-decode",                                                                     \
-         .kind = MB_OPTION_NUMBER,                                                                 \
-         .offset = offsetof(type, field.min_decode),                                               \
-         .value = "TOKS",                                                                          \
-         .help = "tokens per second, one at a time"},                                              \
-        {.name = "min-prefill",                                                                    \
-         .kind = MB_OPTION_NUMBER,                                                                 \
-         .offset = offsetof(type, field.min_prefill),                                              \
-         .value = "TOKS",                                                                          \
-         .help = "tokens per second, 512 at once"},                                                \
-        {.name = "max-kl",                                                                         \
-         .kind = MB_OPTION_NUMBER,                                                                 \
-         .offset = offsetof(type, field.max_kl),                                                   \
-         .value = "NATS",                                                                          \
-         .help = "predicted loss, nats per token"},                                                \
-        {.name = "minimize",                                                                       \
-         .kind = MB_OPTION_CHOICE,                                                                 \
-         .offset = offsetof(type, field.minimize),                                                 \
-         .choices = mb_minimize_names,                                                             \
-         .fallback = "kl",                                                                         \
-         .help = "what to make small under the budgets"},                                          \
-    {                                                                                              \
-        .name = "pin", .kind = MB_OPTION_TEXTS, .offset = offsetof(type, field.pins),              \
-        .value = "PATTERN=FORMAT", .help = "fix tensors whose name matches; may be repeated"       \
-    }
 
 #endif

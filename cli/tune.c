@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* tune: time what is missing for a model's shapes and keep it in the machine's profile. */
-#include "cli/steps.h"
+#include "cli/option_rows.h"
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -57,24 +57,10 @@ static const struct mb_option table[] = {
      .offset = offsetof(struct options, model),
      .value = "FILE",
      .help = "time this model's shapes (default: those of a model of 8 billion weights)"},
-    {.name = "output",
-     .letter = 'o',
-     .kind = MB_OPTION_TEXT,
-     .offset = offsetof(struct options, output),
-     .value = "FILE",
-     .help = "profile to complete (default: this machine's, in the cache folder)"},
-    {.name = "formats",
-     .kind = MB_OPTION_FORMATS,
-     .offset = offsetof(struct options, formats),
-     .value = "LIST",
-     .help = "formats, comma-separated (default: all)"},
-    {.name = "threads",
-     .letter = 't',
-     .kind = MB_OPTION_COUNT,
-     .offset = offsetof(struct options, threads),
-     .value = "N",
-     .help = "threads (default: one per physical core)",
-     .minimum = 1},
+    MB_OUTPUT_ROW(struct options, output,
+                  "profile to complete (default: this machine's, in the cache folder)"),
+    MB_FORMATS_ROW(struct options, formats, "formats, comma-separated (default: all)"),
+    MB_THREADS_ROW(struct options, threads),
     {.name = "time-limit",
      .kind = MB_OPTION_NUMBER,
      .offset = offsetof(struct options, time_limit),

@@ -17,6 +17,7 @@ enum {
 struct product {
     const struct mb_selection *selection;
     const struct mb_weights *weights;
+    const struct mb_activations *activations;
     float *y;
     size_t y_stride;
     size_t panel0; /* panels of the products before it */
@@ -24,7 +25,6 @@ struct product {
 
 struct call {
     struct mb_threads *threads; /* NULL: all on this thread */
-    const struct mb_activations *activations;
     size_t count;
     struct product products[GROUP_LIMIT];
     size_t panels; /* of all products */
@@ -44,19 +44,21 @@ static size_t panels_of(const struct mb_weights *weights)
 
 static size_t at_least(size_t a, size_t b) { return a > b ? a : b; }
 
-static enum mb_status add_product(struct call *call, const struct mb_weights *weights, float *y,
+static enum mb_status add_product(struct call *call, const struct mb_weights *weights,
+                                  const struct mb_activations *activations, float *y,
                                   size_t y_stride)
 {
-    const enum mb_status status = mb_check_operands(weights, call->activations);
-    const size_t m = call->activations->m;
+    const enum mb_status status = mb_check_operands(weights, activations);
     if (status != MB_OK)
         return status;
+    const size_t m = activations->m;
     if (y == NULL)
         return MB_ERR_ARGUMENT;
     if (m > 1 && y_stride < weights->n)
         return MB_ERR_SHAPE;
     const struct mb_selection *selection = mb_select(weights->format);
-    call->products[call->count++] = (struct product){selection, weights, y, y_stride, call->panels};
+    call->products[call->count++] =
+        (struct product){selection, weights, activations, y, y_stride, call->panels};
     call->workspace_bytes =
         at_least(call->workspace_bytes, mb_workspace_bytes_with(selection, weights, m));
     call->step = at_least(call->step, mb_selection_step(selection, m));
@@ -74,16 +76,17 @@ static const struct product *product_at(const struct call *call, size_t panel)
 }
 
 /* Panels [begin, end) of the call, which may belong to several products. *current is the one that
- * *job is of. */
-static void run_panels(const struct call *call, const struct mb_activations *activations,
-                       size_t begin, size_t end, const struct product **current, struct mb_job *job,
+ * *job is of. own: activations to use instead of the products' (NULL: none). */
+static void run_panels(const struct call *call, const struct mb_activations *own, size_t begin,
+                       size_t end, const struct product **current, struct mb_job *job,
                        void *workspace)
 {
     while (begin < end) {
         const struct product *product = product_at(call, begin);
         if (product != *current)
-            mb_job_init(job, product->selection, product->weights, activations, product->y,
-                        product->y_stride, workspace);
+            mb_job_init(job, product->selection, product->weights,
+                        own != NULL ? own : product->activations, product->y, product->y_stride,
+                        workspace);
         *current = product;
         const size_t last = product->panel0 + panels_of(product->weights),
                      stop = end < last ? end : last;
@@ -101,34 +104,37 @@ static uint8_t *workspace_of(const struct call *call, size_t index)
                                  : mb_threads_workspace(call->threads, index, 0);
 }
 
-static struct mb_activations prepare(const struct call *call, size_t index, size_t count)
+/* mb_matmul: fill *own with the product's input, prepared; false when there is nothing to prepare.
+ */
+static bool prepare(const struct call *call, size_t index, size_t count, struct mb_activations *own)
 {
-    struct mb_activations activations = *call->activations;
     if (call->x == NULL)
-        return activations;
+        return false;
+    *own = *call->products[0].activations;
     const bool all = count == 1 || call->prepare_each;
-    const size_t m = activations.m, row0 = all ? 0 : m * index / count,
+    const size_t m = own->m, row0 = all ? 0 : m * index / count,
                  row1 = all ? m : m * (index + 1) / count;
-    activations.data = workspace_of(call, all ? index : 0) + call->workspace_bytes;
-    (void)mb_activations_prepare(&activations, call->x, call->x_stride, row0, row1);
+    own->data = workspace_of(call, all ? index : 0) + call->workspace_bytes;
+    (void)mb_activations_prepare(own, call->x, call->x_stride, row0, row1);
     if (!all)
         mb_threads_barrier(call->threads);
-    return activations;
+    return true;
 }
 
 static void run_part(void *arg, size_t index, size_t count)
 {
     const struct call *call = arg;
-    const struct mb_activations activations = prepare(call, index, count);
+    struct mb_activations prepared;
+    const struct mb_activations *own = prepare(call, index, count, &prepared) ? &prepared : NULL;
     const struct product *current = NULL;
     struct mb_job job;
     void *workspace = workspace_of(call, index);
     size_t begin = 0, end = call->panels;
     if (count == 1)
-        run_panels(call, &activations, begin, end, &current, &job, workspace);
+        run_panels(call, own, begin, end, &current, &job, workspace);
     else
         while (mb_threads_claim(call->threads, index, call->step, &begin, &end))
-            run_panels(call, &activations, begin, end, &current, &job, workspace);
+            run_panels(call, own, begin, end, &current, &job, workspace);
 }
 
 /* Memory for every thread that will take part, before any of them starts. */
@@ -174,11 +180,10 @@ enum mb_status mb_matmul(struct mb_threads *threads, const struct mb_weights *we
      * shape. */
     struct mb_activations activations;
     status = mb_activations_init(&activations, type, m, weights->k, weights->data);
-    struct call call = {
-        .threads = threads, .activations = &activations, .x = x, .x_stride = x_stride};
+    struct call call = {.threads = threads, .x = x, .x_stride = x_stride};
     call.prepare_each = m < mb_threads_count(threads) || m * weights->k <= PREPARE_TWICE;
     if (status == MB_OK)
-        status = add_product(&call, weights, y, y_stride);
+        status = add_product(&call, weights, &activations, y, y_stride);
     if (status != MB_OK)
         return status;
     if (!mb_add_size(call.workspace_bytes, bytes, &total) || !reserve(&call, total))
@@ -189,7 +194,7 @@ enum mb_status mb_matmul(struct mb_threads *threads, const struct mb_weights *we
 
 enum mb_status mb_matmul_group(struct mb_threads *threads, size_t count,
                                const struct mb_weights *const *weights,
-                               const struct mb_activations *activations, float *const *y,
+                               const struct mb_activations *const *activations, float *const *y,
                                const size_t *y_stride)
 {
     if (count == 0)
@@ -197,9 +202,10 @@ enum mb_status mb_matmul_group(struct mb_threads *threads, size_t count,
     if (count > GROUP_LIMIT || weights == NULL || activations == NULL || y == NULL ||
         y_stride == NULL)
         return MB_ERR_ARGUMENT;
-    struct call call = {.threads = threads, .activations = activations};
+    struct call call = {.threads = threads};
     for (size_t i = 0; i < count; i++) {
-        const enum mb_status status = add_product(&call, weights[i], y[i], y_stride[i]);
+        const enum mb_status status =
+            add_product(&call, weights[i], activations[i], y[i], y_stride[i]);
         if (status != MB_OK)
             return status;
     }

@@ -140,39 +140,66 @@ static void keep_scored(struct mb_run *run)
 
 /* ---- products ---- */
 
-struct prepare {
-    const struct mb_activations *activations;
+/* An input in every activation type that its products ask for. */
+struct inputs {
     const float *x;
-    size_t stride;
+    size_t k, count;
+    struct mb_activations types[MB_MAX_PRODUCTS];
 };
 
 static void prepare_rows(void *arg, size_t first, size_t last, size_t thread)
 {
     (void)thread;
-    const struct prepare *prepare = arg;
-    mb_activations_prepare(prepare->activations, prepare->x, prepare->stride, first, last);
+    const struct inputs *inputs = arg;
+    for (size_t t = 0; t < inputs->count; t++)
+        (void)mb_activations_prepare(&inputs->types[t], inputs->x, inputs->k, first, last);
 }
 
-static enum mb_status prepare(struct mb_run *run, enum mb_activation type, const float *x,
-                              size_t rows, size_t k, struct mb_activations *activations)
+/* The place of a type among the inputs; inputs->count when it is not there. */
+static size_t place_of(const struct inputs *inputs, enum mb_activation type)
 {
-    size_t bytes;
-    enum mb_status status = mb_activations_size(type, rows, k, &bytes);
-    if (status != MB_OK)
-        return status;
+    size_t t = 0;
+    while (t < inputs->count && inputs->types[t].type != type)
+        t++;
+    return t;
+}
+
+static bool grow_prepared(struct mb_run *run, size_t bytes)
+{
     if (bytes > run->prepared_room) {
         mb_free_aligned(run->prepared);
         run->prepared = mb_alloc_aligned(bytes);
         run->prepared_room = run->prepared ? bytes : 0;
-        if (run->prepared == NULL)
-            return MB_ERR_MEMORY;
     }
-    status = mb_activations_init(activations, type, rows, k, run->prepared);
-    if (status != MB_OK)
-        return status;
-    struct prepare task = {activations, x, k};
-    mb_split(run->network->threads, rows, rows * k, prepare_rows, &task);
-    return MB_OK;
+    return run->prepared != NULL;
+}
+
+/* Each type once, one behind the other in one buffer. */
+static enum mb_status prepare(struct mb_run *run, const float *x, size_t rows, size_t count,
+                              const struct mb_weights *const *weights, struct inputs *inputs)
+{
+    size_t total = 0, offsets[MB_MAX_PRODUCTS];
+    enum mb_status status = MB_OK;
+    *inputs = (struct inputs){.x = x, .k = weights[0]->k};
+    for (size_t i = 0; i < count && status == MB_OK; i++) {
+        const enum mb_activation type = mb_format_info(weights[i]->format)->activation;
+        size_t bytes = 0;
+        if (place_of(inputs, type) < inputs->count)
+            continue;
+        status = mb_activations_size(type, rows, inputs->k, &bytes);
+        offsets[inputs->count] = total;
+        inputs->types[inputs->count++].type = type;
+        if (status == MB_OK && !mb_add_size(total, bytes, &total))
+            status = MB_ERR_SHAPE;
+    }
+    if (status == MB_OK && !grow_prepared(run, total))
+        status = MB_ERR_MEMORY;
+    for (size_t t = 0; t < inputs->count && status == MB_OK; t++)
+        status = mb_activations_init(&inputs->types[t], inputs->types[t].type, rows, inputs->k,
+                                     (uint8_t *)run->prepared + offsets[t]);
+    if (status == MB_OK)
+        mb_split(run->network->threads, rows, rows * inputs->k, prepare_rows, inputs);
+    return status;
 }
 
 static const struct mb_weights *weights_of(const struct mb_run *run, size_t matrix)
@@ -183,32 +210,24 @@ static const struct mb_weights *weights_of(const struct mb_run *run, size_t matr
                : &run->network->matrices[matrix].weights;
 }
 
-/* Products that read one input: prepared once for each activation type among them. */
+/* Products that read one input, in one dispatch, whatever activation types they take. */
 static enum mb_status multiply(struct mb_run *run, const float *x, size_t rows, size_t count,
                                const struct mb_weights *const *weights, float *const *y)
 {
-    static const enum mb_activation types[] = {MB_ACTIVATION_F32, MB_ACTIVATION_I8G32,
-                                               MB_ACTIVATION_I8G256};
     const uint64_t start = run->timed ? mb_now_ns() : 0;
-    enum mb_status status = MB_OK;
-    for (size_t t = 0; t < sizeof types / sizeof types[0] && status == MB_OK; t++) {
-        const struct mb_weights *group[MB_MAX_PRODUCTS];
-        float *out[MB_MAX_PRODUCTS];
-        size_t stride[MB_MAX_PRODUCTS], members = 0;
-        for (size_t i = 0; i < count; i++)
-            if (mb_format_info(weights[i]->format)->activation == types[t]) {
-                group[members] = weights[i];
-                out[members] = y[i];
-                stride[members++] = weights[i]->n;
-            }
-        struct mb_activations activations = {.size = sizeof activations};
-        if (members == 0)
-            continue;
-        status = prepare(run, types[t], x, rows, group[0]->k, &activations);
-        if (status == MB_OK)
-            status =
-                mb_matmul_group(run->network->threads, members, group, &activations, out, stride);
+    const struct mb_activations *activations[MB_MAX_PRODUCTS];
+    size_t stride[MB_MAX_PRODUCTS];
+    struct inputs inputs;
+    if (count == 0)
+        return MB_OK;
+    enum mb_status status = prepare(run, x, rows, count, weights, &inputs);
+    for (size_t i = 0; i < count; i++) {
+        activations[i] =
+            &inputs.types[place_of(&inputs, mb_format_info(weights[i]->format)->activation)];
+        stride[i] = weights[i]->n;
     }
+    if (status == MB_OK)
+        status = mb_matmul_group(run->network->threads, count, weights, activations, y, stride);
     if (run->timed)
         run->matmul_ns += mb_now_ns() - start;
     return status;

@@ -34,7 +34,7 @@ void mb_split(struct mb_threads *threads, size_t count, size_t work,
 {
     enum { WORTH_A_DISPATCH = 1 << 15 };
     struct split split = {count, task, arg};
-    if (threads == NULL || work < WORTH_A_DISPATCH)
+    if (threads == NULL || count < 2 || work < WORTH_A_DISPATCH)
         run_split(&split, 0, 1);
     else
         mb_threads_run(threads, run_split, &split);

@@ -172,7 +172,7 @@ struct mb_run {
     /* state */
     size_t rows;
     float *slots[MB_SLOT_COUNT];
-    void *prepared; /* activations of one type at a time */
+    void *prepared; /* activations of one step's input, in every type that it needs */
     size_t prepared_room;
     float *scratch; /* per thread, for attention */
     size_t scratch_floats;
@@ -207,8 +207,8 @@ unsigned mb_slots_live(const struct mb_network *network, size_t from);
 /* The step behind which only scored rows are left (step_count when there is none). */
 size_t mb_score_step(const struct mb_network *network);
 
-/* Run task(arg, first, last) over [0, count) split evenly; on the caller alone when the work
- * (operations in all) is too small to be worth a dispatch. */
+/* Run task(arg, first, last) over [0, count) split evenly; on the caller alone when there is
+ * one item only, or the work (operations in all) is too small to be worth a dispatch. */
 void mb_split(struct mb_threads *threads, size_t count, size_t work,
               void (*task)(void *arg, size_t first, size_t last, size_t thread), void *arg);
 /* MB_ERR_ARGUMENT when a token is no entry of the vocabulary, or windows are empty. */

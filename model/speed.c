@@ -2,21 +2,35 @@
 /* Tokens per time: one token at the end of a context, and 512 tokens at once.
  *
  * Networks take turns (tuner/measure.c), so that whatever the machine does meanwhile happens to all
- * of them. A sample is several tokens of one network in a row: its weights are then where they are
- * when it runs alone. Logits of every position are made, in prefill too; that is what evaluation
- * runs and what predictions count. What keys and values hold is random: attention takes the same
- * time for any. */
+ * of them; a round is one sample of each. A virtual machine changes its speed for seconds at a
+ * time, so there are several sweeps, decode and prefill in turns, and the best one counts, as it
+ * does for the products that predictions are made of (tuner/search.c). A sample is several tokens
+ * of one network in a row, with an untimed one before them: its weights are then where they are
+ * when it runs alone. Samples are short, so that the rounds of a pair lie close together. Logits of
+ * every position are made, in prefill too; that is what evaluation runs and what predictions count.
+ * What keys and values hold is random: attention takes the same time for any. */
 #include "model/network.h"
 
 #include "model/statistics.h"
 #include "support/support.h"
 #include "tuner/measure.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { PREFILL = 512, SAMPLE_NS = 20000000, BUDGET_NS = 500000000, LEAST_SAMPLES = 3 };
+enum {
+    PREFILL = 512,
+    SWEEPS = 3,
+    DECODE_SAMPLE_NS = 5000000,
+    PREFILL_SAMPLE_NS = 20000000,
+    SWEEP_NS = 400000000, /* a sweep takes at least this long, however few networks there are */
+    SWEEP_MOST_NS = 2000000000, /* of one network, beyond the least rounds */
+    MOST_REPEATS = 1 << 20,
+    DECODE_ROUNDS = 4, /* to one of prefill: as much time for either */
+    LEAST_ROUNDS = 3,
+};
 
 /* What all cases of one call share. */
 struct watch {
@@ -33,9 +47,10 @@ struct timing {
     struct mb_run *run;
     struct mb_cache cache;
     int32_t *ids;
-    /* share of the time that went into products, one per sample */
-    float *shares;
-    size_t share_count, share_room;
+    size_t repeats;         /* runs in an iteration: what makes a sample long enough */
+    double *ns, *matmul_ns; /* of one run, per round; NULL: not kept */
+    bool *disturbed;        /* a thread was without a processor meanwhile */
+    size_t round, rounds;
 };
 
 static uint32_t next_random(uint32_t *state)
@@ -49,7 +64,9 @@ static void timing_free(struct timing *timing)
     mb_run_destroy(timing->run);
     mb_cache_free(&timing->cache);
     free(timing->ids);
-    free(timing->shares);
+    free(timing->ns);
+    free(timing->matmul_ns);
+    free(timing->disturbed);
     *timing = (struct timing){0};
 }
 
@@ -60,7 +77,7 @@ static enum mb_status timing_init(struct timing *timing, struct watch *watch,
 {
     const size_t rows = sequences * tokens;
     uint32_t state = 1;
-    *timing = (struct timing){.watch = watch};
+    *timing = (struct timing){.watch = watch, .repeats = 1};
     enum mb_status status = mb_run_create(network, rows, past + tokens, &timing->run, error);
     if (status != MB_OK)
         return status;
@@ -84,67 +101,71 @@ static enum mb_status timing_init(struct timing *timing, struct watch *watch,
     return MB_OK;
 }
 
-static void keep_share(struct timing *timing, float share)
-{
-    if (timing->share_count == timing->share_room) {
-        const size_t room = timing->share_room ? 2 * timing->share_room : 64;
-        float *grown = realloc(timing->shares, room * sizeof *grown);
-        if (grown == NULL)
-            return; /* the median does without it */
-        timing->shares = grown;
-        timing->share_room = room;
-    }
-    timing->shares[timing->share_count++] = share;
-}
-
-/* One sample. After a stop or a failure the rest of the measurement has to pass quickly, but not in
- * no time: the clock's owner would go on doubling. */
+/* One sample; kept while there are rounds to keep. After a stop or a failure the rest of the
+ * measurement has to pass quickly, but not in no time: the clock's owner would go on doubling. */
 static void run_sample(void *arg, size_t iterations)
 {
     struct timing *timing = arg;
     struct watch *watch = timing->watch;
     struct mb_run *run = timing->run;
+    const struct mb_clock *clock = &mb_clock_monotonic;
+    const size_t runs = iterations * timing->repeats;
     if (!watch->stopped &&
         mb_progress_report(watch->progress, watch->done, watch->total, watch->note) != MB_OK)
         watch->stopped = true;
     if (watch->stopped || watch->status != MB_OK) {
-        const struct timespec pause = {.tv_nsec = SAMPLE_NS};
+        const struct timespec pause = {.tv_nsec = DECODE_SAMPLE_NS};
         nanosleep(&pause, NULL);
         return;
     }
     run->matmul_ns = 0;
-    const uint64_t start = mb_clock_monotonic.now_ns(mb_clock_monotonic.user);
-    for (size_t i = 0; i < iterations && watch->status == MB_OK; i++) {
+    const uint64_t disturbances = clock->disturbances(clock->user);
+    const uint64_t start = clock->now_ns(clock->user);
+    for (size_t i = 0; i < runs && watch->status == MB_OK; i++) {
         watch->status = mb_run_steps(run, 0, run->network->step_count);
         if (watch->status == MB_OK)
             watch->status = mb_run_head(run, 0, run->rows, watch->logits);
     }
-    const uint64_t total = mb_clock_monotonic.now_ns(mb_clock_monotonic.user) - start;
-    keep_share(timing, total ? (float)run->matmul_ns / (float)total : 0.0f);
+    const uint64_t total = clock->now_ns(clock->user) - start;
+    if (timing->round >= timing->rounds)
+        return;
+    timing->disturbed[timing->round] = clock->disturbances(clock->user) != disturbances;
+    timing->ns[timing->round] = (double)total / (double)runs;
+    timing->matmul_ns[timing->round++] = (double)run->matmul_ns / (double)runs;
 }
 
-static double median_share(struct timing *timing)
+/* Decoding starts behind other networks' samples: one token brings its weights and keys back into
+ * the caches. For 512 tokens at once that is no matter. */
+static void warm_up(void *arg)
 {
-    mb_sort_floats(timing->shares, timing->share_count);
-    return mb_percentile(timing->shares, timing->share_count, 0.5);
+    struct timing *timing = arg;
+    if (timing->run->cache == NULL || timing->watch->stopped || timing->watch->status != MB_OK)
+        return;
+    timing->watch->status = mb_run_steps(timing->run, 0, timing->run->network->step_count);
+    if (timing->watch->status == MB_OK)
+        timing->watch->status = mb_run_head(timing->run, 0, 1, timing->watch->logits);
 }
 
-/* Time all networks in turns; results are of one run (a token, or a prefill). */
-static enum mb_status measure(struct timing *timings, size_t count, size_t repeats,
-                              struct watch *watch, struct mb_measurement *results,
-                              struct mb_error *error)
+/* One sample of every network in each of `rounds` turns. Samples are exactly that many: what was
+ * disturbed is for run_sample to note, since rounds must stay paired. */
+static enum mb_status take_turns(struct timing *timings, size_t count, double sample_ns,
+                                 size_t rounds, struct mb_measurement *results,
+                                 struct mb_error *error)
 {
+    const struct mb_clock clock = {.now_ns = mb_clock_monotonic.now_ns};
+    const struct mb_measure_options options = {.clock = &clock,
+                                               .sample_ns = sample_ns,
+                                               .budget_ns = INFINITY,
+                                               .samples_min = rounds,
+                                               .samples_max = rounds,
+                                               .enter = warm_up};
+    const struct watch *watch = timings->watch;
     struct mb_timed *cases = calloc(count, sizeof *cases);
-    if (cases == NULL)
-        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
-    for (size_t i = 0; i < count; i++)
+    enum mb_status status = cases != NULL ? MB_OK : MB_ERR_MEMORY;
+    for (size_t i = 0; i < count && status == MB_OK; i++)
         cases[i] = (struct mb_timed){run_sample, &timings[i]};
-    const size_t least = repeats > LEAST_SAMPLES ? repeats : LEAST_SAMPLES;
-    const struct mb_measure_options options = {.sample_ns = SAMPLE_NS,
-                                               .budget_ns = BUDGET_NS,
-                                               .samples_min = least,
-                                               .samples_max = 4 * least};
-    enum mb_status status = mb_measure(cases, count, &options, results);
+    if (status == MB_OK)
+        status = mb_measure(cases, count, &options, results);
     free(cases);
     if (watch->stopped)
         return mb_error_set(error, MB_ERR_INTERRUPTED, -1, "interrupted while measuring speed");
@@ -156,49 +177,143 @@ static enum mb_status measure(struct timing *timings, size_t count, size_t repea
     return MB_OK;
 }
 
-static enum mb_status measure_decode(struct mb_network *const *networks, size_t count,
-                                     size_t context, size_t repeats, struct watch *watch,
-                                     struct timing *timings, struct mb_measurement *results,
-                                     struct mb_speed *speeds, struct mb_error *error)
+/* Find how many runs make a sample; lower *rounds, though not below `least`, where samples of large
+ * models take long by themselves; make room for all of them. */
+static enum mb_status prepare_rounds(struct timing *timings, size_t count, double sample_ns,
+                                     size_t least, size_t *rounds, struct mb_measurement *results,
+                                     struct mb_error *error)
 {
-    enum mb_status status = MB_OK;
+    const enum mb_status status = take_turns(timings, count, sample_ns, 1, results, error);
+    double round_ns = 0;
     for (size_t i = 0; i < count && status == MB_OK; i++)
-        status = timing_init(&timings[i], watch, networks[i], 1, 1, context - 1, error);
-    if (status == MB_OK)
-        status = measure(timings, count, repeats, watch, results, error);
+        round_ns += results[i].median_ns * (double)results[i].iterations;
+    while (status == MB_OK && *rounds > least &&
+           (double)*rounds * round_ns > (double)count * SWEEP_MOST_NS)
+        --*rounds;
+    const size_t room = SWEEPS * *rounds + 1;
     for (size_t i = 0; i < count && status == MB_OK; i++) {
-        speeds[i].decode_ns = results[i].median_ns;
-        speeds[i].decode_mad_ns = results[i].mad_ns;
-        speeds[i].decode_matmul_ns = results[i].median_ns * median_share(&timings[i]);
-        speeds[i].kv_bytes = timings[i].cache.bytes;
+        struct timing *timing = &timings[i];
+        timing->repeats = results[i].iterations;
+        timing->ns = calloc(room, sizeof *timing->ns);
+        timing->matmul_ns = calloc(room, sizeof *timing->matmul_ns);
+        timing->disturbed = calloc(room, sizeof *timing->disturbed);
+        if (timing->ns == NULL || timing->matmul_ns == NULL || timing->disturbed == NULL)
+            return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
     }
-    for (size_t i = 0; i < count; i++)
-        timing_free(&timings[i]);
     return status;
 }
 
-static enum mb_status measure_prefill(struct mb_network *const *networks, size_t count,
-                                      size_t repeats, struct watch *watch, struct timing *timings,
-                                      struct mb_measurement *results, struct mb_speed *speeds,
-                                      struct mb_error *error)
+/* The next `rounds` rounds of every network. An iteration is a whole sample already, so the one
+ * with which mb_measure finds that out warms the sweep up, and is not kept. */
+static enum mb_status sweep(struct timing *timings, size_t count, size_t rounds,
+                            struct mb_measurement *results, struct mb_error *error)
+{
+    for (size_t i = 0; i < count; i++)
+        timings[i].rounds = timings[i].round + rounds + 1;
+    const enum mb_status status = take_turns(timings, count, 1, rounds, results, error);
+    for (size_t i = 0; i < count && status == MB_OK; i++) {
+        struct timing *timing = &timings[i];
+        const size_t first = timing->round - rounds - 1;
+        memmove(timing->ns + first, timing->ns + first + 1, rounds * sizeof *timing->ns);
+        memmove(timing->matmul_ns + first, timing->matmul_ns + first + 1,
+                rounds * sizeof *timing->matmul_ns);
+        memmove(timing->disturbed + first, timing->disturbed + first + 1,
+                rounds * sizeof *timing->disturbed);
+        timing->round--;
+    }
+    return status;
+}
+
+/* ---- results ---- */
+
+struct figures {
+    double ns, mad_ns, matmul_ns;
+};
+
+/* Medians of rounds [first, first + count), the undisturbed ones when there are enough; scratch
+ * holds as many. The product part is the median share of the same samples. */
+static struct figures summarize(const struct timing *timing, size_t first, size_t count,
+                                double *scratch)
+{
+    size_t clean = 0, used = 0;
+    struct figures figures;
+    for (size_t i = first; i < first + count; i++)
+        clean += !timing->disturbed[i];
+    const bool all = clean < LEAST_ROUNDS;
+    for (size_t i = first; i < first + count; i++)
+        if (all || !timing->disturbed[i])
+            scratch[used++] = timing->ns[i];
+    figures.ns = mb_median(scratch, used);
+    for (size_t i = 0; i < used; i++)
+        scratch[i] = fabs(scratch[i] - figures.ns);
+    figures.mad_ns = mb_median(scratch, used);
+    used = 0;
+    for (size_t i = first; i < first + count; i++)
+        if (all || !timing->disturbed[i])
+            scratch[used++] = timing->ns[i] > 0 ? timing->matmul_ns[i] / timing->ns[i] : 0;
+    figures.matmul_ns = figures.ns * mb_median(scratch, used);
+    return figures;
+}
+
+/* The best sweep's figures per token, and all rounds for the caller to keep. */
+static struct figures finish(struct timing *timing, size_t rounds, double *scratch, double **kept)
+{
+    const double tokens = (double)(timing->run->sequences * timing->run->tokens);
+    struct figures best = {.ns = INFINITY};
+    for (size_t first = 0; first < SWEEPS * rounds; first += rounds) {
+        const struct figures figures = summarize(timing, first, rounds, scratch);
+        if (figures.ns < best.ns)
+            best = figures;
+    }
+    for (size_t i = 0; i < SWEEPS * rounds; i++)
+        timing->ns[i] /= tokens;
+    *kept = timing->ns;
+    timing->ns = NULL;
+    return (struct figures){best.ns / tokens, best.mad_ns / tokens, best.matmul_ns / tokens};
+}
+
+static void finish_all(struct timing *decode, struct timing *prefill, size_t count,
+                       const size_t rounds[2], double *scratch, struct mb_speed *speeds)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct mb_speed *speed = &speeds[i];
+        const struct figures one = finish(&decode[i], rounds[0], scratch, &speed->decode_rounds);
+        const struct figures many = finish(&prefill[i], rounds[1], scratch, &speed->prefill_rounds);
+        speed->decode_ns = one.ns;
+        speed->decode_mad_ns = one.mad_ns;
+        speed->decode_matmul_ns = one.matmul_ns;
+        speed->prefill_ns = many.ns;
+        speed->prefill_mad_ns = many.mad_ns;
+        speed->prefill_matmul_ns = many.matmul_ns;
+        speed->kv_bytes = decode[i].cache.bytes;
+        speed->decode_round_count = SWEEPS * rounds[0];
+        speed->prefill_round_count = SWEEPS * rounds[1];
+    }
+}
+
+void mb_speed_free(struct mb_speed *speed)
+{
+    free(speed->decode_rounds);
+    free(speed->prefill_rounds);
+    speed->decode_rounds = speed->prefill_rounds = NULL;
+    speed->decode_round_count = speed->prefill_round_count = 0;
+}
+
+/* ---- both kinds of runs ---- */
+
+static enum mb_status start(struct mb_network *const *networks, size_t count, size_t context,
+                            struct watch *watch, struct timing *decode, struct timing *prefill,
+                            struct mb_error *error)
 {
     enum mb_status status = MB_OK;
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         const size_t room = networks[i]->context < PREFILL ? networks[i]->context : PREFILL;
         const size_t sequences = (PREFILL + room - 1) / room;
-        status =
-            timing_init(&timings[i], watch, networks[i], sequences, PREFILL / sequences, 0, error);
+        status = timing_init(&decode[i], watch, networks[i], 1, 1, context - 1, error);
+        if (status == MB_OK)
+            status = timing_init(&prefill[i], watch, networks[i], sequences, PREFILL / sequences, 0,
+                                 error);
     }
-    if (status == MB_OK)
-        status = measure(timings, count, repeats, watch, results, error);
-    for (size_t i = 0; i < count && status == MB_OK; i++) {
-        const double tokens = (double)(timings[i].run->sequences * timings[i].run->tokens);
-        speeds[i].prefill_ns = results[i].median_ns / tokens;
-        speeds[i].prefill_mad_ns = results[i].mad_ns / tokens;
-        speeds[i].prefill_matmul_ns = speeds[i].prefill_ns * median_share(&timings[i]);
-    }
-    for (size_t i = 0; i < count; i++)
-        timing_free(&timings[i]);
     return status;
 }
 
@@ -210,29 +325,48 @@ enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count
         return mb_error_set(error, MB_ERR_ARGUMENT, -1,
                             "speed is measured at a context of 2 to %d tokens, not %zu", 1 << 24,
                             context);
-    struct watch watch = {.progress = progress, .total = 2, .note = "decode"};
+    if (repeats > MOST_REPEATS)
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1, "%zu rounds of timing are more than %d",
+                            repeats, MOST_REPEATS);
+    const size_t alone = SWEEP_NS / PREFILL_SAMPLE_NS / count;
+    const size_t least = alone > LEAST_ROUNDS ? alone : LEAST_ROUNDS;
+    const size_t turns = repeats > least ? repeats : least;
+    size_t rounds[2] = {DECODE_ROUNDS * turns, turns};
+    /* In all as many as asked for, and two of each sweep. */
+    const size_t fewest = repeats > 2 * SWEEPS ? (repeats + SWEEPS - 1) / SWEEPS : 2;
+    static const double sample_ns[2] = {DECODE_SAMPLE_NS, PREFILL_SAMPLE_NS};
+    struct watch watch = {.progress = progress, .total = 2 * SWEEPS};
     size_t vocabulary = 0;
     for (size_t i = 0; i < count; i++)
         vocabulary = networks[i]->vocabulary > vocabulary ? networks[i]->vocabulary : vocabulary;
     watch.logits = mb_alloc_aligned(PREFILL * vocabulary * sizeof *watch.logits);
-    struct timing *timings = calloc(count, sizeof *timings);
+    struct timing *timings = calloc(2 * count, sizeof *timings); /* decode, then prefill */
     struct mb_measurement *results = calloc(count, sizeof *results);
+    double *scratch = calloc(rounds[0], sizeof *scratch);
     enum mb_status status = MB_OK;
-    if (timings == NULL || results == NULL || watch.logits == NULL)
+    if (timings == NULL || results == NULL || scratch == NULL || watch.logits == NULL)
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
     for (size_t i = 0; i < count; i++)
         speeds[i] = (struct mb_speed){.size = speeds[i].size,
                                       .context = context,
                                       .weight_bytes = mb_network_bytes(networks[i])};
     if (status == MB_OK)
-        status = measure_decode(networks, count, context, repeats, &watch, timings, results, speeds,
-                                error);
-    watch.done = 1;
-    watch.note = "prefill";
+        status = start(networks, count, context, &watch, timings, timings + count, error);
+    for (size_t kind = 0; kind < 2 && status == MB_OK; kind++)
+        status = prepare_rounds(timings + kind * count, count, sample_ns[kind], fewest,
+                                &rounds[kind], results, error);
+    for (size_t part = 0; part < 2 * SWEEPS && status == MB_OK; part++) {
+        watch.done = (double)part;
+        watch.note = part % 2 == 0 ? "decode" : "prefill";
+        status = sweep(timings + part % 2 * count, count, rounds[part % 2], results, error);
+    }
     if (status == MB_OK)
-        status = measure_prefill(networks, count, repeats, &watch, timings, results, speeds, error);
+        finish_all(timings, timings + count, count, rounds, scratch, speeds);
+    for (size_t i = 0; timings != NULL && i < 2 * count; i++)
+        timing_free(&timings[i]);
     mb_free_aligned(watch.logits);
     free(timings);
     free(results);
+    free(scratch);
     return status;
 }

@@ -104,6 +104,38 @@ double mb_interval(const double *values, size_t count)
     return mb_student(count - 1) * sqrt(squares / (double)(count - 1) / (double)count);
 }
 
+static int compare_doubles(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double mb_median(double *values, size_t count)
+{
+    if (count == 0)
+        return (double)NAN;
+    qsort(values, count, sizeof *values, compare_doubles);
+    return (values[(count - 1) / 2] + values[count / 2]) / 2;
+}
+
+/* The median lies between the values of ranks r and n + 1 - r unless fewer than r of n values fall
+ * on one side of it, each with probability 1/2: twice the binomial tail up to r - 1 is the risk. */
+void mb_median_interval(double *values, size_t count, double *low, double *high)
+{
+    size_t rank = 0;
+    double tail = 0;
+    qsort(values, count, sizeof *values, compare_doubles);
+    while (rank < count / 2) {
+        const double n = (double)count, r = (double)rank;
+        tail += exp(lgamma(n + 1) - lgamma(r + 1) - lgamma(n - r + 1) - n * log(2));
+        if (2 * tail > 0.05)
+            break;
+        rank++;
+    }
+    *low = rank > 0 ? values[rank - 1] : -(double)INFINITY;
+    *high = rank > 0 ? values[count - rank] : (double)INFINITY;
+}
+
 void mb_score_row(const struct mb_vector *vector, const float *y, const float *reference,
                   double reference_sum, size_t vocabulary, int target, struct mb_row_score *score)
 {

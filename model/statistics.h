@@ -24,11 +24,17 @@ void mb_sort_floats(float *values, size_t count);
 /* Between the two nearest ranks, linearly; fraction in [0, 1]. */
 double mb_percentile(const float *sorted, size_t count, double fraction);
 
+/* Middle value, or the mean of the two in the middle; sorts; NaN for none. */
+double mb_median(double *values, size_t count);
+
 /* Half the width of the 95 % confidence interval of the mean of `count` values (Student's t); 0 for
  * fewer than two. */
 double mb_interval(const double *values, size_t count);
 /* The 97.5 % quantile of Student's t. */
 double mb_student(size_t degrees);
+/* Confidence interval of the median of at least 95 %, from order statistics: no assumption about
+ * the distribution, and single bad values don't widen it. Sorts. Infinite for fewer than six. */
+void mb_median_interval(double *values, size_t count, double *low, double *high);
 
 /* What one row of logits says about the token that follows, and about another model's row. */
 struct mb_row_score {

@@ -91,6 +91,18 @@ static json_t *entry_to_json(const struct mb_plan_entry *entry)
                      entry->prefill_ns, "loss", entry->loss, "kernel", entry->kernel);
 }
 
+/* What a later measurement of the matrix products alone compares with: totals without the fixed
+ * part. Derived, so it is not read back. */
+static json_t *products_to_json(const struct mb_plan *plan)
+{
+    json_t *object = json_object();
+    static const enum mb_quantity times[] = {MB_QUANTITY_DECODE, MB_QUANTITY_PREFILL};
+    for (size_t t = 0; t < 2; t++)
+        json_object_set_new(object, mb_quantity_key(times[t]),
+                            json_real(plan->total[times[t]] - plan->fixed[times[t]]));
+    return object;
+}
+
 /* Every key written, every number finite: json_real refuses the others and leaves its key out. */
 static bool quantities_are_complete(const json_t *object)
 {
@@ -126,6 +138,7 @@ enum mb_status mb_plan_save(const struct mb_plan *plan, const char *path, struct
          json_object_set_new(root, "gap", json_real(plan->gap)) != 0 ||
          json_object_set(root, "budget", budget) != 0 ||
          json_object_set(root, "total", total) != 0 || json_object_set(root, "fixed", fixed) != 0 ||
+         json_object_set_new(root, "matmul", products_to_json(plan)) != 0 ||
          json_object_set(root, "tensors", entries) != 0))
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while writing '%s'", path);
     if (status == MB_OK)

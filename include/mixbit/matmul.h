@@ -122,12 +122,22 @@ MB_API enum mb_status mb_matmul(struct mb_threads *threads, const struct mb_weig
                                 const float *x, size_t m, size_t x_stride, float *y,
                                 size_t y_stride);
 
-/** Up to 16 matrices on one prepared input (q/k/v, gate/up) in one dispatch; y[i] gets weights[i].
- * Rows of y[i] lie y_stride[i] floats apart. */
+/**
+ * Up to 16 products in one dispatch (q/k/v, gate/up): y[i] gets activations[i] times weights[i].
+ * The bits are those of the separate products.
+ *
+ * Shapes   every entry has its own n, k, m and activation type; entries of `activations` may be
+ * equal, which is how products share an input, and matrices of several activation types share one
+ * dispatch. Rows of y[i] lie y_stride[i] floats apart. Memory   y[i] must overlap nothing; scratch
+ * is the pool's, allocated once. Threads  on the pool's (NULL: this one); activations are prepared
+ * before.
+ * @return MB_OK, or what mb_matmul_range returns for the first entry that does not fit;
+ * MB_ERR_MEMORY; MB_ERR_ARGUMENT for more than 16. No y is touched on error.
+ */
 MB_API enum mb_status mb_matmul_group(struct mb_threads *threads, size_t count,
                                       const struct mb_weights *const *weights,
-                                      const struct mb_activations *activations, float *const *y,
-                                      const size_t *y_stride);
+                                      const struct mb_activations *const *activations,
+                                      float *const *y, const size_t *y_stride);
 
 #ifdef __cplusplus
 }

@@ -204,20 +204,34 @@ MB_API enum mb_status mb_evaluate_against(struct mb_network *network,
 
 /** Speed, ns per token: decode at the end of `context` tokens, prefill of 512 tokens (several
  * sequences when the model's context is shorter), with the logits of every position. `matmul` parts
- * are the time inside matrix products, the rest is the fixed part. */
+ * are the time inside matrix products, the rest is the fixed part. Figures are medians of the best
+ * of several sweeps; the mad fields are its spread. */
 struct mb_speed {
     uint32_t size;
     size_t context;
     double decode_ns, decode_mad_ns, decode_matmul_ns;
     double prefill_ns, prefill_mad_ns, prefill_matmul_ns;
     size_t weight_bytes, kv_bytes;
+    /* ns per token of each round of all sweeps, disturbed rounds included. Networks of one call
+     * took turns: round i of one and round i of another are neighbours in time and compare as a
+     * pair. Free with mb_speed_free. */
+    double *decode_rounds, *prefill_rounds;
+    size_t decode_round_count, prefill_round_count;
 };
-/** Medians over interleaved repeats; `networks` may be several, taking turns so that they compare
- * fairly. */
+/**
+ * Time decode and prefill of `count` networks in turns, so that they compare fairly: several sweeps
+ * of at least `repeats` rounds of prefill and four times as many of decode each; where a run takes
+ * long, fewer, but at least `repeats` in all. speeds[i].size is the caller's; the other fields are
+ * filled, earlier contents are not freed. Memory   activations of 512 tokens and a key-value cache
+ * of `context` for each network.
+ * @return MB_OK; MB_ERR_ARGUMENT, MB_ERR_MEMORY, MB_ERR_INTERRUPTED, MB_ERR_DEVICE: nothing to
+ * free.
+ */
 MB_API enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count,
                                        size_t context, size_t repeats,
                                        const struct mb_progress *progress, struct mb_speed *speeds,
                                        struct mb_error *error);
+MB_API void mb_speed_free(struct mb_speed *speed);
 
 /** Mean squared activation of every column of every quantizable matrix's input, from forward passes
  * over the windows: importance[i] has k floats or is NULL. Free with mb_importance_free. */

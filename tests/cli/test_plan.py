@@ -67,12 +67,40 @@ class Plan(Case):
             self.assertGreater(r["kl"], 0)
             self.assertLessEqual(r["kl_low"], r["kl"])
             self.assertGreater(r["predicted_decode_tok_s"] or 1, 0)
+            # Matrix products are a part of a token's time, measured and predicted.
+            for kind in ("decode", "prefill"):
+                whole = 1e9 / r[f"{kind}_tok_s"]
+                self.assertGreater(r[f"{kind}_matmul_ns"], 0)
+                self.assertLessEqual(r[f"{kind}_matmul_ns"], whole)
+                # A preset may use formats that are no candidates here: nothing is predicted for it.
+                self.assertEqual(r[f"predicted_{kind}_matmul_ns"] is None, r["predicted_kl"] is None)
+                if r["predicted_kl"] is not None:
+                    self.assertGreater(r[f"predicted_{kind}_matmul_ns"], 0)
+                    self.assertLessEqual(r[f"predicted_{kind}_matmul_ns"], 1e9 / r[f"predicted_{kind}_tok_s"])
+            # Beside the recommended row: paired differences, and none for that row itself.
+            if r["recommended"]:
+                self.assertIsNone(r["kl_over_plan"])
+                self.assertIsNone(r["decode_time_over_plan"])
+            else:
+                self.assertAlmostEqual(r["kl_over_plan"], r["kl"] - chosen[0]["kl"], places=6)
+                self.assertLessEqual(r["kl_over_plan_low"], r["kl_over_plan"])
+                self.assertLessEqual(r["kl_over_plan"], r["kl_over_plan_high"])
+                self.assertLessEqual(r["decode_time_over_plan_low"], r["decode_time_over_plan"])
+                self.assertLessEqual(r["decode_time_over_plan"], r["decode_time_over_plan_high"])
         self.assertGreater(rows["q2_K"]["kl"], 10 * rows["q8_0"]["kl"])
+        self.assertIn("measured no slower than uniform", result["objective"])
+        # What is recommended is no worse than what it is recommended over.
+        for r in result["rows"]:
+            if r["kind"] in ("uniform", "preset") and not r["recommended"] and r["bytes"] <= chosen[0]["bytes"]:
+                self.assertTrue(r["kl_over_plan"] >= 0 or r["decode_time_over_plan_low"] > 1, r["name"])
         # What was measured from memory is what the written file gives.
         again = self.run_json("eval", os.path.join(out, "mixed.gguf"), "--reference", MODEL, "--text", HELDOUT, "--window",
                               "64", "--windows", "4")
         text = json.dumps(again)
         self.assertIn(f"{chosen[0]['perplexity']:.6g}"[:6], text)
+        for kind in ("decode", "prefill"):
+            self.assertGreater(again["speed"][f"{kind}_matmul_ns"], 0)
+            self.assertLessEqual(again["speed"][f"{kind}_matmul_ns"], again["speed"][f"{kind}_ns"])
 
         page = self.read("out/report.html")
         parser = Balance()
@@ -85,6 +113,11 @@ class Plan(Case):
             self.assertIn(f"{r['kl']:.5f}", words)
         plan = json.loads(self.read("out/plan.json"))
         self.assertIn("blk.0.attn_q.weight", json.dumps(plan))
+        for kind in ("decode", "prefill"):
+            total, fixed, products = (plan[k][f"{kind}_ns"] for k in ("total", "fixed", "matmul"))
+            self.assertAlmostEqual(total - fixed, products, delta=1e-6 * total)
+            self.assertAlmostEqual(1e9 / chosen[0][f"predicted_{kind}_tok_s"], total, delta=1e-6 * total)
+            self.assertAlmostEqual(chosen[0][f"predicted_{kind}_matmul_ns"], products, delta=1e-6 * total)
         recipe = self.read("out/recipe.llama.cpp.txt")
         self.assertRegex(recipe, r"\^blk\\\.0\\\.ffn_down\\\.weight\$=")
 

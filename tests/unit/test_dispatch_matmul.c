@@ -180,14 +180,15 @@ static void test_packing_in_pieces(void **state)
     }
 }
 
-/* Groups give what single calls give, for matrices of other sizes and formats, on any pool. */
+/* Groups give what single calls give, for matrices of other sizes, formats and activation types, on
+ * any pool. */
 static void test_groups(void **state)
 {
     (void)state;
-    enum { K = 512, COUNT = 4, MOST_N = 700, M_ROWS = 33 };
-    static const enum mb_format formats[COUNT] = {MB_FORMAT_Q4_K, MB_FORMAT_Q6_K, MB_FORMAT_Q4_K,
-                                                  MB_FORMAT_IQ4_XS};
-    static const size_t sizes[COUNT] = {MOST_N, 17, 64, 333};
+    enum { K = 512, COUNT = 6, MOST_N = 700, M_ROWS = 33 };
+    static const enum mb_format formats[COUNT] = {MB_FORMAT_Q4_K,   MB_FORMAT_Q4_0, MB_FORMAT_Q6_K,
+                                                  MB_FORMAT_IQ4_XS, MB_FORMAT_F16,  MB_FORMAT_Q8_0};
+    static const size_t sizes[COUNT] = {MOST_N, 17, 64, 333, 50, 129};
     struct mb_weights weights[COUNT];
     const struct mb_weights *list[COUNT];
     float *y[COUNT], *x = make_x(M_ROWS, K), *expected = allocate(M_ROWS * MOST_N * sizeof(float));
@@ -199,30 +200,62 @@ static void test_groups(void **state)
     for (size_t threads = 0; threads <= 3; threads++)
         for (size_t m = 1; m <= M_ROWS; m += 16) {
             struct mb_threads *pool = NULL;
-            const struct mb_activations a = make_activations(MB_ACTIVATION_I8G256, m, K, x);
+            struct mb_activations prepared[3];
+            const struct mb_activations *inputs[COUNT];
+            for (size_t t = 0; t < 3; t++)
+                prepared[t] = make_activations((enum mb_activation)t, m, K, x);
             if (threads > 0)
                 assert_int_equal(mb_threads_create(threads, &pool), MB_OK);
-            for (size_t i = 0; i < COUNT; i++)
+            for (size_t i = 0; i < COUNT; i++) {
                 memset(y[i], 0, M_ROWS * MOST_N * sizeof(float));
-            assert_int_equal(mb_matmul_group(pool, COUNT, list, &a, y, sizes), MB_OK);
+                inputs[i] = &prepared[mb_format_info(formats[i])->activation];
+            }
+            assert_int_equal(mb_matmul_group(pool, COUNT, list, inputs, y, sizes), MB_OK);
             for (size_t i = 0; i < COUNT; i++) {
                 assert_int_equal(mb_matmul(NULL, list[i], x, m, K, expected, sizes[i]), MB_OK);
                 assert_memory_equal(y[i], expected, m * sizes[i] * sizeof(float));
             }
             mb_threads_destroy(pool);
-            mb_free_aligned(a.data);
+            for (size_t t = 0; t < 3; t++)
+                mb_free_aligned(prepared[t].data);
         }
-    const struct mb_activations wrong = make_activations(MB_ACTIVATION_I8G32, 1, K, x);
-    assert_int_equal(mb_matmul_group(NULL, COUNT, list, &wrong, y, sizes), MB_ERR_UNSUPPORTED);
-    assert_int_equal(mb_matmul_group(NULL, 0, NULL, NULL, NULL, NULL), MB_OK);
-    assert_int_equal(mb_matmul_group(NULL, 17, list, &wrong, y, sizes), MB_ERR_ARGUMENT);
-    assert_int_equal(mb_matmul_group(NULL, 1, list, NULL, y, sizes), MB_ERR_ARGUMENT);
-    mb_free_aligned(wrong.data);
     for (size_t i = 0; i < COUNT; i++) {
         mb_free_aligned(weights[i].data);
         mb_free_aligned(y[i]);
     }
     mb_free_aligned(expected);
+    mb_free_aligned(x);
+}
+
+/* One entry that does not fit refuses the whole group, before anything is written. */
+static void test_group_refusals(void **state)
+{
+    (void)state;
+    enum { K = 256, N = 32 };
+    const struct mb_weights q4_k = make_weights(MB_FORMAT_Q4_K, N, K, NULL),
+                            q4_0 = make_weights(MB_FORMAT_Q4_0, N, K, NULL);
+    const struct mb_weights *list[2] = {&q4_k, &q4_0}, *gap[2] = {&q4_k, NULL};
+    float *x = make_x(2, K), first[2 * N] = {0}, second[2 * N] = {0};
+    float *y[2] = {first, second}, *no_y[2] = {first, NULL};
+    const size_t strides[2] = {N, N}, narrow[2] = {N, N - 1};
+    const struct mb_activations a256 = make_activations(MB_ACTIVATION_I8G256, 2, K, x),
+                                a32 = make_activations(MB_ACTIVATION_I8G32, 2, K, x);
+    const struct mb_activations *inputs[2] = {&a256, &a32}, *swapped[2] = {&a256, &a256},
+                                *missing[2] = {&a256, NULL};
+    assert_int_equal(mb_matmul_group(NULL, 2, list, swapped, y, strides), MB_ERR_UNSUPPORTED);
+    assert_int_equal(mb_matmul_group(NULL, 2, list, missing, y, strides), MB_ERR_ARGUMENT);
+    assert_int_equal(mb_matmul_group(NULL, 2, gap, inputs, y, strides), MB_ERR_ARGUMENT);
+    assert_int_equal(mb_matmul_group(NULL, 2, list, inputs, no_y, strides), MB_ERR_ARGUMENT);
+    assert_int_equal(mb_matmul_group(NULL, 2, list, inputs, y, narrow), MB_ERR_SHAPE);
+    assert_int_equal(mb_matmul_group(NULL, 2, list, NULL, y, strides), MB_ERR_ARGUMENT);
+    assert_int_equal(mb_matmul_group(NULL, 17, list, inputs, y, strides), MB_ERR_ARGUMENT);
+    assert_int_equal(mb_matmul_group(NULL, 0, NULL, NULL, NULL, NULL), MB_OK);
+    for (size_t i = 0; i < 2 * N; i++)
+        assert_true(first[i] == 0 && second[i] == 0);
+    mb_free_aligned(a256.data);
+    mb_free_aligned(a32.data);
+    mb_free_aligned(q4_k.data);
+    mb_free_aligned(q4_0.data);
     mb_free_aligned(x);
 }
 
@@ -246,6 +279,7 @@ int main(void)
         cmocka_unit_test(test_refusals_touch_nothing),
         cmocka_unit_test(test_packing_in_pieces),
         cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_group_refusals),
         cmocka_unit_test(test_one_row_ignores_strides),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -134,6 +134,28 @@ static void assert_matches(const struct mb_evaluation *e, const struct plain *p)
                 1e-7);
 }
 
+/* Ranks as in tables of confidence intervals for the median. */
+static void test_median_interval(void **state)
+{
+    (void)state;
+    static const struct {
+        size_t count, low, high;
+    } known[] = {{6, 1, 6}, {10, 2, 9}, {20, 6, 15}, {21, 6, 16}, {100, 40, 61}};
+    double values[100], low, high;
+    for (size_t k = 0; k < sizeof known / sizeof *known; k++) {
+        for (size_t i = 0; i < known[k].count; i++) /* 1 to count, out of order: 37 is coprime */
+            values[i] = (double)(i * 37 % known[k].count + 1);
+        mb_median_interval(values, known[k].count, &low, &high);
+        assert_true(low == (double)known[k].low && high == (double)known[k].high);
+    }
+    for (size_t count = 0; count < 6; count++) {
+        mb_median_interval(values, count, &low, &high);
+        assert_true(isinf(low) && low < 0 && isinf(high) && high > 0);
+    }
+    double odd[] = {3, 1, 2}, even[] = {4, 1, 3, 2};
+    assert_true(mb_median(odd, 3) == 2 && mb_median(even, 4) == 2.5 && isnan(mb_median(odd, 0)));
+}
+
 static void test_plain_statistics(void **state)
 {
     (void)state;
@@ -364,9 +386,33 @@ static void test_speed_fields(void **state)
         assert_true(speeds[i].kv_bytes >= 2 * 2 * 200 * 24 * 4);
     }
     assert_true(speeds[1].weight_bytes < speeds[0].weight_bytes);
+    /* Rounds are paired: as many of each network. The figure is the median of some of them. */
+    assert_int_equal(speeds[0].decode_round_count, speeds[1].decode_round_count);
+    assert_int_equal(speeds[0].prefill_round_count, speeds[1].prefill_round_count);
+    assert_true(speeds[0].decode_round_count >= 6 && speeds[0].prefill_round_count >= 6);
+    for (size_t i = 0; i < 2; i++) {
+        const double *kinds[] = {speeds[i].decode_rounds, speeds[i].prefill_rounds};
+        const double figures[] = {speeds[i].decode_ns, speeds[i].prefill_ns};
+        const size_t counts[] = {speeds[i].decode_round_count, speeds[i].prefill_round_count};
+        for (size_t kind = 0; kind < 2; kind++) {
+            double least = INFINITY, most = 0;
+            for (size_t r = 0; r < counts[kind]; r++) {
+                assert_true(isfinite(kinds[kind][r]) && kinds[kind][r] > 0);
+                least = fmin(least, kinds[kind][r]);
+                most = fmax(most, kinds[kind][r]);
+            }
+            assert_true(figures[kind] >= least * (1 - 1e-12) &&
+                        figures[kind] <= most * (1 + 1e-12));
+        }
+        mb_speed_free(&speeds[i]);
+        assert_null(speeds[i].decode_rounds);
+        mb_speed_free(&speeds[i]); /* twice does no harm */
+    }
     assert_int_equal(mb_network_speed(networks, 2, 200, 3, &progress, speeds, &error),
                      MB_ERR_INTERRUPTED);
     assert_int_equal(mb_network_speed(networks, 2, 1, 3, NULL, speeds, &error), MB_ERR_ARGUMENT);
+    assert_int_equal(mb_network_speed(networks, 2, 200, SIZE_MAX / 2, NULL, speeds, &error),
+                     MB_ERR_ARGUMENT);
     mb_network_destroy(networks[0]);
     mb_network_destroy(networks[1]);
     free(formats);
@@ -376,9 +422,10 @@ static void test_speed_fields(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_statistics),         cmocka_unit_test(test_plain_statistics),
-        cmocka_unit_test(test_llama_perplexity),   cmocka_unit_test(test_importance),
-        cmocka_unit_test(test_stops_and_refusals), cmocka_unit_test(test_speed_fields),
+        cmocka_unit_test(test_statistics),       cmocka_unit_test(test_median_interval),
+        cmocka_unit_test(test_plain_statistics), cmocka_unit_test(test_llama_perplexity),
+        cmocka_unit_test(test_importance),       cmocka_unit_test(test_stops_and_refusals),
+        cmocka_unit_test(test_speed_fields),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -167,6 +167,64 @@ static void test_threads_and_batches(void **state)
     mb_windows_free(&windows);
 }
 
+/* q, k and v of three activation types run in one dispatch; alone they give the same bits. */
+static void test_mixed_products(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        enum mb_format format;
+    } mixed[] = {{"blk.0.attn_q.weight", MB_FORMAT_Q4_K},
+                 {"blk.0.attn_k.weight", MB_FORMAT_Q4_0},
+                 {"blk.0.attn_v.weight", MB_FORMAT_F16}};
+    static const enum mb_slot slots[] = {MB_SLOT_QUERY, MB_SLOT_KEY, MB_SLOT_VALUE};
+    struct mb_model *model = ns_open(TINY_MODEL);
+    enum mb_format *formats = ns_uniform(model, MB_FORMAT_Q8_0);
+    for (size_t i = 0; i < mb_model_tensor_count(model); i++)
+        for (size_t j = 0; j < 3; j++)
+            if (strcmp(mb_model_tensor_at(model, i)->name, mixed[j].name) == 0)
+                formats[i] = mixed[j].format;
+    for (size_t count = 0; count <= 3; count++) {
+        struct mb_threads *threads = NULL;
+        if (count > 0)
+            assert_int_equal(mb_threads_create(count, &threads), MB_OK);
+        struct mb_network *network = ns_network(model, formats, MB_NUMERICS_KERNEL, threads);
+        size_t at = 0;
+        while (network->steps[at].kind != MB_STEP_PRODUCTS)
+            at++;
+        assert_int_equal(network->steps[at].product_count, 3);
+        for (size_t rows = 1; rows <= 65; rows += 32) {
+            struct mb_windows windows = ns_windows(1, rows, 500);
+            struct mb_run *run;
+            struct mb_error error;
+            float *kept[3];
+            assert_int_equal(mb_run_create(network, rows, rows, &run, &error), MB_OK);
+            run->ids = windows.tokens;
+            run->sequences = 1;
+            run->tokens = rows;
+            assert_int_equal(mb_run_steps(run, 0, at + 1), MB_OK);
+            for (size_t j = 0; j < 3; j++) {
+                const size_t bytes = rows * network->slot_width[slots[j]] * sizeof(float);
+                kept[j] = memcpy(malloc(bytes), run->slots[slots[j]], bytes);
+                memset(run->slots[slots[j]], 0, bytes);
+            }
+            for (unsigned j = 0; j < 3; j++)
+                assert_int_equal(mb_run_products(run, at, 1u << j), MB_OK);
+            for (size_t j = 0; j < 3; j++) {
+                assert_same_floats(kept[j], run->slots[slots[j]],
+                                   rows * network->slot_width[slots[j]]);
+                free(kept[j]);
+            }
+            mb_run_destroy(run);
+            mb_windows_free(&windows);
+        }
+        mb_network_destroy(network);
+        mb_threads_destroy(threads);
+    }
+    free(formats);
+    mb_model_close(model);
+}
+
 static void test_decoding_equals_prefill(void **state)
 {
     (void)state;
@@ -474,6 +532,7 @@ int main(void)
         cmocka_unit_test(test_expected_probabilities),
         cmocka_unit_test(test_golden_logits),
         cmocka_unit_test(test_threads_and_batches),
+        cmocka_unit_test(test_mixed_products),
         cmocka_unit_test(test_decoding_equals_prefill),
         cmocka_unit_test(test_mix_equals_written_file),
         cmocka_unit_test(test_vector_sets_agree),

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Option rows that several verbs share, so that one option has one spelling, one letter and one
+ * meaning everywhere. `type` is the verb's options struct and `field` its member; what an option is
+ * for in this verb is the help. */
+#ifndef MIXBIT_CLI_OPTION_ROWS_H
+#define MIXBIT_CLI_OPTION_ROWS_H
+
+#include "cli/steps.h"
+
+#include <stddef.h>
+
+#define MB_THREADS_ROW(type, field)                                                                \
+    {                                                                                              \
+        .name = "threads", .letter = 't', .kind = MB_OPTION_COUNT,                                 \
+        .offset = offsetof(type, field), .value = "N",                                             \
+        .help = "threads (default: one per physical core)", .minimum = 1                           \
+    }
+
+#define MB_CONTEXT_ROW(type, field)                                                                \
+    {                                                                                              \
+        .name = "ctx", .letter = 'c', .kind = MB_OPTION_COUNT, .offset = offsetof(type, field),    \
+        .value = "TOKENS", .help = "context at whose end decoding is timed", .fallback = "512",    \
+        .minimum = 1                                                                               \
+    }
+
+#define MB_REPEATS_ROW(type, field, usual)                                                         \
+    {                                                                                              \
+        .name = "repeats", .kind = MB_OPTION_COUNT, .offset = offsetof(type, field), .value = "N", \
+        .help = "rounds of timing in each of three sweeps; the best sweep's median counts",        \
+        .fallback = usual, .minimum = 1                                                            \
+    }
+
+#define MB_FORMATS_ROW(type, field, says)                                                          \
+    {                                                                                              \
+        .name = "formats", .kind = MB_OPTION_FORMATS, .offset = offsetof(type, field),             \
+        .value = "LIST", .help = says                                                              \
+    }
+
+#define MB_TEXT_ROW(type, field, says)                                                             \
+    {                                                                                              \
+        .name = "text", .kind = MB_OPTION_TEXT, .offset = offsetof(type, field), .value = "FILE",  \
+        .help = says                                                                               \
+    }
+
+#define MB_WINDOW_ROW(type, field, usual)                                                          \
+    {                                                                                              \
+        .name = "window", .kind = MB_OPTION_COUNT, .offset = offsetof(type, field),                \
+        .value = "TOKENS",                                                                         \
+        .help = "tokens per window, the second half is scored (default: " usual ")", .minimum = 4  \
+    }
+
+#define MB_WINDOWS_ROW(type, field, says, least)                                                   \
+    {                                                                                              \
+        .name = "windows", .kind = MB_OPTION_COUNT, .offset = offsetof(type, field), .value = "N", \
+        .help = says, .minimum = least                                                             \
+    }
+
+#define MB_EFFORT_ROW(type, field)                                                                 \
+    {                                                                                              \
+        .name = "effort", .kind = MB_OPTION_CHOICE, .offset = offsetof(type, field),               \
+        .choices = mb_effort_names,                                                                \
+        .help = "how much text to sense on; quick scores about 1,024 tokens", .fallback = "normal" \
+    }
+
+#define MB_PROFILE_ROW(type, field, says)                                                          \
+    {                                                                                              \
+        .name = "profile", .letter = 'p', .kind = MB_OPTION_TEXT, .offset = offsetof(type, field), \
+        .value = "FILE", .help = says                                                              \
+    }
+
+#define MB_OUTPUT_ROW(type, field, says)                                                           \
+    {                                                                                              \
+        .name = "output", .letter = 'o', .kind = MB_OPTION_TEXT, .offset = offsetof(type, field),  \
+        .value = "FILE", .help = says                                                              \
+    }
+
+#define MB_BUDGET_OPTION_ROWS(type, field)                                                         \
+    {.name = "max-size",                                                                           \
+     .kind = MB_OPTION_SIZE,                                                                       \
+     .offset = offsetof(type, field.max_size),                                                     \
+     .value = "SIZE",                                                                              \
+     .help = "file size: 80M (10^6 bytes), 80Mi, or 4.25bpw (bits per weight over the tensors "    \
+             "that are quantized)"},                                                               \
+        {.name = "max-ram",                                                                        \
+         .kind = MB_OPTION_SIZE,                                                                   \
+         .offset = offsetof(type, field.max_ram),                                                  \
+         .value = "SIZE",                                                                          \
+         .help = "packed weights and key-value cache at --ctx"},                                   \
+        {.name = "min-decode",                                                                     \
+         .kind = MB_OPTION_NUMBER,                                                                 \
+         .offset = offsetof(type, field.min_decode),                                               \
+         .value = "TOKS",                                                                          \
+         .help = "tokens per second, one at a time"},                                              \
+        {.name = "min-prefill",                                                                    \
+         .kind = MB_OPTION_NUMBER,                                                                 \
+         .offset = offsetof(type, field.min_prefill),                                              \
+         .value = "TOKS",                                                                          \
+         .help = "tokens per second, 512 at once"},                                                \
+        {.name = "max-kl",                                                                         \
+         .kind = MB_OPTION_NUMBER,                                                                 \
+         .offset = offsetof(type, field.max_kl),                                                   \
+         .value = "NATS",                                                                          \
+         .help = "predicted loss, nats per token"},                                                \
+        {.name = "minimize",                                                                       \
+         .kind = MB_OPTION_CHOICE,                                                                 \
+         .offset = offsetof(type, field.minimize),                                                 \
+         .choices = mb_minimize_names,                                                             \
+         .fallback = "kl",                                                                         \
+         .help = "what to make small under the budgets"},                                          \
+    {                                                                                              \
+        .name = "pin", .kind = MB_OPTION_TEXTS, .offset = offsetof(type, field.pins),              \
+        .value = "PATTERN=FORMAT", .help = "fix tensors whose name matches; may be repeated"       \
+    }
+
+#endif

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Inside of `mixbit plan`: what a run holds, and its four parts, in the order in which they run.
+ *
+ * Each part fills in what the next one needs and returns with cli->error filled on failure; plan.c
+ * walks through them and frees everything. */
+#ifndef MIXBIT_CLI_PLANNING_H
+#define MIXBIT_CLI_PLANNING_H
+
+#include "cli/compare.h"
+
+struct mb_planning_options {
+    const char *output, *text, *eval_text, *profile;
+    int effort;
+    size_t windows, window, eval_windows, context, threads, repeats;
+    struct mb_format_list formats;
+    struct mb_budget_options budget;
+};
+
+enum {
+    MB_PLANNING_NOTES = 8,
+    MB_PLANNING_OUTPUTS = 7,
+    MB_PLANNING_LIMITS = 4,
+    MB_PLANNING_CANDIDATES = 2 * MB_PLANNING_LIMITS
+};
+
+/* A solution that may be recommended: its plan (owned) and its row of the comparison. */
+struct mb_planning_candidate {
+    struct mb_plan *plan;
+    enum mb_residency residency;
+    size_t row;
+};
+
+/* Everything a run holds; freed in one place. */
+struct mb_planning {
+    struct mb_cli *cli;
+    const struct mb_planning_options *options;
+    struct mb_model *model;
+    struct mb_threads *threads;
+    struct mb_device_info device;
+    struct mb_windows held_out;
+    struct mb_profile *profile;
+    struct mb_sensitivity *table;
+    struct mb_format_list formats;
+    struct mb_forecast_request forecast_request;
+    struct mb_forecast forecast;
+    struct mb_comparison comparison;
+    struct mb_planning_candidate candidates[MB_PLANNING_CANDIDATES]; /* strictest limit first */
+    size_t candidate_count;
+    size_t reference;     /* row that decode is held to; SIZE_MAX: the user gave budgets */
+    struct mb_plan *plan; /* what is recommended, */
+    size_t chosen;        /* and its row */
+    struct mb_solution *front;
+    size_t front_count;
+    char objective[200], base[96];
+    char *text, *eval_text;
+    char notes[MB_PLANNING_NOTES][300];
+    size_t note_count;
+};
+
+/* A caveat that a reader of the result must see; ones beyond MB_PLANNING_NOTES are dropped. */
+void mb_planning_note(struct mb_planning *run, const char *text);
+
+/* Names of the files in the output folder, in the order they are written. */
+extern const char *const mb_planning_outputs[MB_PLANNING_OUTPUTS];
+
+/* Open model, texts and threads, and check the output folder: everything that can be wrong with the
+ * input is found before minutes of work (planning_inputs.c). */
+enum mb_status mb_planning_open(struct mb_planning *run);
+/* Solve, and fill the comparison with the plan and what it has to beat (planning_choice.c). */
+enum mb_status mb_planning_solve(struct mb_planning *run);
+/* Decide by what was measured; run->plan and run->chosen are what is written (planning_choice.c).
+ */
+enum mb_status mb_planning_recommend(struct mb_planning *run);
+/* Write every output, then print the comparison (planning_outputs.c). */
+enum mb_status mb_planning_write(struct mb_planning *run);
+enum mb_status mb_planning_print(struct mb_planning *run);
+
+#endif

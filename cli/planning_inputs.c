@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Inputs of `mixbit plan`: model, texts, threads, candidates, and an output folder that may be
+ * written to. */
+#include "cli/planning.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void mb_planning_note(struct mb_planning *run, const char *text)
+{
+    if (run->note_count < MB_PLANNING_NOTES)
+        snprintf(run->notes[run->note_count++], sizeof run->notes[0], "%s", text);
+}
+
+static enum mb_status choose_text(struct mb_planning *run, const char *given, const char *name,
+                                  const char *option, char **path)
+{
+    *path = given ? strdup(given) : mb_bundled_text(name);
+    return *path ? MB_OK
+                 : mb_usage(run->cli,
+                            "%s: the text that comes with mixbit (%s) was not found; name a file",
+                            option, name);
+}
+
+static enum mb_status check_outputs(struct mb_planning *run)
+{
+    enum mb_status status = mb_directory_create(run->options->output, &run->cli->error);
+    for (size_t i = 0; i < MB_PLANNING_OUTPUTS && status == MB_OK; i++) {
+        char *path = mb_path_join(run->options->output, mb_planning_outputs[i]);
+        status = path ? mb_step_check_output(run->cli, path) : MB_ERR_MEMORY;
+        free(path);
+    }
+    return status;
+}
+
+enum mb_status mb_planning_open(struct mb_planning *run)
+{
+    const struct mb_planning_options *o = run->options;
+    struct mb_windows sensed = {.tokens = NULL};
+    struct mb_cli *cli = run->cli;
+    enum mb_status status = mb_model_open(cli->positionals[0], &run->model, &cli->error);
+    if (status == MB_OK)
+        status = choose_text(run, o->text, "calib.txt", "--text", &run->text);
+    if (status == MB_OK)
+        status = choose_text(run, o->eval_text, "heldout.txt", "--eval-text", &run->eval_text);
+    if (status == MB_OK)
+        status = mb_step_threads(cli, o->threads, &run->threads);
+    run->device.size = sizeof run->device;
+    if (status == MB_OK)
+        status = mb_device_info(&run->device);
+    const size_t most = o->eval_windows ? o->eval_windows : o->effort == MB_EFFORT_QUICK ? 8 : 64;
+    if (status == MB_OK)
+        status = mb_step_windows(cli, run->model, run->eval_text, o->window, most, &run->held_out);
+    if (status == MB_OK)
+        status = mb_step_windows(cli, run->model, run->text, o->window, 2, &sensed);
+    if (status == MB_OK)
+        status = mb_step_check_texts(cli, sensed.text_hash, run->held_out.text_hash);
+    mb_windows_free(&sensed);
+    if (status == MB_OK)
+        status = check_outputs(run);
+    if (status != MB_OK)
+        return status;
+
+    run->formats = o->formats;
+    if (!run->formats.count)
+        mb_default_formats(run->model, &run->formats);
+    const struct mb_format_info *majority = mb_format_info(mb_majority_quantized(run->model));
+    snprintf(run->base, sizeof run->base, "the %s file given%s",
+             majority ? majority->name : "float", majority ? ", which is itself quantized" : "");
+    if (majority) {
+        char text[300];
+        snprintf(text, sizeof text,
+                 "KL is relative to the given %s file, not to the model it was made from; %s "
+                 "itself is left out "
+                 "of the candidates, because keeping everything would be no loss and no answer.",
+                 majority->name, majority->name);
+        mb_planning_note(run, text);
+        mb_note(cli, "%s", text);
+    }
+    return MB_OK;
+}
