@@ -38,42 +38,56 @@ MB_INLINE bool mb_is_raised(const enum mb_coding coding)
 {
     return V_WIDE_DOT && mb_coding_bits(coding) == 4 && mb_coding_table(coding) == NULL;
 }
-MB_INLINE v_code mb_decode_raised(const uint8_t *superblock, size_t chunk, unsigned q,
-                                  unsigned part, const enum mb_coding coding,
-                                  const enum mb_scale_kind scale)
+
+/* The plane vectors that a quad's codes lie in, each loaded once: left to itself the compiler reads
+ * a vector again for every quad in it, and on Zen 4 a 512-bit load takes the whole load port. */
+struct mb_planes {
+    v_code plane8, plane4, plane2, plane1;
+};
+/* Before quad q (0 .. 7) of a chunk, in ascending order from `first` on; register `part` of the
+ * panel. */
+MB_INLINE void mb_load_planes(struct mb_planes *planes, const uint8_t *superblock, size_t chunk,
+                              unsigned q, unsigned first, unsigned part,
+                              const enum mb_coding coding, const enum mb_scale_kind scale)
 {
     const struct mb_superblock at = mb_superblock_layout(coding, scale);
     const uint8_t *p = superblock + chunk * at.chunk_bytes + part * V_BYTES;
-    return v_and(v_load(p + at.plane4 + q / 2 * 64), v_bytes(0xf0));
+    if (mb_coding_plane8(coding))
+        planes->plane8 = v_load(p + at.plane8 + q * 64);
+    if (mb_coding_plane4(coding) && (q % 2 == 0 || q == first))
+        planes->plane4 = v_keep(v_load(p + at.plane4 + q / 2 * 64));
+    if (mb_coding_plane2(coding) && (q % 4 == 0 || q == first))
+        planes->plane2 = v_keep(v_load(p + at.plane2 + q / 4 * 64));
+    if (mb_coding_plane1(coding) && q == first)
+        planes->plane1 = v_keep(v_load(p + at.plane1));
 }
 
-/* Codes of quad q (0 .. 7) of a chunk, register `part` of the panel. */
-MB_INLINE v_code mb_decode_quad(const uint8_t *superblock, size_t chunk, unsigned q, unsigned part,
-                                const enum mb_coding coding, const enum mb_scale_kind scale)
+/* Codes of quad q, whose planes are loaded; raised: an odd quad of mb_is_raised. */
+MB_INLINE v_code mb_decode_quad(const struct mb_planes *planes, unsigned q, const bool raised,
+                                const enum mb_coding coding)
 {
-    const struct mb_superblock at = mb_superblock_layout(coding, scale);
-    const uint8_t *p = superblock + chunk * at.chunk_bytes + part * V_BYTES;
-    if (mb_coding_plane8(coding)) {
-        const v_code byte = v_load(p + at.plane8 + q * 64);
-        return mb_is_signed(mb_coding_max(coding)) ? v_xor(byte, v_bytes(0x80)) : byte;
-    }
+    if (raised)
+        return v_and(planes->plane4, v_bytes(0xf0));
+    if (mb_coding_plane8(coding))
+        return mb_is_signed(mb_coding_max(coding)) ? v_xor(planes->plane8, v_bytes(0x80))
+                                                   : planes->plane8;
     /* The widest plane gives the low bits, each narrower one goes on top. */
     v_code code = v_bytes(0);
     int bits = 0;
     if (mb_coding_plane4(coding)) {
-        code = v_shift(v_load(p + at.plane4 + q / 2 * 64), q % 2 ? 4 : 0);
+        code = v_shift(planes->plane4, q % 2 ? 4 : 0);
         bits = 4;
         if (mb_coding_table(coding) != NULL)
             return v_lookup_low4(mb_decode_table(coding), code);
         code = v_and(code, v_bytes(15));
     }
     if (mb_coding_plane2(coding)) {
-        const v_code pairs = v_shift(v_load(p + at.plane2 + q / 4 * 64), 2 * (int)(q % 4) - bits);
+        const v_code pairs = v_shift(planes->plane2, 2 * (int)(q % 4) - bits);
         code = bits ? v_or_and(code, pairs, v_bytes(3 << bits)) : v_and(pairs, v_bytes(3));
         bits += 2;
     }
     if (mb_coding_plane1(coding))
-        code = v_or_and(code, v_shift(v_load(p + at.plane1), (int)q - bits), v_bytes(1 << bits));
+        code = v_or_and(code, v_shift(planes->plane1, (int)q - bits), v_bytes(1 << bits));
     return mb_coding_table(coding) == NULL ? code : v_lookup(mb_decode_table(coding), code);
 }
 
@@ -185,10 +199,14 @@ MB_INLINE void mb_decode_panel(const uint8_t *panel, size_t superblocks,
     for (size_t b = 0; b < superblocks; b++, panel += at.bytes) {
         mb_decode_scales(panel, b, out, coding, scale);
         for (size_t c = 0; c < at.k / MB_CHUNK_K; c++, code += MB_CHUNK_QUADS * 64)
-            MB_EACH (q, MB_CHUNK_QUADS)
-                MB_EACH (part, V_PARTS)
+            MB_EACH (part, V_PARTS) {
+                struct mb_planes planes;
+                MB_EACH (q, MB_CHUNK_QUADS) {
+                    mb_load_planes(&planes, panel, c, q, 0, part, coding, scale);
                     v_store(code + q * 64 + part * V_BYTES,
-                            mb_decode_quad(panel, c, q, part, coding, scale));
+                            mb_decode_quad(&planes, q, false, coding));
+                }
+            }
     }
 }
 

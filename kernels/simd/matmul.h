@@ -355,72 +355,52 @@ MB_INLINE const uint8_t *mb_stream_f16(const struct mb_stream *w, unsigned offse
     return mb_stream_block(w, v) + offset + x * 2 * MB_PANEL_ROWS + v % V_PARTS * 2 * V_LANES;
 }
 
-/* The same with odd quads summed apart, 16 times too large (mb_is_raised). */
-MB_INLINE void mb_stream_raised_dots(const struct mb_stream *w, const struct mb_row *row,
-                                     size_t chunk, unsigned q0, size_t k, const unsigned rows,
-                                     const unsigned registers, const unsigned quads,
-                                     const enum mb_coding coding, const enum mb_scale_kind scale,
-                                     mb_tile_int dot)
-{
-    const unsigned max_code = mb_coding_max(coding);
-    mb_tile_int raised;
-    MB_EACH (i, quads)
-        MB_EACH (v, registers) {
-            const uint8_t *block = mb_stream_block(w, v);
-            const unsigned q = q0 + i;
-            const v_code code = q % 2
-                                    ? mb_decode_raised(block, chunk, q, v % V_PARTS, coding, scale)
-                                    : mb_decode_quad(block, chunk, q, v % V_PARTS, coding, scale);
-            MB_EACH (r, rows) {
-                const v_code act = v_broadcast4(row[r].code + k + i * 4);
-                if (q % 2)
-                    raised[r][v] =
-                        v_dot_next(i == 1 ? v_zero() : raised[r][v], code, act, max_code);
-                else
-                    dot[r][v] = v_dot_next(dot[r][v], code, act, max_code);
-            }
-        }
-    MB_EACH (r, rows)
-        MB_EACH (v, registers)
-            dot[r][v] = v_int_add(dot[r][v], v_int_sra(raised[r][v], 4));
-}
-
 /* dot[r][v] over one group: quads q0 .. of a chunk, weight k of the rows. */
 MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *row, size_t chunk,
-                              unsigned q0, size_t k, const unsigned rows, const unsigned registers,
-                              const enum mb_coding coding, const enum mb_scale_kind scale,
-                              mb_tile_int dot)
+                              const unsigned q0, size_t k, const unsigned rows,
+                              const unsigned registers, const enum mb_coding coding,
+                              const enum mb_scale_kind scale, mb_tile_int dot)
 {
     const unsigned max_code = mb_coding_max(coding), group = mb_scale_group(scale),
                    quads = group / 4;
     const unsigned chain = v_dot_chain(max_code) < quads ? v_dot_chain(max_code) : quads;
+    const bool raise = mb_is_raised(coding) && 3 * rows * registers + 4 <= V_REGISTERS;
+    struct mb_planes planes[MB_TILE_REGISTERS];
+    mb_tile_int raised;
     MB_EACH (r, rows) {
         const v_int start =
             mb_has_bias(scale, max_code) ? v_broadcast4(row[r].bias + k / group) : v_zero();
-        MB_EACH (v, registers)
+        MB_EACH (v, registers) {
             dot[r][v] = start;
-    }
-    if (mb_is_raised(coding) && 3 * rows * registers + 4 <= V_REGISTERS) {
-        mb_stream_raised_dots(w, row, chunk, q0, k, rows, registers, quads, coding, scale, dot);
-        return;
+            raised[r][v] = v_zero();
+        }
     }
     MB_EACH (link, quads / chain) {
         mb_tile_int partial;
         MB_EACH (i, chain)
             MB_EACH (v, registers) {
-                const unsigned q = link * chain + i;
-                const v_code code = mb_decode_quad(mb_stream_block(w, v), chunk, q0 + q,
-                                                   v % V_PARTS, coding, scale);
+                const unsigned q = q0 + link * chain + i;
+                mb_load_planes(&planes[v], mb_stream_block(w, v), chunk, q, q0, v % V_PARTS, coding,
+                               scale);
+                const bool up = raise && q % 2;
+                const v_code code = mb_decode_quad(&planes[v], q, up, coding);
                 MB_EACH (r, rows) {
-                    const v_code act = v_broadcast4(row[r].code + k + q * 4);
-                    partial[r][v] = i == 0 ? v_dot_first(dot[r][v], code, act, max_code)
-                                           : v_dot_next(partial[r][v], code, act, max_code);
+                    const v_code act = v_broadcast4(row[r].code + k + (q - q0) * 4);
+                    if (up)
+                        raised[r][v] = v_dot_next(raised[r][v], code, act, max_code);
+                    else
+                        partial[r][v] = i == 0 ? v_dot_first(dot[r][v], code, act, max_code)
+                                               : v_dot_next(partial[r][v], code, act, max_code);
                 }
             }
         MB_EACH (r, rows)
             MB_EACH (v, registers)
                 dot[r][v] = v_dot_fold(dot[r][v], partial[r][v], max_code);
     }
+    if (raise)
+        MB_EACH (r, rows)
+            MB_EACH (v, registers)
+                dot[r][v] = v_int_add(dot[r][v], v_int_sra(raised[r][v], 4));
 }
 
 /* One super-block at weight k of the rows: 64 weights with one-level scales. */

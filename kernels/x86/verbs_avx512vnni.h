@@ -36,6 +36,12 @@ enum { V_LANES = 16, V_PARTS = 1, V_BYTES = 64, V_REGISTERS = 32 };
 /* ---- memory ---- */
 
 MB_INLINE v_code v_load(const void *p) { return _mm512_load_si512(p); }
+/* Held in its register: not to be loaded again. */
+MB_INLINE v_code v_keep(v_code v)
+{
+    __asm__("" : "+v"(v));
+    return v;
+}
 MB_INLINE void v_store(void *p, v_code v) { _mm512_store_si512(p, v); }
 MB_INLINE v_float v_load_float(const float *p) { return _mm512_loadu_ps(p); }
 MB_INLINE void v_store_float(float *p, v_float v) { _mm512_storeu_ps(p, v); }

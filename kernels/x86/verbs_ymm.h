@@ -19,6 +19,8 @@ enum { V_LANES = 8, V_PARTS = 2, V_BYTES = 32, V_REGISTERS = 16 };
 /* ---- memory ---- */
 
 MB_INLINE v_code v_load(const void *p) { return _mm256_load_si256(p); }
+/* Loading a vector again is cheaper here than what 16 registers would spill to hold it. */
+MB_INLINE v_code v_keep(v_code v) { return v; }
 MB_INLINE void v_store(void *p, v_code v) { _mm256_store_si256(p, v); }
 MB_INLINE v_float v_load_float(const float *p) { return _mm256_loadu_ps(p); }
 MB_INLINE void v_store_float(float *p, v_float v) { _mm256_storeu_ps(p, v); }
