@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The profile file: JSON, schema "mixbit-profile" version 1 (docs/profile-format.md).
+/* The profile file: JSON, schema "mixbit-profile" version 2 (docs/profile-format.md).
  *
- *   { "schema": "mixbit-profile", "version": 1, "device": {...}, "limits": {...}, "entries": [...]
+ *   { "schema": "mixbit-profile", "version": 2, "device": {...}, "limits": {...}, "entries": [...]
  * }
  *
  * Reading is all or nothing. A file comes from anywhere, so every value is checked for type, range
@@ -17,7 +17,7 @@
 #include <string.h>
 
 static const char schema_name[] = "mixbit-profile";
-enum { SCHEMA_VERSION = 1, ENTRIES_MOST = 1000000 };
+enum { SCHEMA_VERSION = 2, ENTRIES_MOST = 1000000 };
 static const size_t file_bytes_most = (size_t)1 << 30;
 
 /* Where a value is found in the file, for messages: the path and what lies around the key. */
@@ -72,17 +72,28 @@ static json_t *limits_to_json(const struct mb_limits *limits)
                      by_isa(limits->fma_gmacs), "dispatch_ns", limits->dispatch_ns);
 }
 
+/* Only those that say something: most entries have one or two. */
+static json_t *knobs_to_json(const size_t knobs[MB_KNOB_COUNT])
+{
+    json_t *object = json_object();
+    for (size_t i = 0; i < MB_KNOB_COUNT; i++)
+        if (knobs[i] != 0)
+            json_object_set_new(object, mb_knob_name((enum mb_knob)i),
+                                json_integer((json_int_t)knobs[i]));
+    return object;
+}
+
 static json_t *cost_to_json(const struct mb_cost *cost)
 {
     return json_pack(
-        "{s:s, s:I, s:s, s:I, s:I, s:I, s:I, s:s, s:s, s:f, s:f, s:f, s:f, s:I, s:f, s:b}",
+        "{s:s, s:I, s:s, s:I, s:I, s:I, s:I, s:s, s:s, s:o, s:f, s:f, s:f, s:f, s:I, s:f, s:b}",
         "kernel", cost->kernel, "revision", (json_int_t)cost->revision, "format",
         mb_format_info(cost->format)->name, "n", (json_int_t)cost->n, "k", (json_int_t)cost->k, "m",
         (json_int_t)cost->m, "threads", (json_int_t)cost->threads, "activation",
         mb_activation_name(cost->activation), "residency", mb_residency_name(cost->residency),
-        "median_ns", cost->median_ns, "mad_ns", cost->mad_ns, "min_ns", cost->min_ns, "prepare_ns",
-        cost->prepare_ns, "bytes", (json_int_t)cost->bytes, "error", cost->error, "failed",
-        cost->failed != 0);
+        "knobs", knobs_to_json(cost->knobs), "median_ns", cost->median_ns, "mad_ns", cost->mad_ns,
+        "min_ns", cost->min_ns, "prepare_ns", cost->prepare_ns, "bytes", (json_int_t)cost->bytes,
+        "error", cost->error, "failed", cost->failed != 0);
 }
 
 enum mb_status mb_profile_save(const struct mb_profile *profile, const char *path,
@@ -287,6 +298,29 @@ static enum mb_status read_names(const json_t *object, struct mb_cost *cost,
     return refuse(place, "activation", "no activation type that this version knows");
 }
 
+/* One that is missing is 0; one that this version doesn't know would be another way to run. */
+static enum mb_status read_knobs(const json_t *object, struct mb_cost *cost,
+                                 const struct place *place)
+{
+    const json_t *knobs = json_object_get(object, "knobs");
+    if (!json_is_object(knobs))
+        return refuse(place, "knobs", "expected an object");
+    size_t known = 0;
+    for (size_t i = 0; i < MB_KNOB_COUNT; i++) {
+        const char *name = mb_knob_name((enum mb_knob)i);
+        if (json_object_get(knobs, name) == NULL)
+            continue;
+        const enum mb_status status =
+            mb_json_size(knobs, name, &cost->knobs[i], place->text, place->error);
+        if (status != MB_OK)
+            return status;
+        known++;
+    }
+    return known == json_object_size(knobs)
+               ? MB_OK
+               : refuse(place, "knobs", "holds one that this version does not know");
+}
+
 static enum mb_status read_cost(const json_t *object, struct mb_cost *cost,
                                 const struct place *place)
 {
@@ -312,6 +346,8 @@ static enum mb_status read_cost(const json_t *object, struct mb_cost *cost,
         status = read_u32(object, "revision", &revision, place);
     if (status == MB_OK)
         status = read_names(object, cost, place);
+    if (status == MB_OK)
+        status = read_knobs(object, cost, place);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0] && status == MB_OK; i++)
         status = mb_json_size(object, sizes[i].key, sizes[i].value, place->text, place->error);
     for (size_t i = 0; i < sizeof figures / sizeof figures[0] && status == MB_OK; i++)
@@ -386,10 +422,11 @@ static enum mb_status check_schema(const json_t *root, const char *path, struct 
                             "%s: not a profile: expected schema \"%s\"; `mixbit tune` writes one",
                             path, schema_name);
     if (!json_is_integer(version) || json_integer_value(version) != SCHEMA_VERSION)
-        return mb_error_set(error, MB_ERR_FILE, -1,
-                            "%s: profile version %" JSON_INTEGER_FORMAT
-                            ", this mixbit reads version %d; run `mixbit tune` again",
-                            path, json_integer_value(version), (int)SCHEMA_VERSION);
+        return mb_error_set(
+            error, MB_ERR_FILE, -1,
+            "%s: profile version %" JSON_INTEGER_FORMAT
+            ", this mixbit reads version %d; `mixbit tune --fresh` writes a new one",
+            path, json_integer_value(version), (int)SCHEMA_VERSION);
     return MB_OK;
 }
 
