@@ -56,10 +56,10 @@ static void compare_with_limit(const struct mb_limits *limits, struct mb_bench_r
     row->fraction = bound_ns / row->median_ns;
 }
 
-static void raise(double *value, double to)
+static void raise(double *value, const struct mb_rate *to)
 {
-    if (to > *value)
-        *value = to;
+    if (to->value > *value)
+        *value = to->value;
 }
 
 /* Measure the limit of this row once more and keep the better figure. */
@@ -68,20 +68,20 @@ static enum mb_status look_again(const struct mb_bench_row *row, struct mb_threa
 {
     const enum mb_isa isa = mb_registry_find(row->kernel)->isa;
     const double budget_ns = 50e6;
-    double found = 0;
+    struct mb_rate found = {0};
     enum mb_status status = MB_OK;
     if (row->limit == MB_LIMIT_READ) {
         status = mb_limit_read_gbps(threads, row->residency, true, budget_ns, &found);
-        raise(&limits->read_gbps[row->residency], found);
+        raise(&limits->read_gbps[row->residency], &found);
     } else if (row->limit == MB_LIMIT_FMA) {
         status = mb_limit_peak_gmacs(threads, isa, MB_PEAK_FMA, budget_ns, &found);
-        raise(&limits->fma_gmacs[isa], found);
+        raise(&limits->fma_gmacs[isa], &found);
     } else {
         status = mb_limit_peak_gmacs(threads, isa, MB_PEAK_DOT, budget_ns, &found);
-        raise(&limits->dot_gmacs[isa], found);
+        raise(&limits->dot_gmacs[isa], &found);
         if (status == MB_OK)
             status = mb_limit_peak_gmacs(threads, isa, MB_PEAK_DOT_EXACT, budget_ns, &found);
-        raise(&limits->dot_exact_gmacs[isa], found);
+        raise(&limits->dot_exact_gmacs[isa], &found);
     }
     return status;
 }

@@ -65,11 +65,17 @@ static json_t *by_isa(const double values[MB_MAX_ISA])
 
 static json_t *limits_to_json(const struct mb_limits *limits)
 {
-    return json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:f}", "threads", (json_int_t)limits->threads,
-                     "read_gbps", by_residency(limits->read_gbps), "read_gbps_1",
-                     by_residency(limits->read_gbps_1), "dot_gmacs", by_isa(limits->dot_gmacs),
-                     "dot_exact_gmacs", by_isa(limits->dot_exact_gmacs), "fma_gmacs",
-                     by_isa(limits->fma_gmacs), "dispatch_ns", limits->dispatch_ns);
+    const struct mb_limit_cycles *cycles = &limits->per_cycle;
+    json_t *per_cycle =
+        json_pack("{s:o, s:o, s:o, s:o, s:o}", "read", by_residency(cycles->read), "read_1",
+                  by_residency(cycles->read_1), "dot", by_isa(cycles->dot), "dot_exact",
+                  by_isa(cycles->dot_exact), "fma", by_isa(cycles->fma));
+    return json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:f, s:f, s:o}", "threads",
+                     (json_int_t)limits->threads, "read_gbps", by_residency(limits->read_gbps),
+                     "read_gbps_1", by_residency(limits->read_gbps_1), "dot_gmacs",
+                     by_isa(limits->dot_gmacs), "dot_exact_gmacs", by_isa(limits->dot_exact_gmacs),
+                     "fma_gmacs", by_isa(limits->fma_gmacs), "dispatch_ns", limits->dispatch_ns,
+                     "clock_ghz", limits->clock_ghz, "per_cycle", per_cycle);
 }
 
 /* Only those that say something: most entries have one or two. */
@@ -251,20 +257,33 @@ static enum mb_status read_isas(const json_t *limits, const char *key, double va
 static enum mb_status read_limits(const json_t *object, struct mb_limits *limits,
                                   const struct place *place)
 {
+    struct mb_limit_cycles *cycles = &limits->per_cycle;
+    const json_t *per_cycle = json_object_get(object, "per_cycle");
+    const struct {
+        const json_t *from;
+        const char *key;
+        double *values;
+    } by_residencies[] = {{object, "read_gbps", limits->read_gbps},
+                          {object, "read_gbps_1", limits->read_gbps_1},
+                          {per_cycle, "read", cycles->read},
+                          {per_cycle, "read_1", cycles->read_1}},
+      by_isas[] = {{object, "dot_gmacs", limits->dot_gmacs},
+                   {object, "dot_exact_gmacs", limits->dot_exact_gmacs},
+                   {object, "fma_gmacs", limits->fma_gmacs},
+                   {per_cycle, "dot", cycles->dot},
+                   {per_cycle, "dot_exact", cycles->dot_exact},
+                   {per_cycle, "fma", cycles->fma}};
     enum mb_status status =
         mb_json_size(object, "threads", &limits->threads, place->text, place->error);
-    if (status == MB_OK)
-        status = read_residencies(object, "read_gbps", limits->read_gbps, place);
-    if (status == MB_OK)
-        status = read_residencies(object, "read_gbps_1", limits->read_gbps_1, place);
-    if (status == MB_OK)
-        status = read_isas(object, "dot_gmacs", limits->dot_gmacs, place);
-    if (status == MB_OK)
-        status = read_isas(object, "dot_exact_gmacs", limits->dot_exact_gmacs, place);
-    if (status == MB_OK)
-        status = read_isas(object, "fma_gmacs", limits->fma_gmacs, place);
+    for (size_t i = 0; i < 4 && status == MB_OK; i++)
+        status = read_residencies(by_residencies[i].from, by_residencies[i].key,
+                                  by_residencies[i].values, place);
+    for (size_t i = 0; i < 6 && status == MB_OK; i++)
+        status = read_isas(by_isas[i].from, by_isas[i].key, by_isas[i].values, place);
     if (status == MB_OK)
         status = read_figure(object, "dispatch_ns", &limits->dispatch_ns, place);
+    if (status == MB_OK)
+        status = read_figure(object, "clock_ghz", &limits->clock_ghz, place);
     return status;
 }
 

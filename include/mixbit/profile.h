@@ -19,6 +19,13 @@ MB_API const char *mb_residency_name(enum mb_residency residency); /* "L2", "L3"
 MB_API enum mb_residency mb_residency_of(const struct mb_device_info *device, size_t total_bytes,
                                          size_t threads);
 
+/** The same limits per clock cycle and thread: what a wrong probe shows in, since an instruction
+ * can't issue more often than the core has ports. 0: not measured, or no clock to compare with. */
+struct mb_limit_cycles {
+    double read[MB_RESIDENCY_COUNT], read_1[MB_RESIDENCY_COUNT];    /* bytes */
+    double dot[MB_MAX_ISA], dot_exact[MB_MAX_ISA], fma[MB_MAX_ISA]; /* products */
+};
+
 /** Limits of the machine, measured in the same process as the kernels. 0: not measured. */
 struct mb_limits {
     size_t threads;
@@ -29,6 +36,8 @@ struct mb_limits {
         dot_exact_gmacs[MB_MAX_ISA]; /* the exact 8-bit chain where it differs (avx2), else equal */
     double fma_gmacs[MB_MAX_ISA];    /* f32 fma */
     double dispatch_ns;              /* one empty dispatch on all threads */
+    double clock_ghz;                /* the highest that was seen beside them; 0: unknown */
+    struct mb_limit_cycles per_cycle;
 };
 
 /** What the tuner may set besides the kernel. */

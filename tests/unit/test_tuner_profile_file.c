@@ -52,6 +52,9 @@ static struct mb_profile *sample_profile(void)
     limits->dot_exact_gmacs[1] = 235.25;
     limits->fma_gmacs[0] = 13;
     limits->dispatch_ns = 155;
+    limits->clock_ghz = 3.7;
+    limits->per_cycle.read_1[MB_RESIDENCY_L3] = 27.5;
+    limits->per_cycle.dot[1] = 63.9;
     assert_int_equal(mb_profile_put(profile, &cost), MB_OK);
     cost.residency = MB_RESIDENCY_MEMORY;
     cost.m = 512;
@@ -228,6 +231,9 @@ static const struct {
     {"limits", "dot_gmacs", "{\"reference\":-1}", "reference"},
     {"limits", "fma_gmacs", "{\"reference\":\"x\"}", "reference"},
     {"limits", "dispatch_ns", "1e300", "dispatch_ns"},
+    {"limits", "clock_ghz", "-1", "clock_ghz"},
+    {"limits", "per_cycle", "", "L2"},
+    {"limits", "per_cycle", "{\"read\":{\"L2\":1}}", "L3"},
     {"entries", "kernel", "\"\"", "kernel"},
     {"entries", "kernel", "null", "kernel"},
     {"entries", "revision", "99999999999", "revision"},
