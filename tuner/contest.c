@@ -104,11 +104,11 @@ static enum mb_status record_failure(const struct mb_contest *c,
 static enum mb_status weed(struct mb_contest *c, struct mb_workload *workload, double *errors)
 {
     size_t left = 0;
-    double reached_ns = 0;
+    double reached_ns, reachable_ns = 0;
     for (size_t i = 0; i < c->count; i++) {
         double error;
         int failed;
-        if (reached_ns > 0 && c->candidates[i].bound_ns > reached_ns * phase_ratio)
+        if (reachable_ns > 0 && c->candidates[i].bound_ns > reachable_ns * phase_ratio)
             continue;
         mb_select_set(workload->format, &c->candidates[i].selection);
         if (!is_selected(workload, &c->candidates[i]))
@@ -119,8 +119,12 @@ static enum mb_status weed(struct mb_contest *c, struct mb_workload *workload, d
         } else if (status == MB_OK) {
             errors[left] = error;
             c->candidates[left++] = c->candidates[i];
-            if (left == 1)
+            if (left == 1) {
                 status = scout(workload, &c->candidates[0], &reached_ns);
+                /* A set not much larger than the L3 is partly read from it, faster than memory's
+                 * limit allows: such a bound says nothing. */
+                reachable_ns = fmax(reached_ns, c->candidates[0].bound_ns);
+            }
         }
         if (status != MB_OK)
             return status;

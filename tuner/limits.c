@@ -22,24 +22,30 @@ static const size_t memory_slice = (size_t)1 << 26; /* what one run reads of a g
 
 /* ---- a loop and the clock ---- */
 
-struct clock_case {
-    struct mb_threads *threads;
-    size_t inner;
-};
-
 static void clock_part(void *arg, size_t index, size_t count)
 {
-    const struct clock_case *c = arg;
+    const struct mb_clock_case *c = arg;
     (void)index;
     (void)count;
     (void)mb_clock_loop(c->inner);
 }
 
-static void clock_run(void *arg, size_t iterations)
+void mb_clock_case_run(void *arg, size_t iterations)
 {
-    struct clock_case *c = arg;
+    struct mb_clock_case *c = arg;
     for (size_t i = 0; i < iterations; i++)
         mb_threads_run(c->threads, clock_part, c);
+}
+
+bool mb_clock_case_init(struct mb_clock_case *clock, struct mb_threads *threads)
+{
+    *clock = (struct mb_clock_case){threads, (size_t)(inner_ns * 3 / MB_CLOCK_CYCLES)}; /* 3 GHz */
+    return mb_clock_loop(1);
+}
+
+double mb_clock_case_ghz(const struct mb_clock_case *clock, double min_ns)
+{
+    return (double)clock->inner * MB_CLOCK_CYCLES / min_ns;
 }
 
 /* One way to run into a limit: `work` bytes or products of all `threads` per iteration. */
@@ -67,17 +73,17 @@ static enum mb_status measure_limit(const struct limit_case *cases, size_t count
         if (cases[i].work / results[i].min_ns > cases[best].work / results[best].min_ns)
             best = i;
     *rate = (struct mb_rate){.value = cases[best].work / results[best].min_ns};
-    struct clock_case clock = {threads, (size_t)(inner_ns * 3 / MB_CLOCK_CYCLES)}; /* at 3 GHz */
-    if (!mb_clock_loop(1))
+    struct mb_clock_case clock;
+    if (!mb_clock_case_init(&clock, threads))
         return MB_OK;
     timed[0] = cases[best].timed;
-    timed[1] = (struct mb_timed){clock_run, &clock};
+    timed[1] = (struct mb_timed){mb_clock_case_run, &clock};
     options.drop_ratio = 0;
     status = mb_measure(timed, 2, &options, results);
     if (status != MB_OK)
         return status;
     const double beside = cases[best].work / results[0].min_ns;
-    rate->clock_ghz = (double)clock.inner * MB_CLOCK_CYCLES / results[1].min_ns;
+    rate->clock_ghz = mb_clock_case_ghz(&clock, results[1].min_ns);
     rate->per_cycle = beside / rate->clock_ghz / (double)mb_threads_count(threads);
     if (beside > rate->value)
         rate->value = beside;

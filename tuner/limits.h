@@ -13,6 +13,16 @@ struct mb_rate {
     double clock_ghz; /* that clock */
 };
 
+/* Something to time in turns with something else: the clock of all threads. */
+struct mb_clock_case {
+    struct mb_threads *threads;
+    size_t inner;
+};
+/* False when this architecture has no such loop. */
+bool mb_clock_case_init(struct mb_clock_case *clock, struct mb_threads *threads);
+void mb_clock_case_run(void *arg, size_t iterations);
+double mb_clock_case_ghz(const struct mb_clock_case *clock, double min_ns);
+
 /* Read bandwidth of all threads at a residency: the best of the allowed levels' loops, streams and
  * prefetch distances, budget_ns each. `all` false: one thread. */
 enum mb_status mb_limit_read_gbps(struct mb_threads *threads, enum mb_residency residency, bool all,
