@@ -11,6 +11,36 @@ struct options {
     size_t threads;
 };
 
+/* Residency -> threads -> bytes that each of them reads in a cycle. */
+static json_t *bytes_per_cycle(const struct mb_limits *limits)
+{
+    const struct mb_limit_cycles *cycles = &limits->per_cycle;
+    json_t *object = json_object();
+    char all[32];
+    (void)snprintf(all, sizeof all, "%zu", limits->threads);
+    for (int r = 0; r < MB_RESIDENCY_COUNT; r++) {
+        json_t *by_threads = json_pack("{s:f}", "1", cycles->read_1[r]);
+        (void)json_object_set_new(by_threads, all, json_real(cycles->read[r]));
+        (void)json_object_set_new(object, mb_residency_name((enum mb_residency)r), by_threads);
+    }
+    return object;
+}
+
+/* Level -> products in a cycle and core. */
+static json_t *mac_per_cycle(const struct mb_limits *limits)
+{
+    const struct mb_limit_cycles *cycles = &limits->per_cycle;
+    json_t *object = json_object();
+    struct mb_isa_info isa;
+    for (size_t i = 0; i < MB_MAX_ISA && mb_isa_info(i, &isa) == MB_OK; i++)
+        if (cycles->dot[i] > 0)
+            (void)json_object_set_new(object, isa.name,
+                                      json_pack("{s:f, s:f, s:f}", "dot", cycles->dot[i],
+                                                "dot_exact", cycles->dot_exact[i], "fma",
+                                                cycles->fma[i]));
+    return object;
+}
+
 static json_t *limits_json(const struct mb_limits *limits)
 {
     json_t *read = json_object(), *dot = json_object(), *fma = json_object();
@@ -32,9 +62,11 @@ static json_t *limits_json(const struct mb_limits *limits)
         if (limits->fma_gmacs[i] > 0)
             (void)json_object_set_new(fma, isa.name, json_real(limits->fma_gmacs[i]));
     }
-    return json_pack("{s:I, s:o, s:o, s:o, s:f}", "threads", (json_int_t)limits->threads,
-                     "read_gbps", read, "dot_gmacs", dot, "fma_gmacs", fma, "dispatch_ns",
-                     limits->dispatch_ns);
+    return json_pack("{s:I, s:o, s:o, s:o, s:f, s:f, s:o, s:o}", "threads",
+                     (json_int_t)limits->threads, "read_gbps", read, "dot_gmacs", dot, "fma_gmacs",
+                     fma, "dispatch_ns", limits->dispatch_ns, "clock_ghz", limits->clock_ghz,
+                     "bytes_per_cycle", bytes_per_cycle(limits), "mac_per_cycle",
+                     mac_per_cycle(limits));
 }
 
 static json_t *device_json(const struct mb_device_info *device)
@@ -77,6 +109,14 @@ static void print_device(const struct mb_device_info *device)
     (void)printf("\nprofile key: %s\n\n", device->key);
 }
 
+static void per_cycle(struct mb_table *table, double value)
+{
+    if (value > 0)
+        mb_table_number(table, value, "%.1f");
+    else
+        mb_table_none(table);
+}
+
 static void print_limits(const struct mb_limits *limits)
 {
     struct mb_isa_info isa;
@@ -87,6 +127,9 @@ static void print_limits(const struct mb_limits *limits)
     (void)snprintf(all, sizeof all, "%zu threads", limits->threads);
     mb_table_column(table, "all", all, MB_ALIGN_RIGHT);
     mb_table_column(table, "unit", "", MB_ALIGN_LEFT);
+    mb_table_column(table, "per_cycle", "per cycle", MB_ALIGN_RIGHT);
+    mb_table_column(table, "meaning", "", MB_ALIGN_LEFT);
+    const struct mb_limit_cycles *cycles = &limits->per_cycle;
     for (int r = 0; r < MB_RESIDENCY_COUNT; r++) {
         char name[64];
         (void)snprintf(name, sizeof name, "read %s", mb_residency_name((enum mb_residency)r));
@@ -94,12 +137,17 @@ static void print_limits(const struct mb_limits *limits)
         mb_table_number(table, limits->read_gbps_1[r], "%.1f");
         mb_table_number(table, limits->read_gbps[r], "%.1f");
         mb_table_text(table, "GB/s");
+        per_cycle(table, cycles->read_1[r]);
+        mb_table_text(table, "bytes, one thread alone");
     }
     for (size_t i = 0; i < MB_MAX_ISA && mb_isa_info(i, &isa) == MB_OK; i++) {
         const double figures[] = {limits->dot_gmacs[i], limits->dot_exact_gmacs[i],
                                   limits->fma_gmacs[i]};
         const bool two = limits->dot_exact_gmacs[i] < limits->dot_gmacs[i];
         static const char *const names[] = {"dot int8", "dot int8 exact", "fma f32"};
+        static const char *const meanings[] = {"products a core, codes of few bits",
+                                               "products a core, codes of 8 bits",
+                                               "products a core, floats"};
         for (int f = 0; f < 3; f++) {
             char name[64];
             if (figures[f] <= 0 || (f == 1 && !two))
@@ -109,14 +157,26 @@ static void print_limits(const struct mb_limits *limits)
             mb_table_none(table);
             mb_table_number(table, figures[f], "%.0f");
             mb_table_text(table, "GMAC/s");
+            per_cycle(table, f == 0   ? cycles->dot[i]
+                             : f == 1 ? cycles->dot_exact[i]
+                                      : cycles->fma[i]);
+            mb_table_text(table, meanings[f]);
         }
     }
     mb_table_text(table, "dispatch");
     mb_table_none(table);
     mb_table_number(table, limits->dispatch_ns / 1e3, "%.2f");
     mb_table_text(table, "us");
+    mb_table_none(table);
+    mb_table_text(table, "until all threads have work");
     mb_table_print(table, stdout);
     mb_table_free(table);
+    if (limits->clock_ghz > 0)
+        (void)printf(
+            "\nclock %.2f GHz, timed in turns with every loop. A product of m rows takes at "
+            "least\nits weights' bytes / read, and its products / dot or fma; no kernel "
+            "may beat both.\n",
+            limits->clock_ghz);
 }
 
 static void why_line(void *user, const char *text)

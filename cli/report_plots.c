@@ -31,7 +31,8 @@ static struct cost_sum sum_costs(const struct mb_report *report, enum mb_format 
         struct mb_cost best;
         if (mb_profile_cost(profile, format, cost->n, cost->k, m, report->threads, cost->residency,
                             &best) != MB_COST_EXACT ||
-            strcmp(best.kernel, cost->kernel) != 0)
+            strcmp(best.kernel, cost->kernel) != 0 ||
+            memcmp(best.knobs, cost->knobs, sizeof best.knobs) != 0)
             continue;
         sum.ns += cost->median_ns;
         sum.bytes += (double)cost->bytes;

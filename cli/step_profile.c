@@ -147,6 +147,7 @@ static enum mb_status measure(struct mb_cli *cli, const struct mb_profile_reques
         .threads = request->threads,
         .progress = mb_stage_progress(cli),
         .total_weights = shapes.weights,
+        .thread_counts = request->thread_counts,
     };
     mb_stage_begin(cli, "timing %zu formats on %zu shapes", stored.count, shapes.count);
     const enum mb_status status = mb_tune(profile, &options, &cli->error);

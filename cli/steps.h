@@ -57,6 +57,7 @@ struct mb_profile_request {
     struct mb_threads *threads;
     double time_limit_s; /* 0: none */
     bool fresh;          /* forget what the file has */
+    bool thread_counts;  /* try other numbers of threads too */
 };
 /* Load the profile, warn when it is stale or of another machine, measure what is missing and save
  * it; its kernels serve from then on. Interrupted: what was measured is saved first. *path (may be

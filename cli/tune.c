@@ -33,6 +33,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
             .threads = threads,
             .time_limit_s = options->time_limit,
             .fresh = options->fresh,
+            .thread_counts = options->threads == 0,
         };
         status = mb_step_profile(cli, &request, &profile, &path);
     }
@@ -43,6 +44,11 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
             status = mb_print_json(cli, root);
     } else if (status == MB_OK) {
         (void)printf("%s: %zu measurements\n", path, mb_profile_count(profile));
+        const size_t decode = mb_profile_threads(profile, 1),
+                     prefill = mb_profile_threads(profile, 512);
+        if (decode > 0 && prefill > 0)
+            (void)printf("fastest number of threads: %zu for decoding, %zu for a prompt\n", decode,
+                         prefill);
     }
     free(path);
     mb_profile_free(profile);
@@ -74,11 +80,15 @@ static const struct mb_option table[] = {
 
 const struct mb_verb mb_verb_tune = {
     .name = "tune",
-    .summary = "time every kernel on a model's shapes; write this machine's profile",
+    .summary = "search and time kernels on a model's shapes; write this machine's profile",
     .options = table,
     .options_bytes = sizeof(struct options),
-    .details = "Entries that are present and current are kept, so a second run only adds what is "
-               "missing, and an interrupted one goes on.",
+    .details =
+        "Kernels, their k-block, prefetch distance and step, and the number of rows from which "
+        "on the buffered kernel wins are searched on one shape a format, then confirmed on "
+        "the others; without --threads other numbers of threads are tried too. Entries "
+        "that are present and current are kept, so a second run only adds what is missing, "
+        "and an interrupted one goes on.",
     .example = "mixbit tune --model model.gguf --time-limit 60",
     .run = run,
 };

@@ -40,11 +40,16 @@ struct mb_selection {
                                         >= i + 1, or chunks) */
     struct mb_gemm_plan gemm;
     size_t crossover; /* largest m that gemv serves */
+    size_t prefetch;  /* bytes that gemv asks for ahead of its stream at several rows; 0: none */
+    size_t gemv_step, gemm_step; /* panels that a thread takes at once at least; rounded up to what
+                                    the kernel has in flight */
 };
 
 /* The selection for a format with its default activation type under the allowed mask; never fails
  * for a known format, since reference fills every slot. Cached; cheap. */
 const struct mb_selection *mb_select(enum mb_format format);
+/* The same without any profile, for a known format; made anew at every call. */
+struct mb_selection mb_select_default(enum mb_format format);
 /* The prepare kernel of an activation type. */
 const struct mb_kernel *mb_select_prepare(enum mb_activation activation);
 /* MB_OK, or the reason when MIXBIT_ISA or MIXBIT_KERNEL cannot be honoured (an unknown name): every

@@ -228,6 +228,7 @@ void mb_job_init(struct mb_job *job, const struct mb_selection *selection,
         .m = activations->m,
         .y = y,
         .y_stride = y_stride,
+        .prefetch = selection->prefetch,
     };
 }
 
@@ -252,11 +253,17 @@ void mb_job_run(const struct mb_job *job, size_t n0, size_t n1)
     }
 }
 
+size_t mb_kernel_step(const struct mb_kernel *kernel, size_t wanted)
+{
+    const size_t own = kernel->nr > MB_PANEL_ROWS ? kernel->nr / MB_PANEL_ROWS : 1;
+    return wanted > own ? round_up(wanted, own) : own;
+}
+
 size_t mb_selection_step(const struct mb_selection *selection, size_t m)
 {
-    const struct mb_kernel *kernel =
-        m > selection->crossover ? selection->gemm.gemm : selection->gemv[m < 8 ? m - 1 : 7];
-    return kernel->nr > MB_PANEL_ROWS ? kernel->nr / MB_PANEL_ROWS : 1;
+    if (m > selection->crossover)
+        return mb_kernel_step(selection->gemm.gemm, selection->gemm_step);
+    return mb_kernel_step(selection->gemv[m < 8 ? m - 1 : 7], selection->gemv_step);
 }
 
 enum mb_status mb_matmul_range_with(const struct mb_selection *selection,

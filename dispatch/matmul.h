@@ -24,7 +24,11 @@ void mb_job_init(struct mb_job *job, const struct mb_selection *selection,
 /* Columns [n0, n1) of all rows. Two threads may run one job's args, each with a workspace of its
  * own. */
 void mb_job_run(const struct mb_job *job, size_t n0, size_t n1);
-/* Panels that the kernel for m rows has in flight: pieces of work should be multiples of it. */
+/* Panels that a thread takes at once: as many as wanted, rounded up to what the kernel has in
+ * flight.
+ */
+size_t mb_kernel_step(const struct mb_kernel *kernel, size_t wanted);
+/* The same for the kernel that serves m rows. */
 size_t mb_selection_step(const struct mb_selection *selection, size_t m);
 
 #endif

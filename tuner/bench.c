@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One row of `mixbit bench`: a product, timed, checked, and set beside the limit it meets first.
  *
- * The limit may have been measured while the machine was disturbed. So a row that seems to exceed
- * its limit has both measured again, one right after the other, before it counts as a fault of the
- * probe. */
+ * The limit may have been measured in another phase of the machine. Peaks are known per cycle, and
+ * the clock is timed in turns with the product: the row is judged by the peak at its own clock.
+ * Reading has no such tie to the clock. A row that still seems to exceed its limit has both
+ * measured again, one right after the other, before it counts as a fault of the probe. */
 #include "tuner/tuner.h"
 #include "tuner/limits.h"
 #include "tuner/measure.h"
@@ -24,20 +25,25 @@ const char *mb_limit_name(enum mb_limit limit)
 
 static void run_product(void *arg, size_t iterations) { mb_workload_run(arg, iterations); }
 
+/* *clock_ghz beside it; 0: unknown. */
 static enum mb_status time_product(struct mb_workload *workload, double effort_s,
-                                   struct mb_bench_row *row)
+                                   struct mb_bench_row *row, double *clock_ghz)
 {
-    const struct mb_timed timed = {.run = run_product, .arg = workload};
+    struct mb_clock_case clock;
+    const bool with_clock = mb_clock_case_init(&clock, workload->threads);
+    const struct mb_timed timed[2] = {{.run = run_product, .arg = workload},
+                                      {.run = mb_clock_case_run, .arg = &clock}};
     const struct mb_measure_options options = {.budget_ns = 1e9 * (effort_s > 0 ? effort_s : 0.1)};
-    struct mb_measurement result;
-    enum mb_status status = mb_measure(&timed, 1, &options, &result);
+    struct mb_measurement results[2];
+    enum mb_status status = mb_measure(timed, with_clock ? 2 : 1, &options, results);
     if (status == MB_OK)
         status = workload->status;
     if (status != MB_OK)
         return status;
-    row->median_ns = result.median_ns;
-    row->mad_ns = result.mad_ns;
-    row->min_ns = result.min_ns;
+    *clock_ghz = with_clock ? mb_clock_case_ghz(&clock, results[1].min_ns) : 0;
+    row->median_ns = results[0].median_ns;
+    row->mad_ns = results[0].mad_ns;
+    row->min_ns = results[0].min_ns;
     row->gmacs = (double)row->m * (double)row->n * (double)row->k / row->median_ns;
     row->weight_gbps =
         (double)row->n * (double)mb_format_row_bytes(row->format, row->k) / row->median_ns;
@@ -56,10 +62,25 @@ static void compare_with_limit(const struct mb_limits *limits, struct mb_bench_r
     row->fraction = bound_ns / row->median_ns;
 }
 
-static void raise(double *value, double to)
+/* Peaks at another clock than they were measured at, those that are known per cycle. */
+static void move_to_clock(struct mb_limits *limits, double clock_ghz)
 {
-    if (to > *value)
-        *value = to;
+    const struct mb_limit_cycles *cycles = &limits->per_cycle;
+    const double scale = clock_ghz * (double)limits->threads;
+    for (size_t i = 0; i < MB_MAX_ISA && clock_ghz > 0; i++) {
+        if (cycles->dot[i] > 0)
+            limits->dot_gmacs[i] = cycles->dot[i] * scale;
+        if (cycles->dot_exact[i] > 0)
+            limits->dot_exact_gmacs[i] = cycles->dot_exact[i] * scale;
+        if (cycles->fma[i] > 0)
+            limits->fma_gmacs[i] = cycles->fma[i] * scale;
+    }
+}
+
+static void raise(double *value, const struct mb_rate *to)
+{
+    if (to->value > *value)
+        *value = to->value;
 }
 
 /* Measure the limit of this row once more and keep the better figure. */
@@ -68,33 +89,35 @@ static enum mb_status look_again(const struct mb_bench_row *row, struct mb_threa
 {
     const enum mb_isa isa = mb_registry_find(row->kernel)->isa;
     const double budget_ns = 50e6;
-    double found = 0;
+    struct mb_rate found = {0};
     enum mb_status status = MB_OK;
     if (row->limit == MB_LIMIT_READ) {
         status = mb_limit_read_gbps(threads, row->residency, true, budget_ns, &found);
-        raise(&limits->read_gbps[row->residency], found);
+        raise(&limits->read_gbps[row->residency], &found);
     } else if (row->limit == MB_LIMIT_FMA) {
         status = mb_limit_peak_gmacs(threads, isa, MB_PEAK_FMA, budget_ns, &found);
-        raise(&limits->fma_gmacs[isa], found);
+        raise(&limits->fma_gmacs[isa], &found);
     } else {
         status = mb_limit_peak_gmacs(threads, isa, MB_PEAK_DOT, budget_ns, &found);
-        raise(&limits->dot_gmacs[isa], found);
+        raise(&limits->dot_gmacs[isa], &found);
         if (status == MB_OK)
             status = mb_limit_peak_gmacs(threads, isa, MB_PEAK_DOT_EXACT, budget_ns, &found);
-        raise(&limits->dot_exact_gmacs[isa], found);
+        raise(&limits->dot_exact_gmacs[isa], &found);
     }
     return status;
 }
 
 enum mb_status mb_workload_judge(struct mb_workload *workload, const struct mb_limits *limits,
-                                 double effort_s, struct mb_bench_row *row, struct mb_error *error)
+                                 double effort_s, double clock_ghz, struct mb_bench_row *row,
+                                 struct mb_error *error)
 {
     struct mb_limits own = *limits;
+    move_to_clock(&own, clock_ghz);
     compare_with_limit(&own, row);
     for (int look = 0; look < SECOND_LOOKS && row->fraction > fraction_most; look++) {
         enum mb_status status = look_again(row, workload->threads, &own);
         if (status == MB_OK)
-            status = time_product(workload, effort_s, row);
+            status = time_product(workload, effort_s, row, &clock_ghz);
         if (status != MB_OK)
             return status;
         compare_with_limit(&own, row);
@@ -143,6 +166,7 @@ enum mb_status mb_bench_run(const struct mb_bench_case *bench, struct mb_threads
                                  .activation = info->activation};
     struct mb_device_info device = {.size = sizeof device};
     struct mb_arena own = {NULL, 0};
+    double clock_ghz = 0;
     struct mb_workload workload;
     enum mb_status status = mb_device_info(&device);
     if (status == MB_OK)
@@ -159,7 +183,7 @@ enum mb_status mb_bench_run(const struct mb_bench_case *bench, struct mb_threads
              mb_kernel_for(bench->format, bench->n, bench->k, bench->m));
     status = mb_workload_check(&workload, &row->error, &row->failed);
     if (status == MB_OK)
-        status = time_product(&workload, effort_s, row);
+        status = time_product(&workload, effort_s, row, &clock_ghz);
     if (status == MB_OK && row->failed)
         status = mb_error_set(
             error, MB_ERR_VERIFY, -1,
@@ -167,7 +191,7 @@ enum mb_status mb_bench_run(const struct mb_bench_case *bench, struct mb_threads
             "%.2g, allowed %.2g",
             row->kernel, info->name, row->m, row->n, row->k, row->error, info->error_bound);
     if (status == MB_OK && limits != NULL)
-        status = mb_workload_judge(&workload, limits, effort_s, row, error);
+        status = mb_workload_judge(&workload, limits, effort_s, clock_ghz, row, error);
     mb_workload_free(&workload);
     mb_arena_free(&own);
     return status;

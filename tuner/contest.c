@@ -11,6 +11,13 @@
 #include <string.h>
 
 static const double loser_ratio = 1.25; /* slower than this times the leader: no more turns */
+/* A bound rules a candidate out only with room to spare: the limits behind it may come from a phase
+ * of the machine in which everything took half as long again. */
+static const double phase_ratio = 1.5;
+/* The leader is timed again beside its variants; when it takes so much longer than before, they all
+ * ran in a slower phase, and none of them could show that it is better. */
+static const double same_phase_ratio = 1.1;
+enum { VISITS_MOST = 3 };
 
 static struct mb_cost key_of(const struct mb_contest *c, const struct mb_tune_candidate *candidate)
 {
@@ -23,6 +30,7 @@ static struct mb_cost key_of(const struct mb_contest *c, const struct mb_tune_ca
                            .activation = mb_format_info(c->format)->activation,
                            .residency = c->residency,
                            .bytes = c->shape.n * mb_format_row_bytes(c->format, c->shape.k)};
+    memcpy(cost.knobs, candidate->knobs, sizeof cost.knobs);
     snprintf(cost.kernel, sizeof cost.kernel, "%s", candidate->kernel->name);
     return cost;
 }
@@ -96,11 +104,11 @@ static enum mb_status record_failure(const struct mb_contest *c,
 static enum mb_status weed(struct mb_contest *c, struct mb_workload *workload, double *errors)
 {
     size_t left = 0;
-    double reached_ns = 0;
+    double reached_ns, reachable_ns = 0;
     for (size_t i = 0; i < c->count; i++) {
         double error;
         int failed;
-        if (reached_ns > 0 && c->candidates[i].bound_ns > reached_ns)
+        if (reachable_ns > 0 && c->candidates[i].bound_ns > reachable_ns * phase_ratio)
             continue;
         mb_select_set(workload->format, &c->candidates[i].selection);
         if (!is_selected(workload, &c->candidates[i]))
@@ -111,8 +119,12 @@ static enum mb_status weed(struct mb_contest *c, struct mb_workload *workload, d
         } else if (status == MB_OK) {
             errors[left] = error;
             c->candidates[left++] = c->candidates[i];
-            if (left == 1)
+            if (left == 1) {
                 status = scout(workload, &c->candidates[0], &reached_ns);
+                /* A set not much larger than the L3 is partly read from it, faster than memory's
+                 * limit allows: such a bound says nothing. */
+                reachable_ns = fmax(reached_ns, c->candidates[0].bound_ns);
+            }
         }
         if (status != MB_OK)
             return status;
@@ -142,16 +154,16 @@ static void keep_leaders(struct mb_contest *c, double *errors)
     c->count = left;
 }
 
-/* On a revisit the better of the two figures stays. */
 static enum mb_status record(const struct mb_contest *c, const struct mb_cost *cost)
 {
-    const struct mb_profile_entry *before = c->revisit ? mb_profile_find(c->profile, cost) : NULL;
+    const struct mb_profile_entry *before =
+        c->revisit || c->keep_better ? mb_profile_find(c->profile, cost) : NULL;
     if (before != NULL && before->cost.median_ns <= cost->median_ns)
         return MB_OK;
     return mb_profile_put(c->profile, cost);
 }
 
-static enum mb_status take_turns(const struct mb_contest *c, struct mb_workload *workload,
+static enum mb_status take_turns(struct mb_contest *c, struct mb_workload *workload,
                                  const double *errors)
 {
     struct contender contenders[MB_CANDIDATES_MAX];
@@ -167,6 +179,7 @@ static enum mb_status take_turns(const struct mb_contest *c, struct mb_workload 
     enum mb_status status = mb_measure(timed, c->count, &options, results);
     if (status == MB_OK)
         status = workload->status;
+    c->first_ns = status == MB_OK ? results[0].median_ns : 0;
     for (size_t i = 0; i < c->count && status == MB_OK; i++) {
         struct mb_cost cost = key_of(c, &c->candidates[i]);
         cost.median_ns = results[i].median_ns;
@@ -206,4 +219,68 @@ bool mb_contest_is_decided(const struct mb_contest *contest)
             best_ns = fmin(best_ns, entry->cost.median_ns);
     }
     return isinf(least_missing_ns) || least_missing_ns > best_ns / 2;
+}
+
+/* The place in question as an entry's key has it. */
+static struct mb_cost place_of(const struct mb_contest *c)
+{
+    return (struct mb_cost){
+        .n = c->shape.n, .k = c->shape.k, .threads = c->threads, .residency = c->residency};
+}
+
+/* The leader and, behind it, the variants of one knob become the candidates. False when there is
+ * nothing to compare. Several rows in gemv have no say in the step: it is set for one row. */
+static bool open_knob(struct mb_contest *c, int ops, enum mb_knob knob)
+{
+    const struct mb_cost place = place_of(c);
+    const struct mb_question question = {
+        .format = c->format, .m = c->m, .ops = ops, .place = &place};
+    struct mb_config config;
+    if (!mb_profile_best_config(c->profile, &question, &config) ||
+        (knob == MB_KNOB_STEP && config.kernel->op == MB_OP_GEMV && c->m > 1) ||
+        !mb_space_candidate(config.kernel, c->format, &c->shape, c->m, config.knobs, NULL,
+                            c->residency, &c->candidates[0]))
+        return false;
+    c->count = 1 + mb_space_variants(&c->candidates[0], knob, c->format, &c->shape, c->m,
+                                     c->threads, c->candidates + 1);
+    return c->count > 1;
+}
+
+enum mb_status mb_contest_descend(struct mb_contest *contest, int ops, struct mb_workload *workload)
+{
+    enum mb_status status = MB_OK;
+    contest->revisit = false;
+    contest->keep_better = true; /* the leader had its turn already */
+    for (unsigned knob = 0; knob < MB_KNOB_COUNT && status == MB_OK; knob++)
+        for (int visits = 0; visits < VISITS_MOST && status == MB_OK; visits++) {
+            if (!open_knob(contest, ops, (enum mb_knob)knob))
+                break;
+            const struct mb_cost key = key_of(contest, &contest->candidates[0]);
+            const double before_ns = mb_profile_find(contest->profile, &key)->cost.median_ns;
+            status = mb_contest_run(contest, workload);
+            if (contest->first_ns <= before_ns * same_phase_ratio)
+                break;
+        }
+    return status;
+}
+
+/* Asked of all entries, not of the leader's: which kernel leads may have changed since. */
+bool mb_contest_descent_is_due(struct mb_contest *contest, int ops)
+{
+    const struct mb_cost place = place_of(contest);
+    const struct mb_selection usual = mb_select_default(contest->format);
+    bool movable = false;
+    for (unsigned knob = 0; knob < MB_KNOB_COUNT && !movable; knob++)
+        movable = open_knob(contest, ops, (enum mb_knob)knob);
+    for (size_t i = 0; i < contest->profile->count && movable; i++) {
+        const struct mb_cost *cost = &contest->profile->entries[i].cost;
+        const struct mb_kernel *kernel = mb_registry_find(cost->kernel);
+        size_t knobs[MB_KNOB_COUNT];
+        if (kernel == NULL || cost->format != contest->format || cost->m != contest->m ||
+            (ops >> kernel->op & 1) == 0 || !mb_cost_same_place(cost, &place))
+            continue;
+        mb_space_knobs(&usual, kernel, cost->m, knobs);
+        movable = memcmp(knobs, cost->knobs, sizeof knobs) == 0;
+    }
+    return movable;
 }

@@ -4,7 +4,9 @@
  * Every candidate is checked first; a wrong one is recorded as failed and never timed. The most
  * promising right one is looked at briefly, and what can't beat that even in theory is left out.
  * The rest take turns on the same copies of the weights. A revisit times the leaders once more and
- * keeps the better visit of each. */
+ * keeps the better visit of each.
+ *
+ * The descent goes on from the best kernel: knob by knob, its other values against the one held. */
 #ifndef MIXBIT_TUNER_CONTEST_H
 #define MIXBIT_TUNER_CONTEST_H
 
@@ -21,11 +23,21 @@ struct mb_contest {
     size_t count;
     double budget_ns; /* of one candidate's timing */
     bool revisit;     /* entries exist: no checks, leaders only */
+    bool keep_better; /* an entry that exists is replaced by a better figure only */
+    double first_ns;  /* out: what the first of those that were timed took */
 };
 
 /* Nothing is left to measure: every candidate has a current entry, or a bound above what the best
  * entry took. */
 bool mb_contest_is_decided(const struct mb_contest *contest);
+
+/* Move each knob of the leader (the best that the profile knows at this point of the operations in
+ * `ops`, a bit mask 1 << enum mb_op) along its values, the others held, on the same workload.
+ * Overwrites contest->candidates. */
+enum mb_status mb_contest_descend(struct mb_contest *contest, int ops,
+                                  struct mb_workload *workload);
+/* There is a knob to move, and none has been moved at this point before. */
+bool mb_contest_descent_is_due(struct mb_contest *contest, int ops);
 
 /* Run it on a workload of the same format and shape, with room for m rows. Leaves the last
  * candidate selected. The candidates are reordered. */

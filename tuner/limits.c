@@ -3,7 +3,10 @@
  *
  * A limit is the fastest of several loops in their fastest sample, since what the machine managed
  * once it can do; kernels, which are judged by their medians, must stay below. Each sample runs
- * for some 100 us inside the threads, so that handing it out doesn't count. */
+ * for some 100 us inside the threads, so that handing it out doesn't count.
+ *
+ * The fastest loop then takes turns with a chain of additions, which tells the clock: rates per
+ * cycle don't depend on the phase that the machine is in. */
 #include "tuner/limits.h"
 #include "dispatch/dispatch.h"
 #include "support/support.h"
@@ -17,12 +20,74 @@ enum { VARIANTS_MOST = 16, READ_UNIT = 4096 };
 static const double inner_ns = 200e3;               /* of one run in the threads */
 static const size_t memory_slice = (size_t)1 << 26; /* what one run reads of a gigabyte */
 
-static double best_of(const struct mb_measurement *results, size_t count)
+/* ---- a loop and the clock ---- */
+
+static void clock_part(void *arg, size_t index, size_t count)
 {
-    double best = results[0].min_ns;
+    const struct mb_clock_case *c = arg;
+    (void)index;
+    (void)count;
+    (void)mb_clock_loop(c->inner);
+}
+
+void mb_clock_case_run(void *arg, size_t iterations)
+{
+    struct mb_clock_case *c = arg;
+    for (size_t i = 0; i < iterations; i++)
+        mb_threads_run(c->threads, clock_part, c);
+}
+
+bool mb_clock_case_init(struct mb_clock_case *clock, struct mb_threads *threads)
+{
+    *clock = (struct mb_clock_case){threads, (size_t)(inner_ns * 3 / MB_CLOCK_CYCLES)}; /* 3 GHz */
+    return mb_clock_loop(1);
+}
+
+double mb_clock_case_ghz(const struct mb_clock_case *clock, double min_ns)
+{
+    return (double)clock->inner * MB_CLOCK_CYCLES / min_ns;
+}
+
+/* One way to run into a limit: `work` bytes or products of all `threads` per iteration. */
+struct limit_case {
+    struct mb_timed timed;
+    double work;
+};
+
+/* The best of the cases, each in its fastest sample; then that one and the clock in turns. */
+static enum mb_status measure_limit(const struct limit_case *cases, size_t count,
+                                    struct mb_threads *threads, double budget_ns,
+                                    struct mb_rate *rate)
+{
+    struct mb_timed timed[VARIANTS_MOST] = {{0}};
+    struct mb_measurement results[VARIANTS_MOST];
+    for (size_t i = 0; i < count; i++)
+        timed[i] = cases[i].timed;
+    struct mb_measure_options options = {
+        .budget_ns = budget_ns, .samples_max = 32, .drop_ratio = 1.3};
+    enum mb_status status = mb_measure(timed, count, &options, results);
+    if (status != MB_OK)
+        return status;
+    size_t best = 0;
     for (size_t i = 1; i < count; i++)
-        best = results[i].min_ns < best ? results[i].min_ns : best;
-    return best;
+        if (cases[i].work / results[i].min_ns > cases[best].work / results[best].min_ns)
+            best = i;
+    *rate = (struct mb_rate){.value = cases[best].work / results[best].min_ns};
+    struct mb_clock_case clock;
+    if (!mb_clock_case_init(&clock, threads))
+        return MB_OK;
+    timed[0] = cases[best].timed;
+    timed[1] = (struct mb_timed){mb_clock_case_run, &clock};
+    options.drop_ratio = 0;
+    status = mb_measure(timed, 2, &options, results);
+    if (status != MB_OK)
+        return status;
+    const double beside = cases[best].work / results[0].min_ns;
+    rate->clock_ghz = mb_clock_case_ghz(&clock, results[1].min_ns);
+    rate->per_cycle = beside / rate->clock_ghz / (double)mb_threads_count(threads);
+    if (beside > rate->value)
+        rate->value = beside;
+    return MB_OK;
 }
 
 /* ---- reading ---- */
@@ -90,12 +155,12 @@ static void shape_buffer(struct read_buffer *buffer, enum mb_residency residency
     buffer->passes = pass_ns < inner_ns ? (size_t)(inner_ns / pass_ns) + 1 : 1;
 }
 
-static enum mb_status measure_read(struct read_buffer *buffer, double budget_ns, double *gbps)
+static enum mb_status measure_read(struct read_buffer *buffer, double budget_ns,
+                                   struct mb_rate *rate)
 {
     static const size_t streams[] = {1, 2, 4}, aheads[] = {0, 1024};
     struct read_case cases[VARIANTS_MOST];
-    struct mb_timed timed[VARIANTS_MOST];
-    struct mb_measurement results[VARIANTS_MOST];
+    struct limit_case limits[VARIANTS_MOST];
     size_t count = 0;
     for (size_t isa = MB_ISA_COUNT; isa-- > 0;) {
         const mb_read_fn read = mb_read_loop((enum mb_isa)isa);
@@ -103,21 +168,17 @@ static enum mb_status measure_read(struct read_buffer *buffer, double budget_ns,
             continue;
         for (size_t v = 0; v < 6 && count < VARIANTS_MOST; v++) {
             cases[count] = (struct read_case){buffer, read, streams[v % 3], aheads[v / 3]};
-            timed[count] = (struct mb_timed){.run = read_run, .arg = &cases[count]};
+            limits[count] = (struct limit_case){{read_run, &cases[count]},
+                                                (double)buffer->slice * (double)buffer->passes};
             count++;
         }
     }
-    const struct mb_measure_options options = {
-        .budget_ns = budget_ns, .samples_max = 32, .drop_ratio = 1.3};
-    const enum mb_status status = mb_measure(timed, count, &options, results);
-    if (status == MB_OK)
-        *gbps = (double)buffer->slice * (double)buffer->passes / best_of(results, count);
-    return status;
+    return measure_limit(limits, count, buffer->threads, budget_ns, rate);
 }
 
 /* Both counts of readers over one buffer: filling a gigabyte costs more than reading it. */
 static enum mb_status read_both(struct mb_threads *threads, enum mb_residency residency,
-                                double budget_ns, double *all_gbps, double *one_gbps)
+                                double budget_ns, struct mb_rate *all, struct mb_rate *one)
 {
     struct mb_device_info device = {.size = sizeof device};
     enum mb_status status = mb_device_info(&device);
@@ -131,27 +192,27 @@ static enum mb_status read_both(struct mb_threads *threads, enum mb_residency re
         return MB_ERR_MEMORY;
     struct fill_job job = {buffer.data, buffer.bytes};
     mb_threads_run(threads, fill_part, &job);
-    if (all_gbps != NULL) {
+    if (all != NULL) {
         shape_buffer(&buffer, residency);
-        status = measure_read(&buffer, budget_ns, all_gbps);
+        status = measure_read(&buffer, budget_ns, all);
     }
-    if (status == MB_OK && one_gbps != NULL) {
+    if (status == MB_OK && one != NULL) {
         buffer.threads = NULL;
         buffer.readers = 1;
         buffer.cursor = 0;
         if (residency == MB_RESIDENCY_L2) /* of one core now */
             buffer.bytes /= count;
         shape_buffer(&buffer, residency);
-        status = measure_read(&buffer, budget_ns, one_gbps);
+        status = measure_read(&buffer, budget_ns, one);
     }
     mb_free_aligned(buffer.data);
     return status;
 }
 
 enum mb_status mb_limit_read_gbps(struct mb_threads *threads, enum mb_residency residency, bool all,
-                                  double budget_ns, double *gbps)
+                                  double budget_ns, struct mb_rate *rate)
 {
-    return read_both(threads, residency, budget_ns, all ? gbps : NULL, all ? NULL : gbps);
+    return read_both(threads, residency, budget_ns, all ? rate : NULL, all ? NULL : rate);
 }
 
 /* ---- multiplying ---- */
@@ -178,32 +239,24 @@ static void peak_run(void *arg, size_t iterations)
 }
 
 enum mb_status mb_limit_peak_gmacs(struct mb_threads *threads, enum mb_isa isa,
-                                   enum mb_peak_kind kind, double budget_ns, double *gmacs)
+                                   enum mb_peak_kind kind, double budget_ns, struct mb_rate *rate)
 {
     struct peak_case cases[VARIANTS_MOST];
-    struct mb_timed timed[VARIANTS_MOST];
-    struct mb_measurement results[VARIANTS_MOST];
+    struct limit_case limits[VARIANTS_MOST];
     size_t count = 0;
     const struct mb_peak *peak;
-    *gmacs = 0;
+    *rate = (struct mb_rate){0};
     for (size_t i = 0; (peak = mb_peak_at(i)) != NULL && count < VARIANTS_MOST; i++)
         if (peak->isa == isa && peak->kind == kind) {
             /* 100 products a nanosecond is a good core; a slow one just takes longer samples. */
             const size_t inner = (size_t)(inner_ns * 100) / peak->macs;
             cases[count] = (struct peak_case){threads, peak, inner};
-            timed[count] = (struct mb_timed){.run = peak_run, .arg = &cases[count]};
+            limits[count] = (struct limit_case){{peak_run, &cases[count]},
+                                                (double)inner * (double)peak->macs *
+                                                    (double)mb_threads_count(threads)};
             count++;
         }
-    if (count == 0)
-        return MB_OK;
-    const struct mb_measure_options options = {.budget_ns = budget_ns, .samples_max = 32};
-    const enum mb_status status = mb_measure(timed, count, &options, results);
-    for (size_t i = 0; i < count && status == MB_OK; i++) {
-        const double macs = (double)cases[i].inner * (double)cases[i].peak->macs *
-                            (double)mb_threads_count(threads);
-        *gmacs = macs / results[i].min_ns > *gmacs ? macs / results[i].min_ns : *gmacs;
-    }
-    return status;
+    return count > 0 ? measure_limit(limits, count, threads, budget_ns, rate) : MB_OK;
 }
 
 /* ---- handing out work ---- */
@@ -234,17 +287,47 @@ static enum mb_status measure_dispatch(struct mb_threads *threads, double budget
 
 /* ---- all of them ---- */
 
+/* Where a rate belongs. */
+static void place_rate(const struct mb_rate *rate, double *value, double *per_cycle,
+                       struct mb_limits *limits)
+{
+    *value = rate->value;
+    *per_cycle = rate->per_cycle;
+    if (rate->clock_ghz > limits->clock_ghz)
+        limits->clock_ghz = rate->clock_ghz;
+}
+
 static enum mb_status measure_isa(struct mb_threads *threads, enum mb_isa isa, double budget_ns,
                                   struct mb_limits *limits)
 {
-    enum mb_status status =
-        mb_limit_peak_gmacs(threads, isa, MB_PEAK_DOT, budget_ns, &limits->dot_gmacs[isa]);
-    if (status == MB_OK)
-        status = mb_limit_peak_gmacs(threads, isa, MB_PEAK_DOT_EXACT, budget_ns,
-                                     &limits->dot_exact_gmacs[isa]);
-    if (status == MB_OK)
-        status = mb_limit_peak_gmacs(threads, isa, MB_PEAK_FMA, budget_ns, &limits->fma_gmacs[isa]);
+    struct mb_limit_cycles *cycles = &limits->per_cycle;
+    const struct {
+        double *value, *per_cycle;
+    } places[MB_PEAK_KINDS] = {
+        [MB_PEAK_DOT] = {&limits->dot_gmacs[isa], &cycles->dot[isa]},
+        [MB_PEAK_DOT_EXACT] = {&limits->dot_exact_gmacs[isa], &cycles->dot_exact[isa]},
+        [MB_PEAK_FMA] = {&limits->fma_gmacs[isa], &cycles->fma[isa]},
+    };
+    enum mb_status status = MB_OK;
+    for (size_t kind = 0; kind < MB_PEAK_KINDS && status == MB_OK; kind++) {
+        struct mb_rate rate;
+        status = mb_limit_peak_gmacs(threads, isa, (enum mb_peak_kind)kind, budget_ns, &rate);
+        if (status == MB_OK)
+            place_rate(&rate, places[kind].value, places[kind].per_cycle, limits);
+    }
     return status;
+}
+
+static enum mb_status measure_residency(struct mb_threads *threads, enum mb_residency residency,
+                                        double budget_ns, struct mb_limits *limits)
+{
+    struct mb_rate all, one;
+    const enum mb_status status = read_both(threads, residency, budget_ns, &all, &one);
+    if (status != MB_OK)
+        return status;
+    place_rate(&all, &limits->read_gbps[residency], &limits->per_cycle.read[residency], limits);
+    place_rate(&one, &limits->read_gbps_1[residency], &limits->per_cycle.read_1[residency], limits);
+    return MB_OK;
 }
 
 enum mb_status mb_limits_measure(struct mb_threads *threads, int effort,
@@ -258,8 +341,7 @@ enum mb_status mb_limits_measure(struct mb_threads *threads, int effort,
     for (size_t r = 0; r < MB_RESIDENCY_COUNT && status == MB_OK; r++) {
         status = mb_progress_report(progress, done++, steps, "read bandwidth");
         if (status == MB_OK)
-            status = read_both(threads, (enum mb_residency)r, budget_ns, &found.read_gbps[r],
-                               &found.read_gbps_1[r]);
+            status = measure_residency(threads, (enum mb_residency)r, budget_ns, &found);
     }
     for (size_t isa = 0; isa < MB_ISA_COUNT && status == MB_OK; isa++) {
         status = mb_progress_report(progress, done++, steps, "arithmetic peaks");

@@ -26,6 +26,12 @@ struct mb_peak {
 /* The i-th loop of this build; NULL past the end. Run only those of supported levels. */
 const struct mb_peak *mb_peak_at(size_t i);
 
+/* A chain of additions of two registers, each waiting for the one before: one a cycle on every
+ * machine (immediates may be eliminated), so its time tells the clock that the other loops ran at.
+ * MB_CLOCK_CYCLES in an iteration; false where there is no such loop. */
+bool mb_clock_loop(size_t iterations);
+enum { MB_CLOCK_CYCLES = 64 };
+
 /* Read [data, data + bytes) once with the widest loads of the level: as `streams` parallel streams,
  * prefetching `ahead` bytes ahead of each (0: not). bytes is a multiple of 256 * streams. */
 typedef void (*mb_read_fn)(const uint8_t *data, size_t bytes, size_t streams, size_t ahead);

@@ -46,6 +46,26 @@ static const struct mb_peak peaks[] = {
 };
 const struct mb_peak_table mb_peaks_portable = {peaks, sizeof peaks / sizeof peaks[0]};
 
+/* Four, four times, four times. */
+#define FOUR(text) text text text text
+bool mb_clock_loop(size_t iterations)
+{
+#if defined(__x86_64__)
+    uint64_t sum = 0, one = 1;
+    for (size_t i = 0; i < iterations; i++)
+        __asm__ volatile(FOUR(FOUR(FOUR("add %1, %0\n\t"))) : "+r"(sum) : "r"(one) : "cc");
+    return true;
+#elif defined(__aarch64__)
+    uint64_t sum = 0, one = 1;
+    for (size_t i = 0; i < iterations; i++)
+        __asm__ volatile(FOUR(FOUR(FOUR("add %0, %0, %1\n\t"))) : "+r"(sum) : "r"(one));
+    return true;
+#else
+    (void)iterations;
+    return false;
+#endif
+}
+
 const struct mb_peak *mb_peak_at(size_t i)
 {
     const struct mb_peak_table *const tables[] = {&mb_peaks_portable, &mb_peaks_x86};

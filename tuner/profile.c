@@ -79,7 +79,25 @@ bool mb_cost_is_current(const struct mb_cost *cost)
            mb_space_revision(kernel, cost->format) == cost->revision;
 }
 
+bool mb_entry_is_usable(const struct mb_profile_entry *entry, bool here, uint32_t mask)
+{
+    if (!entry->current || entry->cost.failed)
+        return false;
+    return !here || (mask >> mb_registry_find(entry->cost.kernel)->isa & 1) != 0;
+}
+
 static bool time_is_sane(double ns) { return isfinite(ns) && ns >= 0 && ns <= 1e15; }
+
+static bool knobs_are_valid(const struct mb_cost *cost)
+{
+    /* A run of weights sizes every thread's workspace; the others are only unreasonable. */
+    static const size_t most[MB_KNOB_COUNT] = {
+        [MB_KNOB_K_BLOCK] = 1 << 16, [MB_KNOB_PREFETCH] = 1 << 24, [MB_KNOB_STEP] = 1 << 20};
+    for (size_t i = 0; i < MB_KNOB_COUNT; i++)
+        if (cost->knobs[i] > most[i])
+            return false;
+    return true;
+}
 
 bool mb_cost_is_valid(const struct mb_cost *cost, const char **why)
 {
@@ -102,6 +120,8 @@ bool mb_cost_is_valid(const struct mb_cost *cost, const char **why)
         *why = "activation";
     else if (mb_residency_name(cost->residency) == NULL)
         *why = "residency";
+    else if (!knobs_are_valid(cost))
+        *why = "knobs";
     else if (!mb_mul_size(mb_format_row_bytes(cost->format, cost->k), cost->n, &bytes) ||
              cost->bytes != bytes)
         *why = "bytes";
@@ -135,6 +155,8 @@ int mb_cost_compare_keys(const struct mb_cost *a, const struct mb_cost *b)
         order = compare_sizes(a->activation, b->activation);
     if (order == 0)
         order = compare_sizes(a->residency, b->residency);
+    for (size_t i = 0; i < MB_KNOB_COUNT && order == 0; i++)
+        order = compare_sizes(a->knobs[i], b->knobs[i]);
     if (order == 0)
         order = strcmp(a->kernel, b->kernel);
     if (order == 0)

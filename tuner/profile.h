@@ -4,7 +4,8 @@
 #ifndef MIXBIT_TUNER_PROFILE_H
 #define MIXBIT_TUNER_PROFILE_H
 
-#include "mixbit/profile.h"
+#include "tuner/space.h"
+
 #include <stdbool.h>
 
 struct mb_profile_entry {
@@ -28,6 +29,30 @@ int mb_cost_compare_keys(const struct mb_cost *a, const struct mb_cost *b);
 /* The entry with this key, or NULL. */
 const struct mb_profile_entry *mb_profile_find(const struct mb_profile *profile,
                                                const struct mb_cost *key);
+/* Whether an entry counts: current, right, and, `here` (on the machine itself), of a level in the
+ * mask. For another machine entries only order formats, so all levels count. */
+bool mb_entry_is_usable(const struct mb_profile_entry *entry, bool here, uint32_t mask);
+
+/* Of the same shape, threads and residency. */
+bool mb_cost_same_place(const struct mb_cost *a, const struct mb_cost *b);
+
+/* A way to run a product. */
+struct mb_config {
+    const struct mb_kernel *kernel;
+    size_t knobs[MB_KNOB_COUNT];
+};
+bool mb_config_equal(const struct mb_config *a, const struct mb_config *b);
+
+enum { MB_ALL_OPS = ~0 };
+struct mb_question {
+    enum mb_format format;
+    size_t m;
+    int ops;                     /* bit mask 1 << enum mb_op */
+    const struct mb_cost *place; /* shape, threads and residency; NULL: all that were measured */
+};
+/* The best way to run format at m rows; false when nothing that is usable here was measured. */
+bool mb_profile_best_config(const struct mb_profile *profile, const struct mb_question *question,
+                            struct mb_config *config);
 /* Append without looking for the key: for a loader that checks keys itself. */
 enum mb_status mb_profile_append(struct mb_profile *profile, const struct mb_cost *cost);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The profile file: JSON, schema "mixbit-profile" version 1 (docs/profile-format.md).
+/* The profile file: JSON, schema "mixbit-profile" version 2 (docs/profile-format.md).
  *
- *   { "schema": "mixbit-profile", "version": 1, "device": {...}, "limits": {...}, "entries": [...]
+ *   { "schema": "mixbit-profile", "version": 2, "device": {...}, "limits": {...}, "entries": [...]
  * }
  *
  * Reading is all or nothing. A file comes from anywhere, so every value is checked for type, range
@@ -17,7 +17,7 @@
 #include <string.h>
 
 static const char schema_name[] = "mixbit-profile";
-enum { SCHEMA_VERSION = 1, ENTRIES_MOST = 1000000 };
+enum { SCHEMA_VERSION = 2, ENTRIES_MOST = 1000000 };
 static const size_t file_bytes_most = (size_t)1 << 30;
 
 /* Where a value is found in the file, for messages: the path and what lies around the key. */
@@ -65,24 +65,41 @@ static json_t *by_isa(const double values[MB_MAX_ISA])
 
 static json_t *limits_to_json(const struct mb_limits *limits)
 {
-    return json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:f}", "threads", (json_int_t)limits->threads,
-                     "read_gbps", by_residency(limits->read_gbps), "read_gbps_1",
-                     by_residency(limits->read_gbps_1), "dot_gmacs", by_isa(limits->dot_gmacs),
-                     "dot_exact_gmacs", by_isa(limits->dot_exact_gmacs), "fma_gmacs",
-                     by_isa(limits->fma_gmacs), "dispatch_ns", limits->dispatch_ns);
+    const struct mb_limit_cycles *cycles = &limits->per_cycle;
+    json_t *per_cycle =
+        json_pack("{s:o, s:o, s:o, s:o, s:o}", "read", by_residency(cycles->read), "read_1",
+                  by_residency(cycles->read_1), "dot", by_isa(cycles->dot), "dot_exact",
+                  by_isa(cycles->dot_exact), "fma", by_isa(cycles->fma));
+    return json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:f, s:f, s:o}", "threads",
+                     (json_int_t)limits->threads, "read_gbps", by_residency(limits->read_gbps),
+                     "read_gbps_1", by_residency(limits->read_gbps_1), "dot_gmacs",
+                     by_isa(limits->dot_gmacs), "dot_exact_gmacs", by_isa(limits->dot_exact_gmacs),
+                     "fma_gmacs", by_isa(limits->fma_gmacs), "dispatch_ns", limits->dispatch_ns,
+                     "clock_ghz", limits->clock_ghz, "per_cycle", per_cycle);
+}
+
+/* Only those that say something: most entries have one or two. */
+static json_t *knobs_to_json(const size_t knobs[MB_KNOB_COUNT])
+{
+    json_t *object = json_object();
+    for (size_t i = 0; i < MB_KNOB_COUNT; i++)
+        if (knobs[i] != 0)
+            json_object_set_new(object, mb_knob_name((enum mb_knob)i),
+                                json_integer((json_int_t)knobs[i]));
+    return object;
 }
 
 static json_t *cost_to_json(const struct mb_cost *cost)
 {
     return json_pack(
-        "{s:s, s:I, s:s, s:I, s:I, s:I, s:I, s:s, s:s, s:f, s:f, s:f, s:f, s:I, s:f, s:b}",
+        "{s:s, s:I, s:s, s:I, s:I, s:I, s:I, s:s, s:s, s:o, s:f, s:f, s:f, s:f, s:I, s:f, s:b}",
         "kernel", cost->kernel, "revision", (json_int_t)cost->revision, "format",
         mb_format_info(cost->format)->name, "n", (json_int_t)cost->n, "k", (json_int_t)cost->k, "m",
         (json_int_t)cost->m, "threads", (json_int_t)cost->threads, "activation",
         mb_activation_name(cost->activation), "residency", mb_residency_name(cost->residency),
-        "median_ns", cost->median_ns, "mad_ns", cost->mad_ns, "min_ns", cost->min_ns, "prepare_ns",
-        cost->prepare_ns, "bytes", (json_int_t)cost->bytes, "error", cost->error, "failed",
-        cost->failed != 0);
+        "knobs", knobs_to_json(cost->knobs), "median_ns", cost->median_ns, "mad_ns", cost->mad_ns,
+        "min_ns", cost->min_ns, "prepare_ns", cost->prepare_ns, "bytes", (json_int_t)cost->bytes,
+        "error", cost->error, "failed", cost->failed != 0);
 }
 
 enum mb_status mb_profile_save(const struct mb_profile *profile, const char *path,
@@ -240,20 +257,33 @@ static enum mb_status read_isas(const json_t *limits, const char *key, double va
 static enum mb_status read_limits(const json_t *object, struct mb_limits *limits,
                                   const struct place *place)
 {
+    struct mb_limit_cycles *cycles = &limits->per_cycle;
+    const json_t *per_cycle = json_object_get(object, "per_cycle");
+    const struct {
+        const json_t *from;
+        const char *key;
+        double *values;
+    } by_residencies[] = {{object, "read_gbps", limits->read_gbps},
+                          {object, "read_gbps_1", limits->read_gbps_1},
+                          {per_cycle, "read", cycles->read},
+                          {per_cycle, "read_1", cycles->read_1}},
+      by_isas[] = {{object, "dot_gmacs", limits->dot_gmacs},
+                   {object, "dot_exact_gmacs", limits->dot_exact_gmacs},
+                   {object, "fma_gmacs", limits->fma_gmacs},
+                   {per_cycle, "dot", cycles->dot},
+                   {per_cycle, "dot_exact", cycles->dot_exact},
+                   {per_cycle, "fma", cycles->fma}};
     enum mb_status status =
         mb_json_size(object, "threads", &limits->threads, place->text, place->error);
-    if (status == MB_OK)
-        status = read_residencies(object, "read_gbps", limits->read_gbps, place);
-    if (status == MB_OK)
-        status = read_residencies(object, "read_gbps_1", limits->read_gbps_1, place);
-    if (status == MB_OK)
-        status = read_isas(object, "dot_gmacs", limits->dot_gmacs, place);
-    if (status == MB_OK)
-        status = read_isas(object, "dot_exact_gmacs", limits->dot_exact_gmacs, place);
-    if (status == MB_OK)
-        status = read_isas(object, "fma_gmacs", limits->fma_gmacs, place);
+    for (size_t i = 0; i < 4 && status == MB_OK; i++)
+        status = read_residencies(by_residencies[i].from, by_residencies[i].key,
+                                  by_residencies[i].values, place);
+    for (size_t i = 0; i < 6 && status == MB_OK; i++)
+        status = read_isas(by_isas[i].from, by_isas[i].key, by_isas[i].values, place);
     if (status == MB_OK)
         status = read_figure(object, "dispatch_ns", &limits->dispatch_ns, place);
+    if (status == MB_OK)
+        status = read_figure(object, "clock_ghz", &limits->clock_ghz, place);
     return status;
 }
 
@@ -287,6 +317,29 @@ static enum mb_status read_names(const json_t *object, struct mb_cost *cost,
     return refuse(place, "activation", "no activation type that this version knows");
 }
 
+/* One that is missing is 0; one that this version doesn't know would be another way to run. */
+static enum mb_status read_knobs(const json_t *object, struct mb_cost *cost,
+                                 const struct place *place)
+{
+    const json_t *knobs = json_object_get(object, "knobs");
+    if (!json_is_object(knobs))
+        return refuse(place, "knobs", "expected an object");
+    size_t known = 0;
+    for (size_t i = 0; i < MB_KNOB_COUNT; i++) {
+        const char *name = mb_knob_name((enum mb_knob)i);
+        if (json_object_get(knobs, name) == NULL)
+            continue;
+        const enum mb_status status =
+            mb_json_size(knobs, name, &cost->knobs[i], place->text, place->error);
+        if (status != MB_OK)
+            return status;
+        known++;
+    }
+    return known == json_object_size(knobs)
+               ? MB_OK
+               : refuse(place, "knobs", "holds one that this version does not know");
+}
+
 static enum mb_status read_cost(const json_t *object, struct mb_cost *cost,
                                 const struct place *place)
 {
@@ -312,6 +365,8 @@ static enum mb_status read_cost(const json_t *object, struct mb_cost *cost,
         status = read_u32(object, "revision", &revision, place);
     if (status == MB_OK)
         status = read_names(object, cost, place);
+    if (status == MB_OK)
+        status = read_knobs(object, cost, place);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0] && status == MB_OK; i++)
         status = mb_json_size(object, sizes[i].key, sizes[i].value, place->text, place->error);
     for (size_t i = 0; i < sizeof figures / sizeof figures[0] && status == MB_OK; i++)
@@ -386,10 +441,11 @@ static enum mb_status check_schema(const json_t *root, const char *path, struct 
                             "%s: not a profile: expected schema \"%s\"; `mixbit tune` writes one",
                             path, schema_name);
     if (!json_is_integer(version) || json_integer_value(version) != SCHEMA_VERSION)
-        return mb_error_set(error, MB_ERR_FILE, -1,
-                            "%s: profile version %" JSON_INTEGER_FORMAT
-                            ", this mixbit reads version %d; run `mixbit tune` again",
-                            path, json_integer_value(version), (int)SCHEMA_VERSION);
+        return mb_error_set(
+            error, MB_ERR_FILE, -1,
+            "%s: profile version %" JSON_INTEGER_FORMAT
+            ", this mixbit reads version %d; `mixbit tune --fresh` writes a new one",
+            path, json_integer_value(version), (int)SCHEMA_VERSION);
     return MB_OK;
 }
 

@@ -7,18 +7,29 @@
  *
  * Machines have slow phases of seconds (a virtual one shares its cores with neighbours), in which
  * everything takes half as long again. A table that mixes phases would rank formats by when they
- * had their turn. So the points are visited in sweeps, and each keeps its best visit. */
+ * had their turn. So the points are visited in sweeps, and each keeps its best visit.
+ *
+ * Knobs are searched at one shape a format (where the model lives in that format, the shape with
+ * the largest share that is not huge), and there a few more m place the crossover from gemv to
+ * gemm; everywhere else what was found is confirmed beside the default. */
 #include "support/support.h"
 #include "tuner/contest.h"
 #include "tuner/profile.h"
 
+#include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { FORMATS_MOST = 64, MS_MOST = 32, SWEEPS_LEAST = 2, SWEEPS_MOST = 3 };
 static const size_t default_ms[] = {1, 512};
-static const double typical_bits = 4.5;  /* of a plan: what decides where weights live */
+/* The first lies within one gemv call: what prefetching is set for. */
+static const size_t crossover_ms[] = {8, 16, 32, 64, 128};
+enum { CROSSOVER_MS = sizeof crossover_ms / sizeof crossover_ms[0] };
+static const double search_weights = 1 << 24; /* of a shape that is quick enough to search on */
+static const double search_share = 0.4;       /* of a candidate's time, if it is only compared */
+static const double typical_bits = 4.5;       /* of a plan: what decides where weights live */
 static const double candidate_ns = 20e6; /* of one candidate in one visit, if no limit presses */
 static const double long_run_ns = 15e9;  /* after this long two sweeps are far enough apart */
 
@@ -27,15 +38,18 @@ struct cell {
     enum mb_residency residency;
     enum mb_format format;
     struct mb_shape shape;
-    uint32_t fresh; /* bit i: ms[i] was measured in this run */
+    bool search;    /* this format's knobs, here */
+    uint64_t fresh; /* bit i: point i was measured in this run */
 };
 
 struct tuning {
     struct mb_profile *profile;
     const struct mb_tune_options *options;
     struct mb_device_info device;
+    struct mb_threads *pool;
     size_t threads;
-    struct mb_shape *shapes; /* distinct, the largest share of the model first */
+    const struct mb_limits *limits; /* that bound this many threads; NULL: none do */
+    struct mb_shape *shapes;        /* distinct, the largest share of the model first */
     size_t shape_count;
     double total_weights;
     const size_t *ms;
@@ -141,8 +155,67 @@ static enum mb_status collect_cells(struct tuning *t)
                     t->cells[t->cell_count++] = (struct cell){.residency = (enum mb_residency)r,
                                                               .format = t->formats[f],
                                                               .shape = t->shapes[s]};
-    t->total = (double)(t->cell_count * t->m_count * SWEEPS_MOST);
     return MB_OK;
+}
+
+/* Points of a cell: all m that were asked for and, where knobs are searched and the choice of m is
+ * ours, those that place the crossover. */
+static size_t point_count(const struct tuning *t, const struct cell *cell)
+{
+    return t->m_count + (cell->search && t->ms == default_ms ? CROSSOVER_MS : 0);
+}
+
+static size_t point_m(const struct tuning *t, size_t i)
+{
+    return i < t->m_count ? t->ms[i] : crossover_ms[i - t->m_count];
+}
+
+static double weights_of(const struct cell *cell)
+{
+    return (double)cell->shape.n * (double)cell->shape.k;
+}
+
+/* Where a format's knobs are searched: at the residency that the model has in this format (or the
+ * nearest that is measured), the first shape that is quick, else the smallest. NULL: no shape fits.
+ */
+static struct cell *search_cell(const struct tuning *t, enum mb_format format)
+{
+    const double bits = mb_format_info(format)->bits;
+    const int home =
+        (int)mb_residency_of(&t->device, (size_t)(t->total_weights * bits / 8), t->threads);
+    struct cell *best = NULL;
+    for (size_t i = 0; i < t->cell_count; i++) {
+        struct cell *cell = &t->cells[i];
+        if (cell->format != format)
+            continue;
+        const int distance = abs((int)cell->residency - home);
+        const int best_distance = best != NULL ? abs((int)best->residency - home) : INT_MAX;
+        if (distance < best_distance ||
+            (distance == best_distance && weights_of(best) > search_weights &&
+             weights_of(cell) < weights_of(best)))
+            best = cell;
+    }
+    return best;
+}
+
+/* Search cells come first: the others confirm what was found there. */
+static void order_cells(struct tuning *t)
+{
+    size_t first = 0;
+    for (size_t f = 0; f < t->format_count; f++) {
+        struct cell *cell = search_cell(t, t->formats[f]);
+        if (cell != NULL)
+            cell->search = true;
+    }
+    for (size_t i = 0; i < t->cell_count; i++)
+        if (t->cells[i].search) {
+            const struct cell moved = t->cells[i];
+            memmove(&t->cells[first + 1], &t->cells[first], (i - first) * sizeof moved);
+            t->cells[first++] = moved;
+        }
+    t->total = 0;
+    for (size_t i = 0; i < t->cell_count; i++)
+        t->total += (double)(point_count(t, &t->cells[i]) * SWEEPS_MOST);
 }
 
 static void collect_ms(struct tuning *t)
@@ -176,6 +249,8 @@ static enum mb_status begin(struct tuning *t)
         t->residencies = 1u << mb_residency_of(
                              &t->device, (size_t)(t->total_weights * typical_bits / 8), t->threads);
     status = collect_cells(t);
+    if (status == MB_OK)
+        order_cells(t);
     t->budget_ns = candidate_ns;
     if (o->time_limit_s > 0 && t->total > 0) {
         t->end_ns = t->begin_ns + (uint64_t)(o->time_limit_s * 1e9);
@@ -207,20 +282,73 @@ static size_t working_set(const struct tuning *t, enum mb_format format,
     return residency == MB_RESIDENCY_MEMORY && model > (double)usual ? usual : (size_t)model;
 }
 
+/* What was found at the format's search cell, to be confirmed: its best gemv and gemm at this m.
+ * Crossover points take the gemv of 8 rows and the gemm of the most, whose knobs they share. */
+static void add_found(const struct tuning *t, const struct cell *cell, size_t i,
+                      struct mb_contest *contest)
+{
+    const struct cell *from = t->cells;
+    while (from < t->cells + t->cell_count && (!from->search || from->format != cell->format))
+        from++;
+    if (from == t->cells + t->cell_count)
+        return;
+    const struct mb_cost place = {.n = from->shape.n,
+                                  .k = from->shape.k,
+                                  .threads = mb_threads_count(t->options->threads),
+                                  .residency = from->residency};
+    static const enum mb_op ops[] = {MB_OP_GEMV, MB_OP_GEMM};
+    for (size_t o = 0; o < 2; o++) {
+        struct mb_question question = {
+            .format = cell->format, .m = contest->m, .ops = 1 << ops[o], .place = &place};
+        if (i >= t->m_count)
+            question.m = ops[o] == MB_OP_GEMM ? t->m_most : crossover_ms[0];
+        struct mb_config config;
+        struct mb_tune_candidate *found = &contest->candidates[contest->count];
+        if (contest->count == MB_CANDIDATES_MAX ||
+            !mb_profile_best_config(t->profile, &question, &config) ||
+            !mb_space_candidate(config.kernel, cell->format, &cell->shape, contest->m, config.knobs,
+                                t->limits, cell->residency, found))
+            continue;
+        bool known = false;
+        for (size_t c = 0; c < contest->count && !known; c++)
+            known = contest->candidates[c].kernel == found->kernel &&
+                    memcmp(contest->candidates[c].knobs, found->knobs, sizeof found->knobs) == 0;
+        contest->count += !known;
+    }
+}
+
 /* Whether this visit has something to do; then *contest is ready to run. */
 static bool open_contest(struct tuning *t, struct cell *cell, size_t i, bool revisit,
                          struct mb_contest *contest)
 {
     if (revisit && (cell->fresh >> i & 1) == 0)
         return false;
-    mb_select_set(cell->format, NULL);
-    contest->m = t->ms[i];
-    contest->count = mb_space_candidates(cell->format, &cell->shape, t->ms[i], &t->profile->limits,
+    contest->m = point_m(t, i);
+    contest->count = mb_space_candidates(cell->format, &cell->shape, contest->m, t->limits,
                                          cell->residency, contest->candidates);
+    contest->revisit = contest->keep_better = revisit;
+    contest->budget_ns = t->budget_ns * (i < t->m_count ? 1 : search_share);
+    /* A point is decided by its kernels: what was found may have moved since. */
     if (!revisit && mb_contest_is_decided(contest))
         return false;
-    cell->fresh |= 1u << i;
+    add_found(t, cell, i, contest);
+    cell->fresh |= (uint64_t)1 << i;
     return true;
+}
+
+/* The operations whose knobs are searched at a point; 0: none. Of the crossover points the first
+ * alone, for what prefetching does to one call of gemv. */
+static int searched_ops(const struct tuning *t, const struct cell *cell, size_t i, bool revisit)
+{
+    if (!cell->search || revisit || i > t->m_count)
+        return 0;
+    return i < t->m_count ? MB_ALL_OPS : 1 << MB_OP_GEMV;
+}
+
+/* Points whose costs will be asked for are visited again; the others only compare. */
+static bool is_due(const struct tuning *t, const struct cell *cell, size_t i, bool revisit)
+{
+    return i < point_count(t, cell) && (!revisit || i < t->m_count);
 }
 
 /* All m of a cell; the workload is made when the first of them needs it. */
@@ -232,28 +360,36 @@ static enum mb_status visit(struct tuning *t, struct cell *cell, bool revisit)
                                  .shape = cell->shape,
                                  .threads = t->threads,
                                  .residency = cell->residency,
-                                 .candidates = candidates,
-                                 .budget_ns = t->budget_ns,
-                                 .revisit = revisit};
+                                 .candidates = candidates};
     struct mb_workload workload;
     bool ready = false;
     enum mb_status status = MB_OK;
-    for (size_t i = 0; i < t->m_count && status == MB_OK && !out_of_time(t); i++) {
+    for (size_t i = 0; is_due(t, cell, i, revisit) && status == MB_OK && !out_of_time(t); i++) {
         char note[96];
         snprintf(note, sizeof note, "%s %zux%zu m %zu", mb_format_info(cell->format)->name,
-                 cell->shape.n, cell->shape.k, t->ms[i]);
-        status = mb_progress_report(t->options->progress, t->done++, t->total, note);
-        if (status != MB_OK || !open_contest(t, cell, i, revisit, &contest))
+                 cell->shape.n, cell->shape.k, point_m(t, i));
+        status =
+            mb_progress_report(t->options->progress, fmin(t->done++, t->total), t->total, note);
+        if (status != MB_OK)
+            break;
+        const bool open = open_contest(t, cell, i, revisit, &contest);
+        const int ops = searched_ops(t, cell, i, revisit);
+        if (!open && (ops == 0 || !mb_contest_descent_is_due(&contest, ops)))
             continue;
         if (!ready) {
             status = mb_workload_create(&workload, cell->format, cell->shape.n, cell->shape.k,
                                         t->m_most, working_set(t, cell->format, cell->residency),
-                                        t->options->threads, &t->arena, t->error);
+                                        t->pool, &t->arena, t->error);
             ready = status == MB_OK;
         }
-        if (status == MB_OK)
+        if (status == MB_OK && open)
             status = mb_contest_run(&contest, &workload);
+        contest.budget_ns = t->budget_ns * search_share;
+        if (status == MB_OK && ops != 0 && mb_contest_descent_is_due(&contest, ops))
+            status = mb_contest_descend(&contest, ops, &workload);
     }
+    if (revisit)
+        t->done += (double)(point_count(t, cell) - t->m_count);
     if (ready)
         mb_workload_free(&workload);
     mb_select_set(cell->format, NULL);
@@ -283,8 +419,51 @@ static enum mb_status sweep(struct tuning *t)
         for (size_t i = 0; i < t->cell_count && status == MB_OK && !out_of_time(t); i++)
             status = visit(t, &t->cells[i], round > 0);
     }
-    return status == MB_OK ? mb_progress_report(t->options->progress, t->total, t->total, "tuned")
-                           : status;
+    return status;
+}
+
+/* ---- the number of threads ---- */
+
+/* Counts worth a look besides the pool's own: one, half the best kind of cores, all of that kind,
+ * and with each further kind; rising, distinct. */
+static size_t collect_thread_counts(const struct mb_device_info *device, size_t own,
+                                    size_t counts[MB_MAX_CORE_KINDS + 2])
+{
+    size_t count = 0, sum = 0;
+    const size_t best = device->kinds[0].cores;
+    size_t wanted[MB_MAX_CORE_KINDS + 2] = {1, best / 2};
+    for (size_t i = 0; i < device->core_kinds; i++)
+        wanted[2 + i] = sum += device->kinds[i].cores;
+    for (size_t i = 0; i < 2 + device->core_kinds; i++)
+        if (wanted[i] > (count > 0 ? counts[count - 1] : 0) && wanted[i] != own)
+            counts[count++] = wanted[i];
+    return count;
+}
+
+/* The first search cell once more with another pool. Entries are keyed by threads. */
+static enum mb_status try_threads(struct tuning *t)
+{
+    size_t counts[MB_MAX_CORE_KINDS + 2];
+    const size_t count = collect_thread_counts(&t->device, t->threads, counts);
+    enum mb_status status = MB_OK;
+    for (size_t i = 0; i < count && status == MB_OK && t->cell_count > 0; i++) {
+        struct tuning other = *t;
+        struct cell cell = {.residency = t->cells[0].residency,
+                            .format = t->cells[0].format,
+                            .shape = t->cells[0].shape};
+        other.threads = counts[i];
+        if (counts[i] > t->threads) /* more threads may be faster than these limits say */
+            other.limits = NULL;
+        status = mb_threads_create(counts[i], &other.pool);
+        if (status != MB_OK)
+            return mb_error_set(t->error, status, -1, "cannot start %zu threads: %s", counts[i],
+                                mb_status_string(status));
+        for (size_t round = 0; round < SWEEPS_LEAST && status == MB_OK; round++)
+            status = visit(&other, &cell, round > 0);
+        t->arena = other.arena;
+        mb_threads_destroy(other.pool);
+    }
+    return status;
 }
 
 enum mb_status mb_tune(struct mb_profile *profile, const struct mb_tune_options *options,
@@ -296,7 +475,9 @@ enum mb_status mb_tune(struct mb_profile *profile, const struct mb_tune_options 
     struct tuning t = {.profile = profile,
                        .options = options,
                        .device = {.size = sizeof(struct mb_device_info)},
+                       .pool = options->threads,
                        .threads = mb_threads_count(options->threads),
+                       .limits = &profile->limits,
                        .error = error};
     char why[512];
     const enum mb_profile_match match = mb_profile_match(profile, why, sizeof why);
@@ -315,6 +496,10 @@ enum mb_status mb_tune(struct mb_profile *profile, const struct mb_tune_options 
         status = mb_limits_measure(options->threads, 0, NULL, &profile->limits);
     if (status == MB_OK)
         status = sweep(&t);
+    if (status == MB_OK && options->thread_counts)
+        status = try_threads(&t);
+    if (status == MB_OK)
+        status = mb_progress_report(options->progress, t.total, t.total, "tuned");
     mb_arena_free(&t.arena);
     free(t.cells);
     free(t.shapes);

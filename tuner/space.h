@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The search space: which ways of computing one product are worth timing.
  *
- * A candidate is a complete selection for the dispatch layer, named after the one kernel that makes
- * it different from the others. Tiles, k-blocks and prefetch distances become further rows here. */
+ * A candidate is a complete selection for the dispatch layer: the one kernel that makes it
+ * different from the others (which fixes the ISA level and the tile), and the knobs it runs with.
+ * Kernels are compared at the default knobs first; then each knob is moved along its row of values,
+ * the best so far being held. Another activation type would be another kernel here, once there are
+ * any. */
 #ifndef MIXBIT_TUNER_SPACE_H
 #define MIXBIT_TUNER_SPACE_H
 
@@ -13,19 +16,36 @@ enum { MB_CANDIDATES_MAX = 32 };
 
 struct mb_tune_candidate {
     const struct mb_kernel *kernel;
+    size_t knobs[MB_KNOB_COUNT]; /* as an entry's: 0 where one says nothing about the kernel */
     struct mb_selection selection;
     unsigned revision;
     double bound_ns; /* no machine with these limits is faster; 0: limits unknown */
 };
 
-/* Whether the kernel can be the main body of format's product at m rows (gemv: m <= 32, in chunks).
+/* Whether the kernel can be the main body of format's product at m rows (gemv: m <= 128, in
+ * chunks).
  */
 bool mb_space_fits(const struct mb_kernel *kernel, enum mb_format format, size_t m);
 
 /* The selection that runs format through `kernel` at m rows: the kernel in its slot, the decode of
- * its own level beside it. False when the kernel does not fit. */
+ * its own level beside it, the knobs that say something about it (NULL: the default ones). False
+ * when the kernel does not fit. */
 bool mb_space_selection(const struct mb_kernel *kernel, enum mb_format format, size_t m,
-                        struct mb_selection *selection);
+                        const size_t knobs[MB_KNOB_COUNT], struct mb_selection *selection);
+/* The knobs of a selection as far as they say something about `kernel` at m rows. */
+void mb_space_knobs(const struct mb_selection *selection, const struct mb_kernel *kernel, size_t m,
+                    size_t knobs[MB_KNOB_COUNT]);
+
+/* A candidate of its own; knobs NULL: the default ones. False when the kernel does not fit. */
+bool mb_space_candidate(const struct mb_kernel *kernel, enum mb_format format,
+                        const struct mb_shape *shape, size_t m, const size_t knobs[MB_KNOB_COUNT],
+                        const struct mb_limits *limits, enum mb_residency residency,
+                        struct mb_tune_candidate *candidate);
+/* `from` with one knob at its other values, those left out that make no difference to this shape on
+ * so many threads. Returns how many were written. */
+size_t mb_space_variants(const struct mb_tune_candidate *from, enum mb_knob knob,
+                         enum mb_format format, const struct mb_shape *shape, size_t m,
+                         size_t threads, struct mb_tune_candidate variants[MB_CANDIDATES_MAX]);
 
 /* What an entry's `revision` means: the sum of the revisions of the bodies that take part (main,
  * decode, prepare of that level). Each only ever rises, so any change shows. Independent of the

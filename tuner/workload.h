@@ -61,8 +61,10 @@ enum mb_status mb_workload_check(struct mb_workload *workload, double *error, in
 
 /* Set limit and fraction of a row whose times and kernel are known (tuner/bench.c). MB_ERR_VERIFY
  * with the reason when it stays above the limit after both were measured again; row->fraction is
- * then that of the last look. */
+ * then that of the last look. clock_ghz: the clock that was timed beside the product, which peaks
+ * are moved to; 0: unknown. */
 enum mb_status mb_workload_judge(struct mb_workload *workload, const struct mb_limits *limits,
-                                 double effort_s, struct mb_bench_row *row, struct mb_error *error);
+                                 double effort_s, double clock_ghz, struct mb_bench_row *row,
+                                 struct mb_error *error);
 
 #endif

@@ -19,6 +19,13 @@ MB_API const char *mb_residency_name(enum mb_residency residency); /* "L2", "L3"
 MB_API enum mb_residency mb_residency_of(const struct mb_device_info *device, size_t total_bytes,
                                          size_t threads);
 
+/** The same limits per clock cycle and thread: what a wrong probe shows in, since an instruction
+ * can't issue more often than the core has ports. 0: not measured, or no clock to compare with. */
+struct mb_limit_cycles {
+    double read[MB_RESIDENCY_COUNT], read_1[MB_RESIDENCY_COUNT];    /* bytes */
+    double dot[MB_MAX_ISA], dot_exact[MB_MAX_ISA], fma[MB_MAX_ISA]; /* products */
+};
+
 /** Limits of the machine, measured in the same process as the kernels. 0: not measured. */
 struct mb_limits {
     size_t threads;
@@ -29,9 +36,20 @@ struct mb_limits {
         dot_exact_gmacs[MB_MAX_ISA]; /* the exact 8-bit chain where it differs (avx2), else equal */
     double fma_gmacs[MB_MAX_ISA];    /* f32 fma */
     double dispatch_ns;              /* one empty dispatch on all threads */
+    double clock_ghz;                /* the highest that was seen beside them; 0: unknown */
+    struct mb_limit_cycles per_cycle;
 };
 
-/** One measurement. The key is everything up to `residency`. */
+/** What the tuner may set besides the kernel. */
+enum mb_knob {
+    MB_KNOB_K_BLOCK,  /* gemm: weights per decoded run */
+    MB_KNOB_PREFETCH, /* gemv of several rows: bytes ahead of its stream; 0: none */
+    MB_KNOB_STEP,     /* panels of 16 outputs that a thread takes at once at least */
+    MB_KNOB_COUNT
+};
+MB_API const char *mb_knob_name(enum mb_knob knob); /* "k_block", "prefetch", "step" */
+
+/** One measurement. The key is everything up to `knobs`. */
 struct mb_cost {
     char kernel[72];
     unsigned revision;
@@ -39,6 +57,7 @@ struct mb_cost {
     size_t n, k, m, threads;
     enum mb_activation activation;
     enum mb_residency residency;
+    size_t knobs[MB_KNOB_COUNT]; /* as the kernel ran; 0 where one says nothing about it */
     double median_ns, mad_ns,
         min_ns;        /* of the whole product, activation preparation and dispatch included */
     double prepare_ns; /* of which: preparing the activations */
@@ -81,9 +100,12 @@ enum mb_cost_quality { MB_COST_EXACT, MB_COST_INTERPOLATED, MB_COST_NONE };
 MB_API enum mb_cost_quality mb_profile_cost(const struct mb_profile *profile, enum mb_format format,
                                             size_t n, size_t k, size_t m, size_t threads,
                                             enum mb_residency residency, struct mb_cost *cost);
-/** Make the dispatch layer use what the profile found best (crossover, kernels). Nothing happens
- * for another machine. */
+/** Make the dispatch layer use what the profile found best (kernels, knobs, crossover). Nothing
+ * happens for another machine. */
 MB_API void mb_profile_apply(const struct mb_profile *profile);
+/** The number of threads that was fastest at m rows, the smallest of those within 2 %; 0: only one
+ * was measured (mb_tune_options.thread_counts). */
+MB_API size_t mb_profile_threads(const struct mb_profile *profile, size_t m);
 
 /* ---- measuring
  * ------------------------------------------------------------------------------------------------
@@ -113,6 +135,8 @@ struct mb_tune_options {
     const struct mb_progress *progress;
     double total_weights; /* that a token's pass walks through: copies of a matrix add up to as much
                              as the model would weigh; 0: the sum of the shapes */
+    int thread_counts; /* nonzero: try other numbers of threads too, on one format and shape: one,
+                          half the best kind of cores, all of it, and with each further kind */
 };
 /**
  * Measure what is missing (entries that are present and current are kept), candidates interleaved;

@@ -330,17 +330,18 @@ MB_INLINE void mb_gemm(const struct mb_gemm_args *args, const unsigned mr, const
 struct mb_stream {
     const uint8_t *block; /* the current super-block of the first panel */
     size_t panel_bytes;
+    size_t ahead; /* bytes; 0: no prefetching */
 };
 
 /* With several rows a line lasts longer than hardware prefetchers look ahead: ask L2 for the
- * stream, far ahead (on Zen 4 4 rows go from 100 to 145 GMAC/s a core; closer, or into L1, is
- * worse). One row does best alone, as a plain rising stream: asking would hide the misses that
- * train the hardware, and cost a quarter of the rate. */
-enum { MB_STREAM_AHEAD = 16384 };
-MB_INLINE void mb_stream_prefetch(const uint8_t *p, const unsigned bytes)
+ * stream, as far ahead as the selection says. One row does best alone, as a plain rising stream:
+ * asking would hide the misses that train the hardware, and cost a quarter of the rate. */
+MB_INLINE void mb_stream_prefetch(const struct mb_stream *w, const uint8_t *p, const unsigned bytes)
 {
+    if (w->ahead == 0)
+        return;
     MB_EACH (line, (bytes + 63) / 64)
-        v_fetch(p + MB_STREAM_AHEAD + line * 64);
+        v_fetch(p + w->ahead + line * 64);
 }
 
 /* The part of register v of the stream: panel and half. */
@@ -418,7 +419,7 @@ MB_INLINE void mb_stream_one_level(const struct mb_stream *w, const struct mb_ro
     MB_EACH (c, chunks) {
         mb_tile_int dot;
         if (rows > 1)
-            mb_stream_prefetch(w->block + c * share, share);
+            mb_stream_prefetch(w, w->block + c * share, share);
         mb_stream_dots(w, row, c, 0, k + c * MB_CHUNK_K, rows, registers, coding, scale, dot);
         MB_EACH (v, registers) {
             const v_float d = mb_decode_d(mb_stream_f16(w, at.d, c, v), coding);
@@ -452,7 +453,7 @@ MB_INLINE void mb_stream_two_level(const struct mb_stream *w, const struct mb_ro
         mb_decode_header(mb_stream_block(w, p * V_PARTS), &header[p], coding, scale);
     for (size_t c = 0; c < chunks; c++) {
         if (rows > 1)
-            mb_stream_prefetch(w->block + c * share, share);
+            mb_stream_prefetch(w, w->block + c * share, share);
         MB_EACH (g, MB_CHUNK_K / group) {
             mb_tile_int dot;
             mb_stream_dots(w, row, c, g * (group / 4), k + c * MB_CHUNK_K + g * group, rows,
@@ -510,7 +511,7 @@ MB_INLINE void mb_stream_all_floats(const struct mb_stream *w, const struct mb_r
     for (; i + 4 <= k; i += 4) {
         if (rows > 1)
             MB_EACH (p, registers / V_PARTS)
-                mb_stream_prefetch(mb_stream_block(w, p * V_PARTS) + i * bytes, 4 * bytes);
+                mb_stream_prefetch(w, mb_stream_block(w, p * V_PARTS) + i * bytes, 4 * bytes);
         MB_EACH (j, 4)
             mb_stream_floats(w, row, i + j, rows, registers, coding, f);
     }
@@ -525,7 +526,7 @@ MB_INLINE void mb_stream_panels(const struct mb_gemv_args *a, const uint8_t *pan
                                 const enum mb_coding coding, const enum mb_scale_kind scale)
 {
     const unsigned registers = panels * V_PARTS;
-    struct mb_stream w = {panel, a->panel_bytes};
+    struct mb_stream w = {panel, a->panel_bytes, a->prefetch};
     mb_tile_float f;
     struct mb_row row[MB_TILE_ROWS];
     MB_EACH (r, rows) {

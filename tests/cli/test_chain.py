@@ -39,7 +39,7 @@ class Measuring(Case):
         self.assertEqual(first["schema"], "mixbit-profile")
         shapes = {(e["n"], e["k"]) for e in first["entries"]}
         self.assertEqual(shapes, {(2048, 256), (256, 256), (128, 256), (768, 256), (256, 768)})
-        self.assertEqual({e["m"] for e in first["entries"]}, {1, 512})
+        self.assertLessEqual({1, 8, 512}, {e["m"] for e in first["entries"]})
         again = self.run_json("tune", "--model", MODEL, "--formats", "q4_0", "-o", path)
         self.assertEqual(first["entries"], again["entries"])
         more = self.run_json("tune", "--model", MODEL, "--formats", "q4_0,q8_0", "-o", path)

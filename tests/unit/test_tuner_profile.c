@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a profile answers: whose it is, what a product costs, which kernels it makes the dispatch
  * layer use. Machines other than this one are made by editing a saved profile. */
-#include "dispatch/dispatch.h"
+#include "dispatch/matmul.h"
 #include "tuner/profile.h"
 #include "tuner/space.h"
 
@@ -95,7 +95,7 @@ static void putting_replaces_by_key(void **state)
     assert_true(mb_profile_at(profile, 0)->median_ns == 900);
     /* Every part of the key makes another entry. */
     size_t expected = 1;
-    for (size_t part = 0; part < 6; part++) {
+    for (size_t part = 0; part < 7; part++) {
         struct mb_cost other = cost;
         switch (part) {
         case 0: other.residency = MB_RESIDENCY_L2; break;
@@ -103,6 +103,7 @@ static void putting_replaces_by_key(void **state)
         case 2: other.threads = 1; break;
         case 3: other.revision++; break;
         case 4: other.n = 1536, other.k = 128; break;
+        case 5: other.knobs[MB_KNOB_STEP] = 2; break;
         default: snprintf(other.kernel, sizeof other.kernel, "another"); break;
         }
         put(profile, other);
@@ -346,6 +347,86 @@ static void the_crossover_lies_between_what_was_measured(void **state)
     mb_profile_free(profile);
 }
 
+/* The same kernel at its default knobs and at others. */
+static void put_knobs(struct mb_profile *profile, const struct mb_kernel *kernel, size_t m,
+                      enum mb_knob knob, size_t value, double ns)
+{
+    const struct mb_selection usual = mb_select_default(MB_FORMAT_Q4_0);
+    struct mb_cost cost = cost_of(kernel, 256, 4096, m, ns);
+    mb_space_knobs(&usual, kernel, m, cost.knobs);
+    if (value != SIZE_MAX)
+        cost.knobs[knob] = value;
+    put(profile, cost);
+}
+
+static void knobs_are_turned_when_that_gains_enough(void **state)
+{
+    (void)state;
+    const struct mb_kernel *gemv = kernel_for(8, MB_OP_GEMV, 0);
+    const struct mb_kernel *gemm = kernel_for(512, MB_OP_GEMM, 0);
+    const struct mb_selection usual = mb_select_default(MB_FORMAT_Q4_0);
+    for (int enough = 0; enough < 2; enough++) {
+        const double gain = enough ? 0.95 : 0.99;
+        struct mb_profile *profile = empty_profile();
+        put_knobs(profile, gemv, 1, MB_KNOB_STEP, SIZE_MAX, 100);
+        put_knobs(profile, gemv, 1, MB_KNOB_STEP, 4, 100 * gain);
+        put_knobs(profile, gemv, 8, MB_KNOB_PREFETCH, SIZE_MAX, 300);
+        put_knobs(profile, gemv, 8, MB_KNOB_PREFETCH, 0, 300 * gain);
+        put_knobs(profile, gemv, 8, MB_KNOB_PREFETCH, 4096, 400);
+        put_knobs(profile, gemm, 512, MB_KNOB_K_BLOCK, SIZE_MAX, 9000);
+        put_knobs(profile, gemm, 512, MB_KNOB_K_BLOCK, 512, 9000 * gain);
+        mb_profile_apply(profile);
+        const struct mb_selection *s = mb_select(MB_FORMAT_Q4_0);
+        assert_int_equal(s->gemv_step, enough ? 4 : usual.gemv_step);
+        assert_int_equal(s->prefetch, enough ? 0 : usual.prefetch);
+        assert_int_equal(s->gemm.k_block, enough ? 512 : usual.gemm.k_block);
+        assert_int_equal(mb_kernel_step(gemm, s->gemm_step), mb_kernel_step(gemm, 1));
+        mb_select_set(MB_FORMAT_Q4_0, NULL);
+        mb_profile_free(profile);
+    }
+}
+
+/* Knobs that were tried at one shape only are out of the running at the others. */
+static void knobs_must_have_been_confirmed(void **state)
+{
+    (void)state;
+    const struct mb_kernel *gemm = kernel_for(512, MB_OP_GEMM, 0);
+    struct mb_profile *profile = empty_profile();
+    put_knobs(profile, gemm, 512, MB_KNOB_K_BLOCK, SIZE_MAX, 9000);
+    put_knobs(profile, gemm, 512, MB_KNOB_K_BLOCK, 512, 6000);
+    struct mb_cost elsewhere = *mb_profile_at(profile, 0);
+    elsewhere.residency = MB_RESIDENCY_MEMORY;
+    put(profile, elsewhere);
+    mb_profile_apply(profile);
+    const size_t usual = mb_select_default(MB_FORMAT_Q4_0).gemm.k_block;
+    assert_int_equal(mb_select(MB_FORMAT_Q4_0)->gemm.k_block, usual);
+    mb_select_set(MB_FORMAT_Q4_0, NULL);
+    mb_profile_free(profile);
+}
+
+static void the_fewest_of_equally_fast_threads_are_advised(void **state)
+{
+    (void)state;
+    const struct mb_kernel *kernel = kernel_for(1, MB_OP_GEMV, 0);
+    struct mb_profile *profile = empty_profile();
+    struct mb_cost cost = cost_of(kernel, 256, 256, 1, 1000);
+    put(profile, cost);
+    assert_int_equal(mb_profile_threads(profile, 1), 0); /* nothing to compare */
+    const struct {
+        size_t threads;
+        double ns;
+        size_t best;
+    } steps[] = {{1, 1500, 2}, {4, 990, 2}, {8, 700, 8}, {16, 710, 8}};
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+        cost.threads = steps[i].threads;
+        cost.median_ns = steps[i].ns;
+        put(profile, cost);
+        assert_int_equal(mb_profile_threads(profile, 1), steps[i].best);
+    }
+    assert_int_equal(mb_profile_threads(profile, 512), 0);
+    mb_profile_free(profile);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -359,6 +440,9 @@ int main(void)
         cmocka_unit_test(applying_makes_the_measured_best_the_choice),
         cmocka_unit_test(a_failed_winner_is_never_applied),
         cmocka_unit_test(the_crossover_lies_between_what_was_measured),
+        cmocka_unit_test(knobs_are_turned_when_that_gains_enough),
+        cmocka_unit_test(knobs_must_have_been_confirmed),
+        cmocka_unit_test(the_fewest_of_equally_fast_threads_are_advised),
     };
     return cmocka_run_group_tests_name("tuner profile", tests, NULL, NULL);
 }

@@ -30,6 +30,7 @@ static struct mb_cost sample_cost(void)
                             .threads = 2,
                             .activation = MB_ACTIVATION_I8G32,
                             .residency = MB_RESIDENCY_L3,
+                            .knobs = {[MB_KNOB_STEP] = 2},
                             .median_ns = 1234.5,
                             .mad_ns = 0.1,
                             .min_ns = 1200.25,
@@ -51,6 +52,9 @@ static struct mb_profile *sample_profile(void)
     limits->dot_exact_gmacs[1] = 235.25;
     limits->fma_gmacs[0] = 13;
     limits->dispatch_ns = 155;
+    limits->clock_ghz = 3.7;
+    limits->per_cycle.read_1[MB_RESIDENCY_L3] = 27.5;
+    limits->per_cycle.dot[1] = 63.9;
     assert_int_equal(mb_profile_put(profile, &cost), MB_OK);
     cost.residency = MB_RESIDENCY_MEMORY;
     cost.m = 512;
@@ -132,6 +136,7 @@ static void what_is_saved_is_loaded(void **state)
         assert_true(x->n == y->n && x->k == y->k && x->m == y->m && x->threads == y->threads);
         assert_int_equal(x->activation, y->activation);
         assert_int_equal(x->residency, y->residency);
+        assert_memory_equal(x->knobs, y->knobs, sizeof x->knobs);
         /* Doubles come back to the bit. */
         assert_true(x->median_ns == y->median_ns && x->mad_ns == y->mad_ns &&
                     x->min_ns == y->min_ns && x->prepare_ns == y->prepare_ns &&
@@ -199,9 +204,10 @@ static const struct {
     {"", "schema", "\"mixbit-plan\"", "schema"},
     {"", "schema", "7", "schema"},
     {"", "schema", "", "schema"},
-    {"", "version", "2", "version"},
-    {"", "version", "\"1\"", "version"},
-    {"", "version", "1.0", "version"},
+    {"", "version", "1", "version"},
+    {"", "version", "3", "version"},
+    {"", "version", "\"2\"", "version"},
+    {"", "version", "2.0", "version"},
     {"", "device", "[]", "device"},
     {"", "device", "", "device"},
     {"", "limits", "null", "limits"},
@@ -225,6 +231,9 @@ static const struct {
     {"limits", "dot_gmacs", "{\"reference\":-1}", "reference"},
     {"limits", "fma_gmacs", "{\"reference\":\"x\"}", "reference"},
     {"limits", "dispatch_ns", "1e300", "dispatch_ns"},
+    {"limits", "clock_ghz", "-1", "clock_ghz"},
+    {"limits", "per_cycle", "", "L2"},
+    {"limits", "per_cycle", "{\"read\":{\"L2\":1}}", "L3"},
     {"entries", "kernel", "\"\"", "kernel"},
     {"entries", "kernel", "null", "kernel"},
     {"entries", "revision", "99999999999", "revision"},
@@ -238,6 +247,12 @@ static const struct {
     {"entries", "threads", "0", "threads"},
     {"entries", "activation", "\"i9\"", "activation"},
     {"entries", "residency", "\"l2\"", "residency"},
+    {"entries", "knobs", "", "knobs"},
+    {"entries", "knobs", "[]", "knobs"},
+    {"entries", "knobs", "{\"step\":-1}", "step"},
+    {"entries", "knobs", "{\"step\":1.5}", "step"},
+    {"entries", "knobs", "{\"k_block\":65537}", "knobs"},
+    {"entries", "knobs", "{\"unroll\":2}", "knobs"},
     {"entries", "bytes", "1", "bytes"},
     {"entries", "median_ns", "0", "median_ns"},
     {"entries", "median_ns", "-5", "median_ns"},

@@ -15,6 +15,7 @@
 #include <cmocka.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* A profile that knows its limits already: measuring them is not what is tested. All 0, so that no
@@ -70,6 +71,82 @@ static void allowed_levels_bound_the_candidates(void **state)
             assert_true(candidates[c].kernel->isa == i ||
                         candidates[c].kernel->isa == MB_ISA_REFERENCE);
         assert_int_equal(mb_isa_allow(NULL, NULL), MB_OK);
+    }
+}
+
+/* Every variant is another way to run the same product, and the dispatch layer takes it. */
+static void knobs_change_how_a_product_runs_and_not_its_bits(void **state)
+{
+    (void)state;
+    static const enum mb_format formats[] = {MB_FORMAT_Q4_0, MB_FORMAT_Q4_K, MB_FORMAT_F16};
+    static const size_t ms[] = {1, 3, 8, 40};
+    const struct mb_shape shape = {500, 1536};
+    struct mb_threads *threads;
+    assert_int_equal(mb_threads_create(2, &threads), MB_OK);
+    for (size_t f = 0; f < 3; f++) {
+        struct mb_arena arena = {NULL, 0};
+        struct mb_workload w;
+        struct mb_error error;
+        size_t seen[MB_KNOB_COUNT] = {0};
+        assert_int_equal(
+            mb_workload_create(&w, formats[f], shape.n, shape.k, 40, 0, threads, &arena, &error),
+            MB_OK);
+        float *expected = malloc(40 * shape.n * sizeof *expected);
+        assert_non_null(expected);
+        for (size_t i = 0; i < 4; i++) {
+            struct mb_tune_candidate from[MB_CANDIDATES_MAX], variants[MB_CANDIDATES_MAX];
+            const size_t count =
+                mb_space_candidates(formats[f], &shape, ms[i], NULL, MB_RESIDENCY_L3, from);
+            w.m = ms[i];
+            mb_workload_run(&w, 1);
+            memcpy(expected, w.y, ms[i] * shape.n * sizeof *expected);
+            for (size_t c = 0; c < count; c++)
+                for (unsigned knob = 0; knob < MB_KNOB_COUNT; knob++) {
+                    const size_t others = mb_space_variants(&from[c], (enum mb_knob)knob,
+                                                            formats[f], &shape, ms[i], 2, variants);
+                    seen[knob] += others;
+                    for (size_t v = 0; v < others; v++) {
+                        size_t knobs[MB_KNOB_COUNT];
+                        assert_int_not_equal(variants[v].knobs[knob], from[c].knobs[knob]);
+                        mb_select_set(formats[f], &variants[v].selection);
+                        mb_space_knobs(mb_select(formats[f]), from[c].kernel, ms[i], knobs);
+                        assert_memory_equal(knobs, variants[v].knobs, sizeof knobs);
+                        memset(w.y, 0xff, ms[i] * shape.n * sizeof *w.y);
+                        mb_workload_run(&w, 1);
+                        assert_int_equal(w.status, MB_OK);
+                        assert_memory_equal(w.y, expected, ms[i] * shape.n * sizeof *expected);
+                    }
+                }
+            mb_select_set(formats[f], NULL);
+        }
+        for (size_t knob = 0; knob < MB_KNOB_COUNT; knob++)
+            assert_true(seen[knob] > 0);
+        free(expected);
+        mb_workload_free(&w);
+        mb_arena_free(&arena);
+    }
+    mb_threads_destroy(threads);
+}
+
+static void knobs_that_make_no_difference_are_left_out(void **state)
+{
+    (void)state;
+    const struct mb_shape small = {32, 256}, large = {4096, 4096};
+    struct mb_tune_candidate from[MB_CANDIDATES_MAX], variants[MB_CANDIDATES_MAX];
+    for (size_t i = 0; i < 2; i++) {
+        const size_t count =
+            mb_space_candidates(MB_FORMAT_Q4_0, &small, i == 0 ? 1 : 512, NULL, 0, from);
+        for (size_t c = 0; c < count; c++) {
+            if (i == 1 && from[c].kernel->op != MB_OP_GEMM)
+                continue;
+            /* One run of k; one row prefetches nothing; one thread takes all. */
+            for (unsigned knob = 0; knob < MB_KNOB_COUNT; knob++)
+                assert_int_equal(mb_space_variants(&from[c], (enum mb_knob)knob, MB_FORMAT_Q4_0,
+                                                   &small, i == 0 ? 1 : 512, 1, variants),
+                                 0);
+            assert_true(mb_space_variants(&from[c], MB_KNOB_STEP, MB_FORMAT_Q4_0, &large,
+                                          i == 0 ? 1 : 512, 2, variants) > 0);
+        }
     }
 }
 
@@ -412,6 +489,44 @@ static void a_run_leaves_an_entry_for_every_point_and_goes_on_where_it_stopped(v
     mb_profile_free(profile);
 }
 
+/* With the tuner's own m: knobs and crossover at one shape, and a second run finds all decided. */
+static void a_default_run_searches_knobs_and_places_the_crossover(void **state)
+{
+    (void)state;
+    struct mb_error error = {.message = ""};
+    struct mb_profile *profile = profile_for(1);
+    static const struct mb_shape shapes[] = {{96, 512}, {32, 512}};
+    struct mb_tune_options options = small_options();
+    options.shapes = shapes;
+    options.shape_count = 2;
+    options.format_count = 1;
+    options.ms = NULL;
+    options.thread_counts = 1;
+    assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
+    const struct mb_selection usual = mb_select_default(MB_FORMAT_Q4_0);
+    size_t crossover = 0, prefetches = 0, k_blocks = 0, others = 0;
+    for (size_t i = 0; i < mb_profile_count(profile); i++) {
+        const struct mb_cost *cost = mb_profile_at(profile, i);
+        const bool few = cost->m == 1 || cost->m == 512;
+        assert_false(cost->failed);
+        assert_true(few || cost->n == 96);
+        crossover += cost->m == 64;
+        prefetches += cost->m == 8 && strncmp(cost->kernel, "gemv", 4) == 0 &&
+                      cost->knobs[MB_KNOB_PREFETCH] != usual.prefetch;
+        k_blocks += cost->m == 512 && cost->knobs[MB_KNOB_K_BLOCK] != usual.gemm.k_block;
+        others += cost->threads != 1;
+    }
+    assert_true(crossover >= 2); /* gemv and gemm */
+    assert_true(prefetches >= 4 && k_blocks >= 1);
+    struct mb_device_info device = {.size = sizeof device};
+    assert_int_equal(mb_device_info(&device), MB_OK);
+    assert_true(device.cores == 1 || others > 0);
+    const size_t whole = mb_profile_count(profile);
+    assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
+    assert_int_equal(mb_profile_count(profile), whole);
+    mb_profile_free(profile);
+}
+
 static void formats_that_do_not_fit_a_shape_are_passed_over(void **state)
 {
     (void)state;
@@ -564,6 +679,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_format_has_candidates_that_the_dispatch_layer_would_run),
         cmocka_unit_test(allowed_levels_bound_the_candidates),
+        cmocka_unit_test(knobs_change_how_a_product_runs_and_not_its_bits),
+        cmocka_unit_test(knobs_that_make_no_difference_are_left_out),
         cmocka_unit_test(the_bound_is_the_slower_of_reading_and_multiplying),
         cmocka_unit_test(a_revision_changes_with_every_body_and_not_with_the_mask),
         cmocka_unit_test(wrong_results_are_failures),
@@ -572,6 +689,7 @@ int main(void)
         cmocka_unit_test(copies_are_walked_through_in_turn),
         cmocka_unit_test(working_sets_are_at_home_in_their_residency),
         cmocka_unit_test(a_run_leaves_an_entry_for_every_point_and_goes_on_where_it_stopped),
+        cmocka_unit_test(a_default_run_searches_knobs_and_places_the_crossover),
         cmocka_unit_test(formats_that_do_not_fit_a_shape_are_passed_over),
         cmocka_unit_test(bad_options_and_foreign_profiles_are_refused),
         cmocka_unit_test(limits_that_are_stopped_leave_nothing),
