@@ -14,7 +14,7 @@
  * Registers, gemm 6 x 2 on AVX-512: 12 dots, 12 f (or s), 2 codes, 1 activation, 2 scales of 32. In
  * two-level kinds f would be 12 more: it stays in y and is touched once per super-block. 3 x 2 on
  * AVX2: 6 dots, 6 f (or s), 2 codes, activation and product, all 16. Floats have no dots: 12 x 2
- * and 6 x 2.
+ * and 6 x 2. ARM's plan is in kernels/arm/<level>.c.
  *
  * Limits, per 16 columns, row and group of 32, in slots of the dot and fma ports: 8 dots, a
  * multiplication and an fma (80 % of the peak), a minimum one more (73 %); two-level 8 + 1 (89 %),
