@@ -87,10 +87,11 @@ void mb_cpu_identify(struct mb_device_info *info)
 }
 
 #elif defined(__aarch64__) && defined(__linux__)
+#include <stdio.h>
 #include <sys/auxv.h>
 
 /* Bits of the Linux AArch64 ABI (Documentation/arch/arm64/elf_hwcaps.rst). */
-enum { HWCAP_BIT_ASIMD = 1, HWCAP_BIT_ASIMDDP = 20, HWCAP2_BIT_I8MM = 13 };
+enum { HWCAP_BIT_ASIMD = 1, HWCAP_BIT_CPUID = 11, HWCAP_BIT_ASIMDDP = 20, HWCAP2_BIT_I8MM = 13 };
 
 static uint32_t detect(void)
 {
@@ -102,7 +103,39 @@ static uint32_t detect(void)
     return found;
 }
 
-void mb_cpu_identify(struct mb_device_info *info) { strcpy(info->vendor, "ARM"); }
+/* MIDR_EL1, the main identification register (Arm Architecture Reference Manual). Of the first CPU
+ * where the kernel tells it: with cores of several kinds the register of the core at hand would
+ * change from run to run. 0: not to be had. */
+static uint64_t read_midr(void)
+{
+    unsigned long long midr = 0;
+    FILE *file = fopen("/sys/devices/system/cpu/cpu0/regs/identification/midr_el1", "r");
+    if (file != NULL) {
+        if (fscanf(file, "%llx", &midr) != 1)
+            midr = 0;
+        (void)fclose(file);
+    }
+    if (midr == 0 && (getauxval(AT_HWCAP) >> HWCAP_BIT_CPUID & 1) != 0)
+        __asm__("mrs %0, MIDR_EL1" : "=r"(midr)); /* emulated by the kernel */
+    return midr;
+}
+
+void mb_cpu_identify(struct mb_device_info *info)
+{
+    static const struct {
+        uint8_t code;
+        const char *name;
+    } implementers[] = {{0x41, "ARM"},       {0x42, "Broadcom"},  {0x43, "Cavium"},
+                        {0x46, "Fujitsu"},   {0x48, "HiSilicon"}, {0x4e, "NVIDIA"},
+                        {0x51, "Qualcomm"},  {0x53, "Samsung"},   {0x61, "Apple"},
+                        {0x6d, "Microsoft"}, {0xc0, "Ampere"}};
+    const uint64_t midr = read_midr();
+    for (size_t i = 0; i < sizeof implementers / sizeof *implementers; i++)
+        if (implementers[i].code == (midr >> 24 & 255))
+            strcpy(info->vendor, implementers[i].name);
+    info->model = midr >> 4 & 0xfff;                       /* part number */
+    info->stepping = (midr >> 20 & 15) << 4 | (midr & 15); /* variant, revision: r1p2 */
+}
 
 #else
 static uint32_t detect(void) { return 0; }

@@ -7,7 +7,7 @@
  * multiplied by the gemm tile. Both start from -bias * (sum of activations), which depends on the
  * rows alone and is made once per call. */
 #include "dispatch/matmul.h"
-#include "support/support.h"
+#include "support/memory.h"
 
 #include <string.h>
 

@@ -6,7 +6,7 @@
  * may vanish for milliseconds). The canonical numbers make the result independent of who computed
  * what. */
 #include "dispatch/matmul.h"
-#include "support/support.h"
+#include "support/memory.h"
 
 enum {
     GROUP_LIMIT = 16,        /* matrices per dispatch */

@@ -7,7 +7,7 @@
  * there are more threads than processors: a spinner would then only delay the thread that it waits
  * for. */
 #include "dispatch/dispatch.h"
-#include "support/support.h"
+#include "support/memory.h"
 
 #include <pthread.h>
 #include <sched.h>

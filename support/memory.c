@@ -3,7 +3,7 @@
  *
  * Large blocks are aligned to 2 MiB and offered to the kernel as huge pages: a weight stream of
  * tens of gigabytes per second would otherwise walk a page table every 4 KiB. */
-#include "support/support.h"
+#include "support/memory.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>

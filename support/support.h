@@ -5,8 +5,8 @@
 #define MIXBIT_SUPPORT_H
 
 #include "mixbit/status.h"
+#include "support/memory.h"
 #include <jansson.h>
-#include <stdbool.h>
 
 /* ---- files (file.c) ---- */
 
@@ -54,17 +54,5 @@ enum mb_status mb_json_size(const json_t *object, const char *key, size_t *value
                             struct mb_error *error);
 enum mb_status mb_json_string(const json_t *object, const char *key, const char **value,
                               const char *path, struct mb_error *error);
-
-/* ---- memory (memory.c) ---- */
-void *mb_alloc_aligned(
-    size_t bytes); /* 64-byte aligned, huge pages advised above 2 MiB; free with mb_free_aligned */
-void mb_free_aligned(void *memory);
-/* a * b and a + b; false on overflow. */
-bool mb_mul_size(size_t a, size_t b, size_t *result);
-bool mb_add_size(size_t a, size_t b, size_t *result);
-
-/* ---- time ---- */
-uint64_t
-mb_now_ns(void); /* monotonic; for progress and journals. What measures is tuner/measure.c */
 
 #endif

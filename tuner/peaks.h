@@ -2,8 +2,8 @@
 /* Loops that do nothing but what a kernel can't avoid: multiply in registers, or read memory.
  *
  * They are kernels to get right: a limit that a kernel beats is no limit. So each level has several
- * shapes of the same loop, and the fastest counts. The x86 ones are written in assembly statements,
- * which no compiler can hoist, merge or spill. */
+ * shapes of the same loop, and the fastest counts. The vector ones are written in assembly
+ * statements, which no compiler can hoist, merge or spill. */
 #ifndef MIXBIT_TUNER_PEAKS_H
 #define MIXBIT_TUNER_PEAKS_H
 
@@ -42,8 +42,9 @@ struct mb_peak_table {
     const struct mb_peak *peaks;
     size_t count;
 };
-extern const struct mb_peak_table mb_peaks_portable, mb_peaks_x86;
+extern const struct mb_peak_table mb_peaks_portable, mb_peaks_x86, mb_peaks_arm;
 void mb_read_portable(const uint8_t *data, size_t bytes, size_t streams, size_t ahead);
 mb_read_fn mb_read_loop_x86(enum mb_isa isa); /* NULL: none of its own */
+mb_read_fn mb_read_loop_arm(enum mb_isa isa);
 
 #endif

@@ -68,7 +68,7 @@ bool mb_clock_loop(size_t iterations)
 
 const struct mb_peak *mb_peak_at(size_t i)
 {
-    const struct mb_peak_table *const tables[] = {&mb_peaks_portable, &mb_peaks_x86};
+    const struct mb_peak_table *const tables[] = {&mb_peaks_portable, &mb_peaks_x86, &mb_peaks_arm};
     for (size_t t = 0; t < sizeof tables / sizeof tables[0]; t++) {
         if (i < tables[t]->count)
             return &tables[t]->peaks[i];
@@ -94,6 +94,6 @@ void mb_read_portable(const uint8_t *data, size_t bytes, size_t streams, size_t 
 
 mb_read_fn mb_read_loop(enum mb_isa isa)
 {
-    const mb_read_fn own = mb_read_loop_x86(isa);
-    return own != NULL ? own : mb_read_portable;
+    const mb_read_fn x86 = mb_read_loop_x86(isa), arm = mb_read_loop_arm(isa);
+    return x86 != NULL ? x86 : arm != NULL ? arm : mb_read_portable;
 }

@@ -75,15 +75,16 @@ MB_INLINE v_code mb_decode_quad(const struct mb_planes *planes, unsigned q, cons
     v_code code = v_bytes(0);
     int bits = 0;
     if (mb_coding_plane4(coding)) {
-        code = v_shift(planes->plane4, q % 2 ? 4 : 0);
-        bits = 4;
+        const int at = q % 2 ? 4 : 0;
         if (mb_coding_table(coding) != NULL)
-            return v_lookup_low4(mb_decode_table(coding), code);
-        code = v_and(code, v_bytes(15));
+            return v_lookup_bits4(mb_decode_table(coding), planes->plane4, at);
+        code = v_bits(planes->plane4, at, 15);
+        bits = 4;
     }
     if (mb_coding_plane2(coding)) {
-        const v_code pairs = v_shift(planes->plane2, 2 * (int)(q % 4) - bits);
-        code = bits ? v_or_and(code, pairs, v_bytes(3 << bits)) : v_and(pairs, v_bytes(3));
+        const int at = 2 * (int)(q % 4);
+        code = bits ? v_or_and(code, v_shift(planes->plane2, at - bits), v_bytes(3 << bits))
+                    : v_bits(planes->plane2, at, 3);
         bits += 2;
     }
     if (mb_coding_plane1(coding))

@@ -14,7 +14,7 @@
  * Registers, gemm 6 x 2 on AVX-512: 12 dots, 12 f (or s), 2 codes, 1 activation, 2 scales of 32. In
  * two-level kinds f would be 12 more: it stays in y and is touched once per super-block. 3 x 2 on
  * AVX2: 6 dots, 6 f (or s), 2 codes, activation and product, all 16. Floats have no dots: 12 x 2
- * and 6 x 2.
+ * and 6 x 2. ARM's plan is in kernels/arm/<level>.c.
  *
  * Limits, per 16 columns, row and group of 32, in slots of the dot and fma ports: 8 dots, a
  * multiplication and an fma (80 % of the peak), a minimum one more (73 %); two-level 8 + 1 (89 %),
@@ -30,6 +30,7 @@ enum { MB_BODY_REVISION = 2 };
 /* The largest tiles; arrays of this size live in registers, as far as a tile uses them. */
 enum { MB_TILE_ROWS = 12, MB_TILE_REGISTERS = 8 };
 typedef v_int mb_tile_int[MB_TILE_ROWS][MB_TILE_REGISTERS];
+typedef v_partial mb_tile_partial[MB_TILE_ROWS][MB_TILE_REGISTERS];
 typedef v_float mb_tile_float[MB_TILE_ROWS][MB_TILE_REGISTERS];
 
 /* One activation row, at the first k of the run. */
@@ -64,6 +65,12 @@ MB_INLINE bool mb_has_bias(const enum mb_scale_kind scale, const unsigned max_co
     return !mb_scale_has_min(scale) && !mb_is_signed(max_code);
 }
 
+/* Whether gemm takes signed codes apart into sizes and signs, having no signed multiplication. */
+MB_INLINE bool mb_is_flipped(const unsigned max_code)
+{
+    return V_FLIPPED_SIGNS && mb_is_signed(max_code);
+}
+
 /* ---- gemm: decoded panels x activation rows ---- */
 
 /* Register v of row `group` of an array [groups][16] of a decoded panel. */
@@ -84,14 +91,42 @@ MB_INLINE void mb_tile_store(const struct mb_gemm_args *a, size_t r, unsigned v,
     v_store_some(a->y + r * a->y_stride + column, f, a->n > column ? a->n - column : 0);
 }
 
-/* Where the dots of a group start. Signed codes: sums that mb_sum_negatives left in `min`, as
+/* Where the dots of a group start. Flipped signs: sums that mb_sum_negatives left in `min`, as
  * int32. */
 MB_INLINE v_int mb_tile_start(const struct mb_gemm_args *a, const struct mb_row *row, size_t group,
                               unsigned v, const enum mb_scale_kind scale, const unsigned max_code)
 {
-    if (mb_is_signed(max_code))
+    if (mb_is_flipped(max_code))
         return v_load(a->panels[v / V_PARTS].min + group * MB_PANEL_ROWS + v % V_PARTS * V_LANES);
     return mb_has_bias(scale, max_code) ? v_broadcast4(row->bias + group) : v_zero();
+}
+
+/* One chain of dots: `chain` quads from first_quad of a group on, `count` registers from first on.
+ */
+MB_INLINE void mb_tile_chain(const struct mb_gemm_args *a, const struct mb_row *row,
+                             size_t group_quad, const unsigned first_quad, const unsigned first,
+                             const unsigned rows, const unsigned count, const unsigned chain,
+                             const unsigned max_code, mb_tile_int dot)
+{
+    mb_tile_partial partial;
+    MB_EACH (i, chain) {
+        const unsigned quad = first_quad + i;
+        v_code code[MB_TILE_REGISTERS];
+        MB_EACH (j, count) {
+            const unsigned v = first + j;
+            code[j] = v_load(a->panels[v / V_PARTS].code + (group_quad + quad) * 64 +
+                             v % V_PARTS * V_BYTES);
+        }
+        MB_EACH (r, rows) {
+            const v_act act = v_load_act(row[r].code + group_quad * 4, quad);
+            MB_EACH (j, count)
+                partial[r][j] = i == 0 ? v_dot_first(dot[r][first + j], code[j], act, max_code)
+                                       : v_dot_next(partial[r][j], code[j], act, max_code);
+        }
+    }
+    MB_EACH (r, rows)
+        MB_EACH (j, count)
+            dot[r][first + j] = v_dot_fold(dot[r][first + j], partial[r][j], max_code);
 }
 
 /* dot[r][v] over one group: `quads` quads from number `quad` of the run on. */
@@ -104,38 +139,24 @@ MB_INLINE void mb_tile_dots(const struct mb_gemm_args *a, const struct mb_row *r
     MB_EACH (r, rows)
         MB_EACH (v, registers)
             dot[r][v] = mb_tile_start(a, &row[r], group, v, scale, max_code);
-    if (mb_is_signed(max_code)) { /* one register of codes and its signs at a time: all that there
+    if (mb_is_flipped(max_code)) { /* one register of codes and its signs at a time: all that there
                                      is room for */
         MB_EACH (i, quads)
             MB_EACH (v, registers) {
                 const v_code code =
                     v_load(a->panels[v / V_PARTS].code + (quad + i) * 64 + v % V_PARTS * V_BYTES);
                 MB_EACH (r, rows) {
-                    const v_int product =
-                        v_dot_flipped(code, v_broadcast4(row[r].code + (quad + i) * 4));
+                    const v_partial product =
+                        v_dot_flipped(code, v_load_act(row[r].code + quad * 4, i));
                     dot[r][v] = v_dot_fold(dot[r][v], product, max_code);
                 }
             }
         return;
     }
-    MB_EACH (link, quads / chain) {
-        mb_tile_int partial;
-        MB_EACH (i, chain) {
-            const size_t at = quad + link * chain + i;
-            v_code code[MB_TILE_REGISTERS];
-            MB_EACH (v, registers)
-                code[v] = v_load(a->panels[v / V_PARTS].code + at * 64 + v % V_PARTS * V_BYTES);
-            MB_EACH (r, rows) {
-                const v_code act = v_broadcast4(row[r].code + at * 4);
-                MB_EACH (v, registers)
-                    partial[r][v] = i == 0 ? v_dot_first(dot[r][v], code[v], act, max_code)
-                                           : v_dot_next(partial[r][v], code[v], act, max_code);
-            }
-        }
-        MB_EACH (r, rows)
-            MB_EACH (v, registers)
-                dot[r][v] = v_dot_fold(dot[r][v], partial[r][v], max_code);
-    }
+    const unsigned count = v_dot_registers(registers);
+    MB_EACH (v, registers / count)
+        MB_EACH (link, quads / chain)
+            mb_tile_chain(a, row, quad, link * chain, v * count, rows, count, chain, max_code, dot);
 }
 
 MB_INLINE void mb_tile_one_level(const struct mb_gemm_args *a, const struct mb_row *row,
@@ -285,8 +306,8 @@ MB_INLINE void mb_tile_rows(const struct mb_gemm_args *a, const unsigned mr,
     }
 }
 
-/* Signed codes: sums[group][16], int32, of |code| over the negative codes of each group of 32; what
- * v_dot_flipped leaves out is the same for every activation row. */
+/* Flipped signs: sums[group][16], int32, of |code| over the negative codes of each group of 32;
+ * what v_dot_flipped leaves out is the same for every activation row. */
 MB_INLINE void mb_sum_negatives(const uint8_t *code, size_t groups, int32_t *sums)
 {
     for (size_t i = 0; i < groups; i++)
@@ -299,17 +320,17 @@ MB_INLINE void mb_sum_negatives(const uint8_t *code, size_t groups, int32_t *sum
 }
 
 /* The body of every gemm_* kernel. If the last columns are just one of two panels, it is read twice
- * and its second copy is not stored. Signed codes go in runs short enough for their sums to stay in
- * L1. */
+ * and its second copy is not stored. Flipped signs go in runs short enough for their sums to stay
+ * in L1. */
 MB_INLINE void mb_gemm(const struct mb_gemm_args *args, const unsigned mr, const unsigned nr,
                        const enum mb_scale_kind scale, const unsigned max_code)
 {
     enum { SIGNED_K = 2048 };
-    _Alignas(64) int32_t sums[V_SIGNED_CODES ? SIGNED_K / 32 * MB_PANEL_ROWS : 1];
+    _Alignas(64) int32_t sums[V_FLIPPED_SIGNS ? SIGNED_K / 32 * MB_PANEL_ROWS : 1];
     struct mb_decoded panels[2] = {args->panels[0], args->panels[nr == 32 && args->n > 16]};
     struct mb_gemm_args a = *args;
     a.panels = panels;
-    if (!mb_is_signed(max_code)) {
+    if (!mb_is_flipped(max_code)) {
         mb_tile_rows(&a, mr, nr / V_LANES, scale, max_code);
         return;
     }
@@ -356,6 +377,12 @@ MB_INLINE const uint8_t *mb_stream_f16(const struct mb_stream *w, unsigned offse
     return mb_stream_block(w, v) + offset + x * 2 * MB_PANEL_ROWS + v % V_PARTS * 2 * V_LANES;
 }
 
+/* One dot, to its end. */
+MB_INLINE v_int mb_dot(v_int sum, v_code code, v_act act, const unsigned max_code)
+{
+    return v_dot_fold(sum, v_dot_first(sum, code, act, max_code), max_code);
+}
+
 /* dot[r][v] over one group: quads q0 .. of a chunk, weight k of the rows. */
 MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *row, size_t chunk,
                               const unsigned q0, size_t k, const unsigned rows,
@@ -365,6 +392,7 @@ MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *ro
     const unsigned max_code = mb_coding_max(coding), group = mb_scale_group(scale),
                    quads = group / 4;
     const unsigned chain = v_dot_chain(max_code) < quads ? v_dot_chain(max_code) : quads;
+    const unsigned count = v_dot_registers(registers);
     const bool raise = mb_is_raised(coding) && 3 * rows * registers + 4 <= V_REGISTERS;
     struct mb_planes planes[MB_TILE_REGISTERS];
     mb_tile_int raised;
@@ -376,28 +404,31 @@ MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *ro
             raised[r][v] = v_zero();
         }
     }
-    MB_EACH (link, quads / chain) {
-        mb_tile_int partial;
-        MB_EACH (i, chain)
-            MB_EACH (v, registers) {
-                const unsigned q = q0 + link * chain + i;
-                mb_load_planes(&planes[v], mb_stream_block(w, v), chunk, q, q0, v % V_PARTS, coding,
-                               scale);
-                const bool up = raise && q % 2;
-                const v_code code = mb_decode_quad(&planes[v], q, up, coding);
-                MB_EACH (r, rows) {
-                    const v_code act = v_broadcast4(row[r].code + k + (q - q0) * 4);
-                    if (up)
-                        raised[r][v] = v_dot_next(raised[r][v], code, act, max_code);
-                    else
-                        partial[r][v] = i == 0 ? v_dot_first(dot[r][v], code, act, max_code)
-                                               : v_dot_next(partial[r][v], code, act, max_code);
+    MB_EACH (block, registers / count)
+        MB_EACH (link, quads / chain) {
+            mb_tile_partial partial;
+            MB_EACH (i, chain)
+                MB_EACH (j, count) {
+                    const unsigned q = q0 + link * chain + i, v = block * count + j;
+                    const bool up = raise && q % 2;
+                    mb_load_planes(&planes[v], mb_stream_block(w, v), chunk, q, q0, v % V_PARTS,
+                                   coding, scale);
+                    const v_code code = mb_decode_quad(&planes[v], q, up, coding);
+                    MB_EACH (r, rows) {
+                        const v_act act = v_load_act(row[r].code + k, q - q0);
+                        if (up)
+                            raised[r][v] = mb_dot(raised[r][v], code, act, max_code);
+                        else
+                            partial[r][j] = i == 0 ? v_dot_first(dot[r][v], code, act, max_code)
+                                                   : v_dot_next(partial[r][j], code, act, max_code);
+                    }
                 }
-            }
-        MB_EACH (r, rows)
-            MB_EACH (v, registers)
-                dot[r][v] = v_dot_fold(dot[r][v], partial[r][v], max_code);
-    }
+            MB_EACH (r, rows)
+                MB_EACH (j, count) {
+                    const unsigned v = block * count + j;
+                    dot[r][v] = v_dot_fold(dot[r][v], partial[r][j], max_code);
+                }
+        }
     if (raise)
         MB_EACH (r, rows)
             MB_EACH (v, registers)

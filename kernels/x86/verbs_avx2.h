@@ -25,6 +25,8 @@
 /* Codes that reach 255 are decoded as int8 (minus 128), so they need no bias.
  */
 #define V_SIGNED_CODES 1
+/* There is no s8 x s8 multiplication: gemm takes signed codes apart beforehand (v_dot_flipped). */
+#define V_FLIPPED_SIGNS 1
 
 /* A dot is exact only for codes as low as they are. */
 #define V_WIDE_DOT 0

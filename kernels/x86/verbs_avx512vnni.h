@@ -19,7 +19,8 @@
 #include "kernels/x86/verbs_common.h"
 
 typedef __m512i v_code; /* 64 codes, or 16 int32 */
-typedef __m512i v_int;
+typedef __m512i v_act;  /* four activations in every lane */
+typedef __m512i v_int, v_partial;
 typedef __m512 v_float;
 
 /* Rows of a panel in one register, registers of one panel, bytes of a register.
@@ -29,6 +30,7 @@ enum { V_LANES = 16, V_PARTS = 1, V_BYTES = 64, V_REGISTERS = 32 };
 /* Codes that reach 255 stay unsigned; their bias goes through the activation
  * sums. */
 #define V_SIGNED_CODES 0
+#define V_FLIPPED_SIGNS 0
 
 /* A dot never saturates, so codes may stand higher than they are. */
 #define V_WIDE_DOT 1
@@ -62,6 +64,8 @@ MB_INLINE void v_store_some(float *p, v_float v, size_t count)
 
 /* Four bytes, one float, in every lane. */
 MB_INLINE v_code v_broadcast4(const void *p) { return _mm512_set1_epi32(*(const v_dword *)p); }
+/* The activations of quad `quad` behind p. */
+MB_INLINE v_act v_load_act(const uint8_t *p, unsigned quad) { return v_broadcast4(p + 4 * quad); }
 MB_INLINE v_float v_broadcast_float(const float *p) { return _mm512_set1_ps(*p); }
 
 /* ---- codes ---- */
@@ -81,18 +85,20 @@ MB_INLINE v_code v_shift(v_code v, int n)
            : n < 0 ? _mm512_slli_epi16(v, (unsigned)-n)
                    : v;
 }
+/* The bits of `mask` after a shift towards bit 0. */
+MB_INLINE v_code v_bits(v_code v, int n, int mask) { return v_and(v_shift(v, n), v_bytes(mask)); }
 MB_INLINE v_code v_table(const void *table16)
 {
     return _mm512_broadcast_i32x4(_mm_loadu_si128(table16));
 }
-/* Indexes below 16; indexes whose upper bits are anything. */
+/* Indexes below 16; the four bits from bit n on. */
 MB_INLINE v_code v_lookup(v_code table, v_code index) { return _mm512_shuffle_epi8(table, index); }
-MB_INLINE v_code v_lookup_low4(v_code table, v_code index)
+MB_INLINE v_code v_lookup_bits4(v_code table, v_code v, int n)
 {
 #if defined(__AVX512VBMI__)
-    return _mm512_permutexvar_epi8(index, table); /* the table stands four times in its register */
+    return _mm512_permutexvar_epi8(v_shift(v, n), table); /* the table stands there four times */
 #else
-    return v_lookup(table, v_and(index, v_bytes(15)));
+    return v_lookup(table, v_bits(v, n, 15));
 #endif
 }
 

@@ -18,6 +18,7 @@
 
 /* Codes that reach 255 stay unsigned; their bias goes through the activation sums. */
 #define V_SIGNED_CODES 0
+#define V_FLIPPED_SIGNS 0
 
 /* A dot never saturates, so codes may stand higher than they are. */
 #define V_WIDE_DOT 1

@@ -14,6 +14,9 @@
  * register would go through the shuffle port. */
 typedef int32_t __attribute__((may_alias, aligned(1))) v_dword;
 
+/* Columns that go through a chain of dots together: all, since a partial sum is one register. */
+MB_INLINE unsigned v_dot_registers(unsigned registers) { return registers; }
+
 /* Bring a line into L1; ask L2 for one. */
 MB_INLINE void v_touch(const void *p) { _mm_prefetch(p, _MM_HINT_T0); }
 MB_INLINE void v_fetch(const void *p) { _mm_prefetch(p, _MM_HINT_T1); }

@@ -8,7 +8,8 @@
 #include "kernels/x86/verbs_common.h"
 
 typedef __m256i v_code; /* 32 codes, or 8 int32, or 16 int16 of a running dot */
-typedef __m256i v_int;
+typedef __m256i v_act;  /* four activations in every lane */
+typedef __m256i v_int, v_partial;
 typedef __m256 v_float;
 
 /* Rows of a panel in one register, registers of one panel, bytes of a register, registers there
@@ -47,6 +48,8 @@ MB_INLINE void v_store_some(float *p, v_float v, size_t count)
 
 /* Four bytes, one float, in every lane. */
 MB_INLINE v_code v_broadcast4(const void *p) { return _mm256_set1_epi32(*(const v_dword *)p); }
+/* The activations of quad `quad` behind p. */
+MB_INLINE v_act v_load_act(const uint8_t *p, unsigned quad) { return v_broadcast4(p + 4 * quad); }
 MB_INLINE v_float v_broadcast_float(const float *p) { return _mm256_set1_ps(*p); }
 
 /* ---- codes ---- */
@@ -64,15 +67,17 @@ MB_INLINE v_code v_shift(v_code v, int n)
 {
     return n > 0 ? _mm256_srli_epi16(v, n) : n < 0 ? _mm256_slli_epi16(v, -n) : v;
 }
+/* The bits of `mask` after a shift towards bit 0. */
+MB_INLINE v_code v_bits(v_code v, int n, int mask) { return v_and(v_shift(v, n), v_bytes(mask)); }
 MB_INLINE v_code v_table(const void *table16)
 {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128(table16));
 }
-/* Indexes below 16; indexes whose upper bits are anything. */
+/* Indexes below 16; the four bits from bit n on. */
 MB_INLINE v_code v_lookup(v_code table, v_code index) { return _mm256_shuffle_epi8(table, index); }
-MB_INLINE v_code v_lookup_low4(v_code table, v_code index)
+MB_INLINE v_code v_lookup_bits4(v_code table, v_code v, int n)
 {
-    return v_lookup(table, v_and(index, v_bytes(15)));
+    return v_lookup(table, v_bits(v, n, 15));
 }
 
 /* ---- sums of dots ---- */

@@ -4,7 +4,7 @@
 #include "kernels/harness.h"
 
 #include "kernels/half.h"
-#include "support/support.h"
+#include "support/memory.h"
 
 #include <math.h>
 

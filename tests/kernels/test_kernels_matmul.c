@@ -4,7 +4,7 @@
  * weights and the prepared activations (which leaves nothing but f32 rounding). Levels, splits and
  * thread counts must not change a bit. */
 #include "kernels/harness.h"
-#include "support/support.h"
+#include "support/memory.h"
 
 #include <math.h>
 #include <setjmp.h>

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ARMv8.2 with 8-bit matrix multiplication: the tiles of this level, and nothing else. Register
+ * plan and limits are in kernels/simd/matmul.h, the instructions in verbs_i8mm.h. */
+#include "kernels/kernel.h"
+
+#if defined(__aarch64__)
+#include "kernels/arm/verbs_i8mm.h"
+#define MB_INSTANCE_ISA i8mm
+#define MB_INSTANCE_ID MB_ISA_I8MM
+/* 3 x 4 registers: 12 dots, 12 f (or s), 3 of activations, 4 codes are 31 of 32. Four rows of gemv
+ * have 16 dots and hold some of their f in memory. */
+#define MB_GEMV_TILES(X, ...) X(__VA_ARGS__, 1, 16) X(__VA_ARGS__, 4, 16)
+#define MB_GEMV_FLOAT_TILES(X, ...) X(__VA_ARGS__, 1, 32) X(__VA_ARGS__, 4, 16)
+#define MB_GEMM_TILE 3, 16
+#define MB_GEMM_FLOAT_TILE 6, 16
+#include "kernels/simd/instances.h"
+#else
+const struct mb_kernel_table mb_kernels_i8mm = {NULL, 0};
+#endif

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Aligned memory, sizes that cannot overflow, and the clock (memory.c). Apart from support.h, so
+ * that kernels and dispatch build where there is no JSON library. */
+#ifndef MIXBIT_SUPPORT_MEMORY_H
+#define MIXBIT_SUPPORT_MEMORY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* 64-byte aligned, huge pages advised above 2 MiB; free with mb_free_aligned. */
+void *mb_alloc_aligned(size_t bytes);
+void mb_free_aligned(void *memory);
+/* a * b and a + b; false on overflow. */
+bool mb_mul_size(size_t a, size_t b, size_t *result);
+bool mb_add_size(size_t a, size_t b, size_t *result);
+
+/* Monotonic; for progress and journals. What measures is tuner/measure.c. */
+uint64_t mb_now_ns(void);
+
+#endif
