@@ -191,17 +191,23 @@ enum mb_status mb_workspace_size(const struct mb_weights *weights,
     return MB_OK;
 }
 
-/* -bias * sum of q over each group, for every row: int32 [m][groups]. */
+/* -bias * sum of q over each group, for every row: int32 [m][groups]. Groups of more than 32 add up
+ * sums of 32. */
 static void fill_bias(const struct mb_format_info *info, const struct mb_activation_layout *layout,
                       const struct mb_activations *activations, size_t groups, int32_t *out)
 {
     const int32_t bias = mb_coding_bias(info->coding, info->scale);
-    const size_t sums = mb_scale_group(info->scale) == 16 ? layout->sum16 : layout->sum32;
+    const size_t group = mb_scale_group(info->scale), parts = group > 32 ? group / 32 : 1;
+    const size_t sums = group == 16 ? layout->sum16 : layout->sum32;
     for (size_t r = 0; r < activations->m; r++) {
         const uint8_t *row = (const uint8_t *)activations->data + r * activations->row_bytes;
         const int16_t *sum = (const int16_t *)(const void *)(row + sums);
-        for (size_t g = 0; g < groups; g++)
-            out[r * groups + g] = -bias * sum[g];
+        for (size_t g = 0; g < groups; g++) {
+            int32_t total = 0;
+            for (size_t i = 0; i < parts; i++)
+                total += sum[g * parts + i];
+            out[r * groups + g] = -bias * total;
+        }
     }
 }
 

@@ -40,9 +40,10 @@ static const struct mb_kernel *forced;
 static pthread_once_t environment_once = PTHREAD_ONCE_INIT;
 static struct mb_error environment_error;
 
+/* Kinds that are the same once decoded share a gemm. */
 static enum mb_scale_kind gemm_scale(enum mb_scale_kind scale)
 {
-    return scale == MB_SCALE_G16X2S6 ? MB_SCALE_G16X2 : scale; /* the same once decoded */
+    return scale == MB_SCALE_G16X2S6 ? MB_SCALE_G16X2 : scale;
 }
 
 bool mb_kernel_fits(const struct mb_kernel *kernel, const struct mb_format_info *info)

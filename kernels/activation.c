@@ -11,8 +11,8 @@ struct mb_activation_layout mb_activation_layout(enum mb_activation type, size_t
     size_t bytes = k * sizeof(float);
     if (type != MB_ACTIVATION_F32) {
         const size_t group = type == MB_ACTIVATION_I8G32 ? 32 : 256;
-        const size_t run =
-            type == MB_ACTIVATION_I8G32 ? 64 : 256; /* the super-block of the formats that use it */
+        const size_t run = /* the largest super-block of the formats that use it */
+            type == MB_ACTIVATION_I8G32 ? 128 : 256;
         at.padded_k = (k + run - 1) / run * run;
         at.scale = at.padded_k;
         at.scaled_sum = at.scale + at.padded_k / group * sizeof(float);

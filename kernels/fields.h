@@ -13,17 +13,27 @@
 #include "kernels/half.h"
 #include "kernels/panel.h"
 
-static inline void mb_fields_dequantize(const struct mb_block_fields *fields, enum mb_coding coding,
-                                        enum mb_scale_kind kind, float *dst)
+/* The scale of group g of a block, in f32 as it is stored; two levels have one for all groups. */
+static inline float mb_fields_scale(const struct mb_block_fields *fields, enum mb_scale_kind kind,
+                                    unsigned g)
+{
+    switch (mb_scale_number(kind)) {
+    case MB_NUMBER_E8M0: return mb_e8m0_to_float((uint8_t)fields->sub_scale[g]);
+    case MB_NUMBER_UE4M3: return mb_ue4m3_to_float((uint8_t)fields->sub_scale[g]);
+    default: return mb_half_to_float(fields->d);
+    }
+}
+
+static inline void mb_fields_dequantize(const struct mb_block_fields *fields, unsigned weights,
+                                        enum mb_coding coding, enum mb_scale_kind kind, float *dst)
 {
     const unsigned group = mb_scale_group(kind);
-    const unsigned weights = mb_scale_two_level(kind) ? 256 : 32;
     const int bias = mb_coding_bias(coding, kind);
     const uint8_t *table = mb_coding_table(coding);
-    const float d = mb_half_to_float(fields->d) * mb_coding_unit(coding);
     const float dmin = mb_scale_has_min(kind) ? mb_half_to_float(fields->dmin) : 0.0f;
     for (unsigned g = 0; g < weights / group; g++, dst += group) {
         const uint8_t *code = fields->code + g * group;
+        const float d = mb_fields_scale(fields, kind, g) * mb_coding_unit(coding);
         const float scale = mb_scale_two_level(kind) ? d * (float)fields->sub_scale[g] : d;
         if (table != NULL) {
             for (unsigned i = 0; i < group; i++)
@@ -43,15 +53,14 @@ static inline void mb_fields_dequantize(const struct mb_block_fields *fields, en
 }
 
 /* A row of blocks: what a format's dequantize_row is, given its split. */
-#define MB_DEFINE_DEQUANTIZE_ROW(name, coding, kind)                                               \
+#define MB_DEFINE_DEQUANTIZE_ROW(name, weights, coding, kind)                                      \
     static void name##_dequantize_row(const void *src, float *dst, size_t k)                       \
     {                                                                                              \
         const struct mb_block_##name *block = src;                                                 \
-        const size_t weights = mb_scale_two_level(kind) ? 256 : 32;                                \
         struct mb_block_fields fields;                                                             \
-        for (size_t i = 0; i < k; i += weights, block++) {                                         \
+        for (size_t i = 0; i < k; i += (weights), block++) {                                       \
             name##_split(block, &fields);                                                          \
-            mb_fields_dequantize(&fields, coding, kind, dst + i);                                  \
+            mb_fields_dequantize(&fields, weights, coding, kind, dst + i);                         \
         }                                                                                          \
     }
 

@@ -76,8 +76,8 @@ static void iq4_xs_join(const struct mb_block_fields *fields, void *dst)
     mb_store_u16(block->d, fields->d);
 }
 
-MB_DEFINE_DEQUANTIZE_ROW(iq4_nl, MB_CODING_LUT4, MB_SCALE_G32)
-MB_DEFINE_DEQUANTIZE_ROW(iq4_xs, MB_CODING_LUT4, MB_SCALE_G32X2)
+MB_DEFINE_DEQUANTIZE_ROW(iq4_nl, 32, MB_CODING_LUT4, MB_SCALE_G32)
+MB_DEFINE_DEQUANTIZE_ROW(iq4_xs, 256, MB_CODING_LUT4, MB_SCALE_G32X2)
 
 MB_DEFINE_QUANTIZE_ROW(iq4_nl, 32, mb_encode_scale(x, importance, MB_LEVELS_IQ4, &fields))
 MB_DEFINE_QUANTIZE_ROW(iq4_xs, 256,

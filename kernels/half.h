@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* f16 and bf16 to and from f32 in integer arithmetic: the same bits on every machine, whatever its
- * conversion instructions, rounding mode for subnormals or flush-to-zero setting. Rounding is to
- * nearest even. */
+/* f16, bf16 and the scales of one byte to and from f32 in integer arithmetic: the same bits on
+ * every machine, whatever its conversion instructions, rounding mode for subnormals or
+ * flush-to-zero setting. Rounding is to nearest even. */
 #ifndef MIXBIT_KERNELS_HALF_H
 #define MIXBIT_KERNELS_HALF_H
 
@@ -53,6 +53,21 @@ static inline uint16_t mb_half_from_float(float value)
      * 1). */
     const float shifted = mb_float_from_bits(magnitude) + 0.5f;
     return sign | (uint16_t)(mb_float_bits(shifted) - 0x3f000000u);
+}
+
+/* Scales of one byte, halved as ggml halves them: its codes for them are doubled E2M1 values.
+ *
+ * E8M0: 2^(e - 128). 255, NaN by the definition of MX, is 2^127 like any other exponent. */
+static inline float mb_e8m0_to_float(uint8_t e)
+{
+    return mb_float_from_bits(e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23);
+}
+
+/* UE4M3: 4 bits of exponent with a bias of 7, 3 of mantissa; 127 is 0 and the top bit has no
+ * meaning. Read as the bits of an f16 it is too small by 2^8. */
+static inline float mb_ue4m3_to_float(uint8_t byte)
+{
+    return byte == 0x7f ? 0.0f : mb_half_to_float((uint16_t)((byte & 0x7f) << 7)) * 128.0f;
 }
 
 static inline float mb_bf16_to_float(uint16_t value)

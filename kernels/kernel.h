@@ -58,7 +58,7 @@ enum mb_op { MB_OP_PREPARE, MB_OP_DECODE, MB_OP_GEMV, MB_OP_GEMM };
  * is an odd multiple of 64 bytes: rows then never share L1 sets, whatever k is. Offsets are in
  * bytes from the row's start. */
 struct mb_activation_layout {
-    size_t padded_k;   /* i8g32: multiple of 64; i8g256: multiple of 256; f32: k */
+    size_t padded_k;   /* i8g32: multiple of 128; i8g256: multiple of 256; f32: k */
     size_t scale;      /* f32 [padded_k / 32] or [padded_k / 256] */
     size_t scaled_sum; /* i8g32: f32 [padded_k / 32], scale * sum */
     size_t sum32;      /* int16 [padded_k / 32], both int8 types */

@@ -19,7 +19,7 @@ struct packing {
     size_t panel_bytes;
     size_t row_bytes;         /* of a GGUF row */
     size_t scales_end;        /* where the padding before the codes starts */
-    unsigned block_k, blocks; /* weights per block, blocks per super-block: 1 or 2 */
+    unsigned block_k, blocks; /* weights per block, blocks per super-block */
 };
 
 static struct packing packing_of(enum mb_format format, size_t k)
@@ -209,13 +209,19 @@ static void pack_lane(const struct packing *p, const uint8_t *src, unsigned coun
 {
     struct mb_block_fields fields;
     uint8_t code[256] = {0};
+    const unsigned groups = p->block_k / mb_scale_group(p->info->scale);
     for (unsigned b = 0; b < p->blocks; b++) {
         if (b < count)
             p->ops->split(src + b * p->info->block_bytes, &fields);
         else
             clear_fields(p->info->scale, &fields);
         memcpy(code + b * p->block_k, fields.code, p->block_k);
-        put_half(superblock + p->at.d, b, row, fields.d);
+        if (mb_scale_bytes(p->info->scale) == 2)
+            put_half(superblock + p->at.d, b, row, fields.d);
+        else
+            for (unsigned g = 0; g < groups; g++)
+                superblock[p->at.d + (b * groups + g) * MB_PANEL_ROWS + row] =
+                    (uint8_t)fields.sub_scale[g];
         if (mb_scale_has_min(p->info->scale))
             put_half(superblock + p->at.dmin, b, row, fields.dmin);
     }
@@ -231,12 +237,17 @@ static void unpack_lane(const struct packing *p, const uint8_t *superblock, unsi
 {
     struct mb_block_fields fields;
     uint8_t code[256];
+    const unsigned groups = p->block_k / mb_scale_group(p->info->scale);
     get_codes(p, superblock + 4 * row, code);
     if (mb_scale_two_level(p->info->scale))
         get_sub_scales(p, superblock, row, &fields);
     for (unsigned b = 0; b < count; b++) {
         memcpy(fields.code, code + b * p->block_k, p->block_k);
-        fields.d = get_half(superblock + p->at.d, b, row);
+        if (mb_scale_bytes(p->info->scale) == 2)
+            fields.d = get_half(superblock + p->at.d, b, row);
+        else
+            for (unsigned g = 0; g < groups; g++)
+                fields.sub_scale[g] = superblock[p->at.d + (b * groups + g) * MB_PANEL_ROWS + row];
         if (mb_scale_has_min(p->info->scale))
             fields.dmin = get_half(superblock + p->at.dmin, b, row);
         p->ops->join(&fields, dst + b * p->info->block_bytes);

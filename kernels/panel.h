@@ -2,8 +2,8 @@
 /* The packed layouts that kernels read.
  *
  * Integer formats: P16K4. A panel is 16 output rows; inside it super-blocks follow each other along
- * k (64 weights for one-level scale kinds, 256 for two-level ones), each a multiple of 64 bytes, so
- * a thread reads one aligned stream.
+ * k (64 to 256 weights, codings.def), each a multiple of 64 bytes, so a thread reads one aligned
+ * stream.
  *
  *   super-block = [ d ][ dmin ][ sub-scales ][ sub-mins ][ pad to 64 ][ chunk of 32 k ][ chunk ]
  * ... chunk       = [ its plane1 ][ its plane2 ][ its plane4 ][ its plane8 ]
@@ -158,10 +158,30 @@ static inline bool mb_scale_two_level(enum mb_scale_kind s)
 static inline bool mb_scale_has_min(enum mb_scale_kind s)
 {
     switch (s) {
-#define MB_SCALE_ROW(id, name, group, superblock, two_level, min) MB_CASE(MB_SCALE_##id, min)
+#define MB_SCALE_ROW(id, name, group, superblock, two_level, min, ...) MB_CASE(MB_SCALE_##id, min)
 #include "mixbit/codings.def"
     default: return 0;
     }
+}
+/* How scales are stored, and in how many bytes. */
+enum mb_scale_number { MB_NUMBER_F16, MB_NUMBER_E8M0, MB_NUMBER_UE4M3 };
+static inline enum mb_scale_number mb_scale_number(enum mb_scale_kind s)
+{
+    switch (s) {
+#define MB_SCALE_ROW(id, name, group, superblock, two_level, min, number)                          \
+    MB_CASE(MB_SCALE_##id, MB_NUMBER_##number)
+#include "mixbit/codings.def"
+    default: return MB_NUMBER_F16;
+    }
+}
+static inline unsigned mb_scale_bytes(enum mb_scale_kind s)
+{
+    return mb_scale_number(s) == MB_NUMBER_F16 ? 2 : 1;
+}
+/* Weights per activation scale: i8g256 goes with super-blocks of 256. */
+static inline unsigned mb_scale_activation_group(enum mb_scale_kind s)
+{
+    return mb_scale_superblock_k(s) == 256 ? 256 : 32;
 }
 
 /* Zero point of the unsigned codes: w = d * unit * (code - bias) for scale kinds without a minimum;
@@ -180,7 +200,7 @@ static inline int mb_coding_bias(enum mb_coding c, enum mb_scale_kind s)
 /* Byte offsets inside a super-block. */
 struct mb_superblock {
     unsigned k;                  /* weights per row */
-    unsigned d, dmin;            /* one-level kinds: f16 [2][16] arrays */
+    unsigned d, dmin;            /* one-level kinds: arrays [groups][16] */
     unsigned sub_scale, sub_min; /* two-level kinds */
     unsigned codes;              /* the first chunk */
     unsigned plane1, plane2, plane4,
@@ -198,9 +218,10 @@ static inline struct mb_superblock mb_superblock_layout(enum mb_coding c, enum m
         return b;
     }
     const unsigned groups = b.k / mb_scale_group(s);
-    const unsigned halves = mb_scale_two_level(s) ? 32 : groups * 32; /* bytes of d, of dmin */
-    b.dmin = halves;
-    b.sub_scale = b.dmin + (mb_scale_has_min(s) ? halves : 0);
+    const unsigned scales = /* bytes of d, of dmin */
+        (mb_scale_two_level(s) ? 1 : groups) * MB_PANEL_ROWS * mb_scale_bytes(s);
+    b.dmin = scales;
+    b.sub_scale = b.dmin + (mb_scale_has_min(s) ? scales : 0);
     b.sub_min = b.sub_scale;
     if (s == MB_SCALE_G16X2S6)
         b.sub_min += 192;
@@ -222,9 +243,10 @@ static inline struct mb_superblock mb_superblock_layout(enum mb_coding c, enum m
 struct mb_block_fields {
     uint8_t code[256];     /* block_k codes as the panel stores them (b8: xor 0x80; lut4: the 4-bit
                               index) */
-    int16_t sub_scale[16]; /* per group, signed where the kind is (g16x2s6: already minus 32) */
+    int16_t sub_scale[16]; /* per group, signed where the kind is (g16x2s6: already minus 32);
+                              scales of one byte: that byte */
     int16_t sub_min[16];
-    uint16_t d, dmin; /* f16 bits; for g32min dmin holds the min */
+    uint16_t d, dmin; /* f16 bits, where scales are f16; for g32min dmin holds the min */
 };
 
 /* Per-format functions, one row per format in format.c. Float formats have no split and join. */

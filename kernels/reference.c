@@ -133,6 +133,15 @@ static int decode_sub_min(enum mb_scale_kind kind, const struct mb_superblock *l
                                      : block[layout->sub_min + at];
 }
 
+static float load_scale(enum mb_scale_kind kind, const uint8_t *from)
+{
+    switch (mb_scale_number(kind)) {
+    case MB_NUMBER_E8M0: return mb_e8m0_to_float(*from);
+    case MB_NUMBER_UE4M3: return mb_ue4m3_to_float(*from);
+    default: return load_half(from);
+    }
+}
+
 /* The scales of super-block number `index` of a run. */
 static void decode_scales(enum mb_coding coding, enum mb_scale_kind kind,
                           const struct mb_superblock *layout, const uint8_t *block, size_t index,
@@ -142,11 +151,12 @@ static void decode_scales(enum mb_coding coding, enum mb_scale_kind kind,
     const size_t groups = layout->k / mb_scale_group(kind), first = index * groups;
     for (size_t g = 0; g < groups; g++)
         for (size_t lane = 0; lane < ROWS; lane++) {
-            const size_t to = (first + g) * ROWS + lane, half = 2 * (g * ROWS + lane);
+            const size_t to = (first + g) * ROWS + lane,
+                         from = mb_scale_bytes(kind) * (g * ROWS + lane);
             if (!mb_scale_two_level(kind)) {
-                out->scale[to] = load_half(block + layout->d + half) * unit;
+                out->scale[to] = load_scale(kind, block + layout->d + from) * unit;
                 if (mb_scale_has_min(kind))
-                    out->min[to] = load_half(block + layout->dmin + half);
+                    out->min[to] = load_scale(kind, block + layout->dmin + from);
                 continue;
             }
             out->scale[to] = (float)decode_sub_scale(kind, block + layout->sub_scale, g, lane);
@@ -238,8 +248,9 @@ static float add_one_level(enum mb_scale_kind kind, const struct mb_decoded *w,
                            const struct activation *a, size_t group, size_t in, size_t lane,
                            float f)
 {
-    const size_t at = in * ROWS + lane;
-    f = fmaf((float)dot(w, a, group, in, 32, lane), w->scale[at] * a->scale[group], f);
+    const size_t at = in * ROWS + lane, size = mb_scale_group(kind);
+    const float scale = a->scale[group * size / mb_scale_activation_group(kind)];
+    f = fmaf((float)dot(w, a, group, in, size, lane), w->scale[at] * scale, f);
     return kind == MB_SCALE_G32MIN ? fmaf(w->min[at], a->scaled_sum[group], f) : f;
 }
 
@@ -267,6 +278,7 @@ static float add_two_level(enum mb_scale_kind kind, const struct mb_decoded *w,
 static void multiply(enum mb_scale_kind kind, const struct mb_decoded *w, size_t superblocks,
                      const struct activation *a, size_t first, float f[ROWS])
 {
+    const size_t groups = mb_scale_superblock_k(kind) / mb_scale_group(kind);
     for (size_t b = 0; b < superblocks; b++)
         for (size_t lane = 0; lane < ROWS; lane++) {
             if (kind == MB_SCALE_NONE) {
@@ -274,8 +286,9 @@ static void multiply(enum mb_scale_kind kind, const struct mb_decoded *w, size_t
             } else if (mb_scale_two_level(kind)) {
                 f[lane] = add_two_level(kind, w, a, first + b, b, lane, f[lane]);
             } else {
-                f[lane] = add_one_level(kind, w, a, 2 * (first + b), 2 * b, lane, f[lane]);
-                f[lane] = add_one_level(kind, w, a, 2 * (first + b) + 1, 2 * b + 1, lane, f[lane]);
+                for (size_t g = 0; g < groups; g++)
+                    f[lane] = add_one_level(kind, w, a, (first + b) * groups + g, b * groups + g,
+                                            lane, f[lane]);
             }
         }
 }
