@@ -159,6 +159,22 @@ MB_INLINE v_int v_load_i8(const void *p)
 {
     return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(v_load_4_bytes(p)))));
 }
+/* Scales of one byte (kernels/half.h): 2^(e - 128), subnormal for e < 2; half of a UE4M3. */
+MB_INLINE v_float v_load_e8m0(const void *p)
+{
+    const int32x4_t e = v_load_u8(p);
+    const int32x4_t normal = vshlq_n_s32(vsubq_s32(e, vdupq_n_s32(1)), 23);
+    const int32x4_t subnormal = vshlq_s32(vdupq_n_s32(0x00200000), e);
+    return vreinterpretq_f32_s32(vbslq_s32(vcltq_s32(e, vdupq_n_s32(2)), subnormal, normal));
+}
+MB_INLINE v_float v_load_ue4m3(const void *p)
+{
+    const uint16x4_t byte = vget_low_u16(vmovl_u8(v_load_4_bytes(p)));
+    const uint16x4_t half = vshl_n_u16(vand_u16(byte, vdup_n_u16(0x7f)), 7);
+    const uint16x4_t is_zero = vceq_u16(byte, vdup_n_u16(0x7f));
+    const float16x4_t value = vreinterpret_f16_u16(vbic_u16(half, is_zero));
+    return vmulq_n_f32(vcvt_f32_f16(value), 128);
+}
 /* [V_LANES][2] bytes -> [V_LANES][2] int16 */
 MB_INLINE v_int v_load_u8_pairs(const void *p)
 {

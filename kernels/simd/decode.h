@@ -140,11 +140,16 @@ MB_INLINE v_float mb_decode_float(const uint8_t *p, const enum mb_coding coding)
                                       : v_load_float((const float *)(const void *)p);
 }
 
-/* Stored scales, f16, in the coding's unit. */
-MB_INLINE v_float mb_decode_d(const uint8_t *p, const enum mb_coding coding)
+/* Stored scales in the coding's unit. */
+MB_INLINE v_float mb_decode_d(const uint8_t *p, const enum mb_coding coding,
+                              const enum mb_scale_kind scale)
 {
     const float unit = mb_coding_unit(coding);
-    return unit == 1.0f ? v_load_f16(p) : v_mul(v_load_f16(p), v_broadcast_float(&unit));
+    const enum mb_scale_number number = mb_scale_number(scale);
+    const v_float d = number == MB_NUMBER_E8M0    ? v_load_e8m0(p)
+                      : number == MB_NUMBER_UE4M3 ? v_load_ue4m3(p)
+                                                  : v_load_f16(p);
+    return unit == 1.0f ? d : v_mul(d, v_broadcast_float(&unit));
 }
 
 /* Scales of super-block b of a decoded panel. */
@@ -153,7 +158,7 @@ MB_INLINE void mb_decode_scales(const uint8_t *superblock, size_t b, const struc
 {
     const struct mb_superblock at = mb_superblock_layout(coding, scale);
     const unsigned chunks = at.k / MB_CHUNK_K, groups = at.k / mb_scale_group(scale),
-                   per_chunk = groups / chunks;
+                   per_chunk = groups / chunks, width = mb_scale_bytes(scale);
     struct mb_header header;
     mb_decode_header(superblock, &header, coding, scale);
     MB_EACH (part, V_PARTS) {
@@ -161,15 +166,16 @@ MB_INLINE void mb_decode_scales(const uint8_t *superblock, size_t b, const struc
         if (!mb_scale_two_level(scale)) {
             MB_EACH (g, groups) {
                 const size_t to = (b * groups + g) * MB_PANEL_ROWS + row,
-                             from = 2 * (g * MB_PANEL_ROWS + row);
-                v_store_float(out->scale + to, mb_decode_d(superblock + at.d + from, coding));
+                             from = width * (g * MB_PANEL_ROWS + row);
+                v_store_float(out->scale + to,
+                              mb_decode_d(superblock + at.d + from, coding, scale));
                 if (mb_scale_has_min(scale))
                     v_store_float(out->min + to, v_load_f16(superblock + at.dmin + from));
             }
             continue;
         }
         v_store_float(out->d + b * MB_PANEL_ROWS + row,
-                      mb_decode_d(superblock + at.d + 2 * row, coding));
+                      mb_decode_d(superblock + at.d + 2 * row, coding, scale));
         for (size_t c = 0; c < chunks; c++)
             MB_EACH (g, per_chunk)
                 v_store_float(out->scale + (b * groups + c * per_chunk + g) * MB_PANEL_ROWS + row,

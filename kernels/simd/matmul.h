@@ -53,7 +53,7 @@ MB_INLINE struct mb_row mb_row_at(const uint8_t *records, const struct mb_activa
         .code = record + k0,
         .x = (const float *)(const void *)record + k0,
         .scale = (const float *)(const void *)(record + layout->scale) +
-                 k0 / (mb_scale_two_level(scale) ? 256 : 32),
+                 k0 / mb_scale_activation_group(scale),
         .scaled_sum = (const float *)(const void *)(record + layout->scaled_sum) + k0 / 32,
         .sum = (const int16_t *)(const void *)(record + sum) + k0 / group,
         .bias = bias_sum ? bias_sum + r * bias_stride + k0 / group : NULL,
@@ -129,16 +129,13 @@ MB_INLINE void mb_tile_chain(const struct mb_gemm_args *a, const struct mb_row *
             dot[r][first + j] = v_dot_fold(dot[r][first + j], partial[r][j], max_code);
 }
 
-/* dot[r][v] over one group: `quads` quads from number `quad` of the run on. */
-MB_INLINE void mb_tile_dots(const struct mb_gemm_args *a, const struct mb_row *row, size_t quad,
-                            size_t group, const unsigned rows, const unsigned registers,
-                            const unsigned quads, const enum mb_scale_kind scale,
-                            const unsigned max_code, mb_tile_int dot)
+/* Continues dot[r][v] with `quads` quads from number `quad` of the run on: a group, or 32 weights
+ * of a wider one. */
+MB_INLINE void mb_tile_quads(const struct mb_gemm_args *a, const struct mb_row *row, size_t quad,
+                             const unsigned rows, const unsigned registers, const unsigned quads,
+                             const unsigned max_code, mb_tile_int dot)
 {
     const unsigned chain = v_dot_chain(max_code) < quads ? v_dot_chain(max_code) : quads;
-    MB_EACH (r, rows)
-        MB_EACH (v, registers)
-            dot[r][v] = mb_tile_start(a, &row[r], group, v, scale, max_code);
     if (mb_is_flipped(max_code)) { /* one register of codes and its signs at a time: all that there
                                      is room for */
         MB_EACH (i, quads)
@@ -159,16 +156,32 @@ MB_INLINE void mb_tile_dots(const struct mb_gemm_args *a, const struct mb_row *r
             mb_tile_chain(a, row, quad, link * chain, v * count, rows, count, chain, max_code, dot);
 }
 
+/* dot[r][v] over group g of the run. */
+MB_INLINE void mb_tile_dots(const struct mb_gemm_args *a, const struct mb_row *row, size_t g,
+                            const unsigned rows, const unsigned registers,
+                            const enum mb_scale_kind scale, const unsigned max_code,
+                            mb_tile_int dot)
+{
+    const unsigned group = mb_scale_group(scale), quads = (group < 32 ? group : 32) / 4;
+    MB_EACH (r, rows)
+        MB_EACH (v, registers)
+            dot[r][v] = mb_tile_start(a, &row[r], g, v, scale, max_code);
+    for (size_t q = 0; q < group / 4; q += quads)
+        mb_tile_quads(a, row, g * (group / 4) + q, rows, registers, quads, max_code, dot);
+}
+
 MB_INLINE void mb_tile_one_level(const struct mb_gemm_args *a, const struct mb_row *row,
                                  const unsigned rows, const unsigned registers,
                                  const enum mb_scale_kind scale, const unsigned max_code,
                                  mb_tile_float f)
 {
-    for (size_t g = 0; g < a->k / 32; g++) {
+    const unsigned group = mb_scale_group(scale);
+    for (size_t g = 0; g < a->k / group; g++) {
         mb_tile_int dot;
-        mb_tile_dots(a, row, g * 8, g, rows, registers, 8, scale, max_code, dot);
+        mb_tile_dots(a, row, g, rows, registers, scale, max_code, dot);
         MB_EACH (r, rows) {
-            const v_float as = v_broadcast_float(row[r].scale + g);
+            const size_t at = g * group / mb_scale_activation_group(scale);
+            const v_float as = v_broadcast_float(row[r].scale + at);
             MB_EACH (v, registers) {
                 const v_float d = mb_tile_scale(a->panels[v / V_PARTS].scale, g, v);
                 f[r][v] = v_fma(v_to_float(dot[r][v]), v_mul(d, as), f[r][v]);
@@ -233,8 +246,7 @@ MB_INLINE void mb_tile_two_level(const struct mb_gemm_args *a, const struct mb_r
                 s[r][v] = v_zero_float();
         for (size_t g = b * groups; g < (b + 1) * groups; g++) {
             mb_tile_int dot;
-            mb_tile_dots(a, row, g * (group / 4), g, rows, registers, group / 4, scale, max_code,
-                         dot);
+            mb_tile_dots(a, row, g, rows, registers, scale, max_code, dot);
             MB_EACH (v, registers) {
                 const v_float sc = mb_tile_scale(a->panels[v / V_PARTS].scale, g, v);
                 MB_EACH (r, rows)
@@ -370,11 +382,12 @@ MB_INLINE const uint8_t *mb_stream_block(const struct mb_stream *w, unsigned v)
 {
     return w->block + v / V_PARTS * w->panel_bytes;
 }
-/* Where register v of the f16 array [x][16] at byte `offset` of the super-block is. */
-MB_INLINE const uint8_t *mb_stream_f16(const struct mb_stream *w, unsigned offset, size_t x,
-                                       unsigned v)
+/* Where register v of the array of scales [x][16] at byte `offset` of the super-block is. */
+MB_INLINE const uint8_t *mb_stream_scale(const struct mb_stream *w, unsigned offset, size_t x,
+                                         unsigned v, const enum mb_scale_kind scale)
 {
-    return mb_stream_block(w, v) + offset + x * 2 * MB_PANEL_ROWS + v % V_PARTS * 2 * V_LANES;
+    return mb_stream_block(w, v) + offset +
+           (x * MB_PANEL_ROWS + v % V_PARTS * V_LANES) * mb_scale_bytes(scale);
 }
 
 /* One dot, to its end. */
@@ -383,27 +396,37 @@ MB_INLINE v_int mb_dot(v_int sum, v_code code, v_act act, const unsigned max_cod
     return v_dot_fold(sum, v_dot_first(sum, code, act, max_code), max_code);
 }
 
-/* dot[r][v] over one group: quads q0 .. of a chunk, weight k of the rows. */
+/* Where the dots of the group at weight k of the rows start. */
+MB_INLINE void mb_stream_start(const struct mb_row *row, size_t k, const unsigned rows,
+                               const unsigned registers, const enum mb_coding coding,
+                               const enum mb_scale_kind scale, mb_tile_int dot)
+{
+    MB_EACH (r, rows) {
+        const v_int start = mb_has_bias(scale, mb_coding_max(coding))
+                                ? v_broadcast4(row[r].bias + k / mb_scale_group(scale))
+                                : v_zero();
+        MB_EACH (v, registers)
+            dot[r][v] = start;
+    }
+}
+
+/* Continues dot[r][v]: quads q0 .. of a chunk, weight k of the rows; a group, or 32 weights of a
+ * wider one. */
 MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *row, size_t chunk,
                               const unsigned q0, size_t k, const unsigned rows,
                               const unsigned registers, const enum mb_coding coding,
                               const enum mb_scale_kind scale, mb_tile_int dot)
 {
     const unsigned max_code = mb_coding_max(coding), group = mb_scale_group(scale),
-                   quads = group / 4;
+                   quads = (group < MB_CHUNK_K ? group : MB_CHUNK_K) / 4;
     const unsigned chain = v_dot_chain(max_code) < quads ? v_dot_chain(max_code) : quads;
     const unsigned count = v_dot_registers(registers);
     const bool raise = mb_is_raised(coding) && 3 * rows * registers + 4 <= V_REGISTERS;
     struct mb_planes planes[MB_TILE_REGISTERS];
     mb_tile_int raised;
-    MB_EACH (r, rows) {
-        const v_int start =
-            mb_has_bias(scale, max_code) ? v_broadcast4(row[r].bias + k / group) : v_zero();
-        MB_EACH (v, registers) {
-            dot[r][v] = start;
+    MB_EACH (r, rows)
+        MB_EACH (v, registers)
             raised[r][v] = v_zero();
-        }
-    }
     MB_EACH (block, registers / count)
         MB_EACH (link, quads / chain) {
             mb_tile_partial partial;
@@ -435,33 +458,41 @@ MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *ro
                 dot[r][v] = v_int_add(dot[r][v], v_int_sra(raised[r][v], 4));
 }
 
-/* One super-block at weight k of the rows: 64 weights with one-level scales. */
+/* One super-block at weight k of the rows, with one-level scales. */
 MB_INLINE void mb_stream_one_level(const struct mb_stream *w, const struct mb_row *row, size_t k,
                                    const unsigned rows, const unsigned registers,
                                    const enum mb_coding coding, const enum mb_scale_kind scale,
                                    mb_tile_float f)
 {
     const struct mb_superblock at = mb_superblock_layout(coding, scale);
-    const unsigned chunks = 64 / MB_CHUNK_K,
-                   share = at.bytes / chunks; /* of the super-block, header included */
+    const unsigned group = mb_scale_group(scale), groups = at.k / group,
+                   step =
+                       group < MB_CHUNK_K ? group : MB_CHUNK_K, /* weights of one chain of dots */
+        share = at.bytes * step / at.k; /* of the super-block, header included */
     struct mb_header header;
     MB_EACH (p, registers / V_PARTS)
         mb_decode_header(mb_stream_block(w, p * V_PARTS), &header, coding, scale);
-    MB_EACH (c, chunks) {
+    MB_EACH (g, groups) {
+        const size_t at_k = k + g * group, as = at_k / mb_scale_activation_group(scale);
         mb_tile_int dot;
-        if (rows > 1)
-            mb_stream_prefetch(w, w->block + c * share, share);
-        mb_stream_dots(w, row, c, 0, k + c * MB_CHUNK_K, rows, registers, coding, scale, dot);
+        mb_stream_start(row, at_k, rows, registers, coding, scale, dot);
+        for (unsigned i = 0; i < group; i += step) {
+            const unsigned in = g * group + i;
+            if (rows > 1)
+                mb_stream_prefetch(w, w->block + in / step * share, share);
+            mb_stream_dots(w, row, in / MB_CHUNK_K, in % MB_CHUNK_K / 4, at_k + i, rows, registers,
+                           coding, scale, dot);
+        }
         MB_EACH (v, registers) {
-            const v_float d = mb_decode_d(mb_stream_f16(w, at.d, c, v), coding);
+            const v_float d = mb_decode_d(mb_stream_scale(w, at.d, g, v, scale), coding, scale);
             MB_EACH (r, rows)
                 f[r][v] = v_fma(v_to_float(dot[r][v]),
-                                v_mul(d, v_broadcast_float(row[r].scale + k / 32 + c)), f[r][v]);
+                                v_mul(d, v_broadcast_float(row[r].scale + as)), f[r][v]);
             if (!mb_scale_has_min(scale))
                 continue;
-            const v_float min = v_load_f16(mb_stream_f16(w, at.dmin, c, v));
+            const v_float min = v_load_f16(mb_stream_scale(w, at.dmin, g, v, scale));
             MB_EACH (r, rows)
-                f[r][v] = v_fma(min, v_broadcast_float(row[r].scaled_sum + k / 32 + c), f[r][v]);
+                f[r][v] = v_fma(min, v_broadcast_float(row[r].scaled_sum + as), f[r][v]);
         }
     }
 }
@@ -486,9 +517,10 @@ MB_INLINE void mb_stream_two_level(const struct mb_stream *w, const struct mb_ro
         if (rows > 1)
             mb_stream_prefetch(w, w->block + c * share, share);
         MB_EACH (g, MB_CHUNK_K / group) {
+            const size_t at_k = k + c * MB_CHUNK_K + g * group;
             mb_tile_int dot;
-            mb_stream_dots(w, row, c, g * (group / 4), k + c * MB_CHUNK_K + g * group, rows,
-                           registers, coding, scale, dot);
+            mb_stream_start(row, at_k, rows, registers, coding, scale, dot);
+            mb_stream_dots(w, row, c, g * (group / 4), at_k, rows, registers, coding, scale, dot);
             MB_EACH (v, registers) {
                 const v_float sc = mb_decode_sub_scale(mb_stream_block(w, v), &header[v / V_PARTS],
                                                        c, g, v % V_PARTS, coding, scale);
@@ -498,7 +530,7 @@ MB_INLINE void mb_stream_two_level(const struct mb_stream *w, const struct mb_ro
         }
     }
     MB_EACH (v, registers) {
-        const v_float d = mb_decode_d(mb_stream_f16(w, at.d, 0, v), coding);
+        const v_float d = mb_decode_d(mb_stream_scale(w, at.d, 0, v, scale), coding, scale);
         MB_EACH (r, rows)
             f[r][v] = v_fma(s[r][v], v_mul(d, v_broadcast_float(row[r].scale + k / 256)), f[r][v]);
         if (!mb_scale_has_min(scale))
@@ -512,7 +544,7 @@ MB_INLINE void mb_stream_two_level(const struct mb_stream *w, const struct mb_ro
             MB_EACH (r, rows)
                 sum[r] = v_dot2(sum[r], pair, v_broadcast4(row[r].sum + k / group + 2 * p));
         }
-        const v_float dmin = v_load_f16(mb_stream_f16(w, at.dmin, 0, v));
+        const v_float dmin = v_load_f16(mb_stream_scale(w, at.dmin, 0, v, scale));
         MB_EACH (r, rows)
             f[r][v] = v_fnma(v_to_float(sum[r]),
                              v_mul(dmin, v_broadcast_float(row[r].scale + k / 256)), f[r][v]);
@@ -574,7 +606,8 @@ MB_INLINE void mb_stream_panels(const struct mb_gemv_args *a, const uint8_t *pan
             if (mb_scale_two_level(scale))
                 mb_stream_two_level(&w, row, b * 256, rows, registers, coding, scale, f);
             else
-                mb_stream_one_level(&w, row, b * 64, rows, registers, coding, scale, f);
+                mb_stream_one_level(&w, row, b * mb_scale_superblock_k(scale), rows, registers,
+                                    coding, scale, f);
     MB_EACH (r, rows)
         MB_EACH (v, registers) {
             const size_t at = column + v * V_LANES;

@@ -143,6 +143,23 @@ MB_INLINE v_float v_load_bf16(const void *p)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));
 }
+/* Scales of one byte (kernels/half.h): 2^(e - 128), subnormal for e < 2; half of a UE4M3. */
+MB_INLINE v_float v_load_e8m0(const void *p)
+{
+    const __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128(p));
+    const __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+    const __mmask16 is_subnormal = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
+    return _mm512_castsi512_ps(
+        _mm512_mask_sllv_epi32(normal, is_subnormal, _mm512_set1_epi32(0x00200000), e));
+}
+MB_INLINE v_float v_load_ue4m3(const void *p)
+{
+    const __m256i byte = _mm256_cvtepu8_epi16(_mm_loadu_si128(p));
+    const __m256i half = _mm256_slli_epi16(_mm256_and_si256(byte, _mm256_set1_epi16(0x7f)), 7);
+    const __mmask16 is_number = _mm256_cmpneq_epi16_mask(byte, _mm256_set1_epi16(0x7f));
+    return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_maskz_mov_epi16(is_number, half)),
+                         _mm512_set1_ps(128));
+}
 MB_INLINE v_int v_load_u16(const void *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256(p)); }
 MB_INLINE v_int v_load_u8(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
 MB_INLINE v_int v_load_i8(const void *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(p)); }

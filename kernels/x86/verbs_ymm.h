@@ -108,6 +108,22 @@ MB_INLINE v_float v_load_bf16(const void *p)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
 }
+/* Scales of one byte (kernels/half.h): 2^(e - 128), subnormal for e < 2; half of a UE4M3. */
+MB_INLINE v_float v_load_e8m0(const void *p)
+{
+    const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p));
+    const __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+    const __m256i subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
+    const __m256i is_subnormal = _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e);
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, subnormal, is_subnormal));
+}
+MB_INLINE v_float v_load_ue4m3(const void *p)
+{
+    const __m128i byte = _mm_cvtepu8_epi16(_mm_loadl_epi64(p));
+    const __m128i half = _mm_slli_epi16(_mm_and_si128(byte, _mm_set1_epi16(0x7f)), 7);
+    const __m128i is_zero = _mm_cmpeq_epi16(byte, _mm_set1_epi16(0x7f));
+    return _mm256_mul_ps(_mm256_cvtph_ps(_mm_andnot_si128(is_zero, half)), _mm256_set1_ps(128));
+}
 MB_INLINE v_int v_load_u16(const void *p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128(p)); }
 MB_INLINE v_int v_load_u8(const void *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(p)); }
 MB_INLINE v_int v_load_i8(const void *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64(p)); }
