@@ -10,6 +10,7 @@
  *            high pair from bit 2 * g of scales_high
  *
  * In each 16 bytes of nibbles, bits 0-3 of byte j are weight j and bits 4-7 weight j + 16. */
+#include "kernels/bitfields.h"
 #include "kernels/blocks.h"
 #include "kernels/encode.h"
 #include "kernels/fields.h"
@@ -19,33 +20,17 @@
 const uint8_t mb_table_iq4[16] = {1,   24,  45,  63,  79,  93,  106, 118,
                                   129, 141, 153, 166, 181, 197, 217, 241};
 
-static void split_nibbles(const uint8_t *nibbles, uint8_t *code, unsigned weights)
-{
-    for (unsigned i = 0; i < weights; i += 32)
-        for (unsigned j = 0; j < 16; j++) {
-            code[i + j] = nibbles[i / 2 + j] & 15;
-            code[i + j + 16] = nibbles[i / 2 + j] >> 4;
-        }
-}
-
-static void join_nibbles(const uint8_t *code, uint8_t *nibbles, unsigned weights)
-{
-    for (unsigned i = 0; i < weights; i += 32)
-        for (unsigned j = 0; j < 16; j++)
-            nibbles[i / 2 + j] = (uint8_t)((code[i + j] & 15) | code[i + j + 16] << 4);
-}
-
 static void iq4_nl_split(const void *src, struct mb_block_fields *fields)
 {
     const struct mb_block_iq4_nl *block = src;
-    split_nibbles(block->nibbles, fields->code, 32);
+    mb_split_nibbles(block->nibbles, 16, 16, fields->code);
     fields->d = mb_load_u16(block->d);
 }
 
 static void iq4_nl_join(const struct mb_block_fields *fields, void *dst)
 {
     struct mb_block_iq4_nl *block = dst;
-    join_nibbles(fields->code, block->nibbles, 32);
+    mb_join_nibbles(fields->code, 16, 16, block->nibbles);
     mb_store_u16(block->d, fields->d);
 }
 
@@ -53,7 +38,7 @@ static void iq4_xs_split(const void *src, struct mb_block_fields *fields)
 {
     const struct mb_block_iq4_xs *block = src;
     const unsigned scales_high = mb_load_u16(block->scales_high);
-    split_nibbles(block->nibbles, fields->code, 256);
+    mb_split_nibbles(block->nibbles, 128, 16, fields->code);
     for (unsigned g = 0; g < 8; g++) {
         const unsigned low = block->scales_low[g / 2] >> g % 2 * 4 & 15;
         fields->sub_scale[g] = (int16_t)((int)(low | (scales_high >> 2 * g & 3) << 4) - 32);
@@ -65,7 +50,7 @@ static void iq4_xs_join(const struct mb_block_fields *fields, void *dst)
 {
     struct mb_block_iq4_xs *block = dst;
     unsigned scales_high = 0;
-    join_nibbles(fields->code, block->nibbles, 256);
+    mb_join_nibbles(fields->code, 128, 16, block->nibbles);
     memset(block->scales_low, 0, sizeof block->scales_low);
     for (unsigned g = 0; g < 8; g++) {
         const unsigned stored = (unsigned)(fields->sub_scale[g] + 32);

@@ -26,46 +26,11 @@
  *   q4_K, q5_K   groups 0-3: sc in bits 0-5 of byte g, m in bits 0-5 of byte g + 4;
  *                groups 4-7: low nibble of sc in bits 0-3 of byte g + 4, of m in bits 4-7;
  *                high pair of sc in bits 6-7 of byte g - 4, of m in bits 6-7 of byte g */
+#include "kernels/bitfields.h"
 #include "kernels/blocks.h"
 #include "kernels/encode.h"
 #include "kernels/fields.h"
 #include "kernels/format.h"
-
-static void split_pairs(const uint8_t pairs[64], unsigned shift, uint8_t code[256])
-{
-    for (unsigned h = 0; h < 2; h++)
-        for (unsigned r = 0; r < 4; r++)
-            for (unsigned l = 0; l < 32; l++)
-                code[128 * h + 32 * r + l] |= (uint8_t)((pairs[32 * h + l] >> 2 * r & 3) << shift);
-}
-
-static void join_pairs(const uint8_t code[256], unsigned shift, uint8_t pairs[64])
-{
-    for (unsigned h = 0; h < 2; h++)
-        for (unsigned l = 0; l < 32; l++) {
-            unsigned bits = 0;
-            for (unsigned r = 0; r < 4; r++)
-                bits |= (code[128 * h + 32 * r + l] >> shift & 3u) << 2 * r;
-            pairs[32 * h + l] = (uint8_t)bits;
-        }
-}
-
-/* Runs of `run` weights: 32 for q4_K and q5_K, 64 for q6_K. */
-static void split_nibbles(const uint8_t nibbles[128], unsigned run, uint8_t code[256])
-{
-    for (unsigned i = 0; i < 128; i += run)
-        for (unsigned l = 0; l < run; l++) {
-            code[2 * i + l] = nibbles[i + l] & 15;
-            code[2 * i + run + l] = nibbles[i + l] >> 4;
-        }
-}
-
-static void join_nibbles(const uint8_t code[256], unsigned run, uint8_t nibbles[128])
-{
-    for (unsigned i = 0; i < 128; i += run)
-        for (unsigned l = 0; l < run; l++)
-            nibbles[i + l] = (uint8_t)((code[2 * i + l] & 15) | code[2 * i + run + l] << 4);
-}
 
 static void split_high(const uint8_t high[32], unsigned bit, uint8_t code[256])
 {
@@ -109,7 +74,7 @@ static void q2_K_split(const void *src, struct mb_block_fields *fields)
 {
     const struct mb_block_q2_K *block = src;
     memset(fields->code, 0, sizeof fields->code);
-    split_pairs(block->pairs, 0, fields->code);
+    mb_split_pairs(block->pairs, 0, fields->code);
     for (unsigned g = 0; g < 16; g++) {
         fields->sub_scale[g] = block->scales[g] & 15;
         fields->sub_min[g] = block->scales[g] >> 4;
@@ -121,7 +86,7 @@ static void q2_K_split(const void *src, struct mb_block_fields *fields)
 static void q2_K_join(const struct mb_block_fields *fields, void *dst)
 {
     struct mb_block_q2_K *block = dst;
-    join_pairs(fields->code, 0, block->pairs);
+    mb_join_pairs(fields->code, 0, block->pairs);
     for (unsigned g = 0; g < 16; g++)
         block->scales[g] = (uint8_t)(fields->sub_scale[g] | fields->sub_min[g] << 4);
     mb_store_u16(block->d, fields->d);
@@ -132,7 +97,7 @@ static void q3_K_split(const void *src, struct mb_block_fields *fields)
 {
     const struct mb_block_q3_K *block = src;
     memset(fields->code, 0, sizeof fields->code);
-    split_pairs(block->pairs, 0, fields->code);
+    mb_split_pairs(block->pairs, 0, fields->code);
     split_high(block->high, 2, fields->code);
     for (unsigned g = 0; g < 16; g++) {
         const unsigned low = block->scales[g % 8] >> g / 8 * 4 & 15;
@@ -145,7 +110,7 @@ static void q3_K_split(const void *src, struct mb_block_fields *fields)
 static void q3_K_join(const struct mb_block_fields *fields, void *dst)
 {
     struct mb_block_q3_K *block = dst;
-    join_pairs(fields->code, 0, block->pairs);
+    mb_join_pairs(fields->code, 0, block->pairs);
     join_high(fields->code, 2, block->high);
     memset(block->scales, 0, sizeof block->scales);
     for (unsigned g = 0; g < 16; g++) {
@@ -159,7 +124,7 @@ static void q3_K_join(const struct mb_block_fields *fields, void *dst)
 static void q4_K_split(const void *src, struct mb_block_fields *fields)
 {
     const struct mb_block_q4_K *block = src;
-    split_nibbles(block->nibbles, 32, fields->code);
+    mb_split_nibbles(block->nibbles, 128, 32, fields->code);
     split_six_bit_scales(block->scales, fields);
     fields->d = mb_load_u16(block->d);
     fields->dmin = mb_load_u16(block->dmin);
@@ -168,7 +133,7 @@ static void q4_K_split(const void *src, struct mb_block_fields *fields)
 static void q4_K_join(const struct mb_block_fields *fields, void *dst)
 {
     struct mb_block_q4_K *block = dst;
-    join_nibbles(fields->code, 32, block->nibbles);
+    mb_join_nibbles(fields->code, 128, 32, block->nibbles);
     join_six_bit_scales(fields, block->scales);
     mb_store_u16(block->d, fields->d);
     mb_store_u16(block->dmin, fields->dmin);
@@ -177,7 +142,7 @@ static void q4_K_join(const struct mb_block_fields *fields, void *dst)
 static void q5_K_split(const void *src, struct mb_block_fields *fields)
 {
     const struct mb_block_q5_K *block = src;
-    split_nibbles(block->nibbles, 32, fields->code);
+    mb_split_nibbles(block->nibbles, 128, 32, fields->code);
     split_high(block->high, 4, fields->code);
     split_six_bit_scales(block->scales, fields);
     fields->d = mb_load_u16(block->d);
@@ -187,7 +152,7 @@ static void q5_K_split(const void *src, struct mb_block_fields *fields)
 static void q5_K_join(const struct mb_block_fields *fields, void *dst)
 {
     struct mb_block_q5_K *block = dst;
-    join_nibbles(fields->code, 32, block->nibbles);
+    mb_join_nibbles(fields->code, 128, 32, block->nibbles);
     join_high(fields->code, 4, block->high);
     join_six_bit_scales(fields, block->scales);
     mb_store_u16(block->d, fields->d);
@@ -197,8 +162,8 @@ static void q5_K_join(const struct mb_block_fields *fields, void *dst)
 static void q6_K_split(const void *src, struct mb_block_fields *fields)
 {
     const struct mb_block_q6_K *block = src;
-    split_nibbles(block->nibbles, 64, fields->code);
-    split_pairs(block->pairs, 4, fields->code);
+    mb_split_nibbles(block->nibbles, 128, 64, fields->code);
+    mb_split_pairs(block->pairs, 4, fields->code);
     for (unsigned g = 0; g < 16; g++)
         fields->sub_scale[g] = (int8_t)block->scales[g];
     fields->d = mb_load_u16(block->d);
@@ -207,8 +172,8 @@ static void q6_K_split(const void *src, struct mb_block_fields *fields)
 static void q6_K_join(const struct mb_block_fields *fields, void *dst)
 {
     struct mb_block_q6_K *block = dst;
-    join_nibbles(fields->code, 64, block->nibbles);
-    join_pairs(fields->code, 4, block->pairs);
+    mb_join_nibbles(fields->code, 128, 64, block->nibbles);
+    mb_join_pairs(fields->code, 4, block->pairs);
     for (unsigned g = 0; g < 16; g++)
         block->scales[g] = (uint8_t)fields->sub_scale[g];
     mb_store_u16(block->d, fields->d);

@@ -9,24 +9,11 @@
  *
  * nibbles[j]: bits 0-3 are weight j, bits 4-7 weight j + 16. high: bit j is bit 4 of weight j's
  * code. q8_0's codes are signed in the file and unsigned, plus 128, in the fields. */
+#include "kernels/bitfields.h"
 #include "kernels/blocks.h"
 #include "kernels/encode.h"
 #include "kernels/fields.h"
 #include "kernels/format.h"
-
-static void split_nibbles(const uint8_t nibbles[16], uint8_t code[32])
-{
-    for (unsigned j = 0; j < 16; j++) {
-        code[j] = nibbles[j] & 15;
-        code[j + 16] = nibbles[j] >> 4;
-    }
-}
-
-static void join_nibbles(const uint8_t code[32], uint8_t nibbles[16])
-{
-    for (unsigned j = 0; j < 16; j++)
-        nibbles[j] = (uint8_t)((code[j] & 15) | code[j + 16] << 4);
-}
 
 static void split_high_bits(const uint8_t high[4], uint8_t code[32])
 {
@@ -47,21 +34,21 @@ static void join_high_bits(const uint8_t code[32], uint8_t high[4])
 static void q4_0_split(const void *src, struct mb_block_fields *fields)
 {
     const struct mb_block_q4_0 *block = src;
-    split_nibbles(block->nibbles, fields->code);
+    mb_split_nibbles(block->nibbles, 16, 16, fields->code);
     fields->d = mb_load_u16(block->d);
 }
 
 static void q4_0_join(const struct mb_block_fields *fields, void *dst)
 {
     struct mb_block_q4_0 *block = dst;
-    join_nibbles(fields->code, block->nibbles);
+    mb_join_nibbles(fields->code, 16, 16, block->nibbles);
     mb_store_u16(block->d, fields->d);
 }
 
 static void q4_1_split(const void *src, struct mb_block_fields *fields)
 {
     const struct mb_block_q4_1 *block = src;
-    split_nibbles(block->nibbles, fields->code);
+    mb_split_nibbles(block->nibbles, 16, 16, fields->code);
     fields->d = mb_load_u16(block->d);
     fields->dmin = mb_load_u16(block->min);
 }
@@ -69,7 +56,7 @@ static void q4_1_split(const void *src, struct mb_block_fields *fields)
 static void q4_1_join(const struct mb_block_fields *fields, void *dst)
 {
     struct mb_block_q4_1 *block = dst;
-    join_nibbles(fields->code, block->nibbles);
+    mb_join_nibbles(fields->code, 16, 16, block->nibbles);
     mb_store_u16(block->d, fields->d);
     mb_store_u16(block->min, fields->dmin);
 }
@@ -77,7 +64,7 @@ static void q4_1_join(const struct mb_block_fields *fields, void *dst)
 static void q5_0_split(const void *src, struct mb_block_fields *fields)
 {
     const struct mb_block_q5_0 *block = src;
-    split_nibbles(block->nibbles, fields->code);
+    mb_split_nibbles(block->nibbles, 16, 16, fields->code);
     split_high_bits(block->high, fields->code);
     fields->d = mb_load_u16(block->d);
 }
@@ -85,7 +72,7 @@ static void q5_0_split(const void *src, struct mb_block_fields *fields)
 static void q5_0_join(const struct mb_block_fields *fields, void *dst)
 {
     struct mb_block_q5_0 *block = dst;
-    join_nibbles(fields->code, block->nibbles);
+    mb_join_nibbles(fields->code, 16, 16, block->nibbles);
     join_high_bits(fields->code, block->high);
     mb_store_u16(block->d, fields->d);
 }
@@ -93,7 +80,7 @@ static void q5_0_join(const struct mb_block_fields *fields, void *dst)
 static void q5_1_split(const void *src, struct mb_block_fields *fields)
 {
     const struct mb_block_q5_1 *block = src;
-    split_nibbles(block->nibbles, fields->code);
+    mb_split_nibbles(block->nibbles, 16, 16, fields->code);
     split_high_bits(block->high, fields->code);
     fields->d = mb_load_u16(block->d);
     fields->dmin = mb_load_u16(block->min);
@@ -102,7 +89,7 @@ static void q5_1_split(const void *src, struct mb_block_fields *fields)
 static void q5_1_join(const struct mb_block_fields *fields, void *dst)
 {
     struct mb_block_q5_1 *block = dst;
-    join_nibbles(fields->code, block->nibbles);
+    mb_join_nibbles(fields->code, 16, 16, block->nibbles);
     join_high_bits(fields->code, block->high);
     mb_store_u16(block->d, fields->d);
     mb_store_u16(block->min, fields->dmin);
