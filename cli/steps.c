@@ -189,8 +189,7 @@ void mb_default_formats(const struct mb_model *model, struct mb_format_list *for
     *formats = (struct mb_format_list){0};
     for (size_t f = 0; f < mb_format_count(); f++) {
         const enum mb_format format = mb_format_at(f)->id;
-        /* q5_1 is q5_K's fall-back, and dominated by it where both fit. */
-        if (!is_float(format) && format != own && format != MB_FORMAT_Q5_1)
+        if (mb_format_at(f)->candidate && format != own)
             add_format(formats, format);
     }
 }

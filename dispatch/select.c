@@ -43,7 +43,9 @@ static struct mb_error environment_error;
 /* Kinds that are the same once decoded share a gemm. */
 static enum mb_scale_kind gemm_scale(enum mb_scale_kind scale)
 {
-    return scale == MB_SCALE_G16X2S6 ? MB_SCALE_G16X2 : scale;
+    return scale == MB_SCALE_G16X2S6 ? MB_SCALE_G16X2
+           : scale == MB_SCALE_G32E8 ? MB_SCALE_G32
+                                     : scale;
 }
 
 bool mb_kernel_fits(const struct mb_kernel *kernel, const struct mb_format_info *info)

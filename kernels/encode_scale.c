@@ -43,19 +43,46 @@ struct scale_fit {
 
 static inline float nearest_iq4(float value) { return -127.0f FOR_EACH_MIDPOINT(ADD_STEP); }
 
+/* The same for the magnitudes of E2M1. */
+#define FOR_EACH_E2M1_MIDPOINT(M)                                                                  \
+    M(0.5f, 1)                                                                                     \
+    M(1.5f, 1)                                                                                     \
+    M(2.5f, 1)                                                                                     \
+    M(3.5f, 1)                                                                                     \
+    M(5.0f, 2)                                                                                     \
+    M(7.0f, 2)                                                                                     \
+    M(10.0f, 4)
+
+static inline float nearest_e2m1(float signed_value)
+{
+    const float value = fabsf(signed_value);
+    return copysignf(0.0f FOR_EACH_E2M1_MIDPOINT(ADD_STEP), signed_value);
+}
+
+static inline uint8_t nearest_e2m1_code(float signed_value)
+{
+    const float value = fabsf(signed_value);
+    const unsigned magnitude = 0 FOR_EACH_E2M1_MIDPOINT(ADD_ONE);
+    return (uint8_t)(magnitude > 0 && signed_value < 0.0f ? magnitude + 8 : magnitude);
+}
+
 static inline uint8_t nearest_code(float value, struct mb_levels levels)
 {
-    if (levels.lut)
+    if (levels.kind == MB_LEVELS_OF_IQ4)
         return (uint8_t)(0 FOR_EACH_MIDPOINT(ADD_ONE));
+    if (levels.kind == MB_LEVELS_OF_E2M1)
+        return nearest_e2m1_code(value);
     return (uint8_t)(int)(round_nearest(clamp(value, levels.low, levels.high)) - levels.low);
 }
 
 static inline struct moments assign_group(const float *x, const float *w, unsigned n, float inverse,
-                                          struct mb_levels levels, bool lut)
+                                          struct mb_levels levels, enum mb_level_kind kind)
 {
     float level[32], xq[LANES] = {0}, qq[LANES] = {0};
     for (unsigned i = 0; i < n; i++)
-        level[i] = lut ? nearest_iq4(x[i] * inverse)
+        level[i] = kind == MB_LEVELS_OF_IQ4 ? nearest_iq4(x[i] * inverse)
+                   : kind == MB_LEVELS_OF_E2M1
+                       ? nearest_e2m1(x[i] * inverse)
                        : round_nearest(clamp(x[i] * inverse, levels.low, levels.high));
     for (unsigned i = 0; i < n; i += LANES)
         for (unsigned l = 0; l < LANES; l++) {
@@ -71,10 +98,13 @@ static inline struct moments assign_group(const float *x, const float *w, unsign
 static struct moments assign(const float *x, const float *w, unsigned n, float inverse,
                              struct mb_levels levels)
 {
-    if (levels.lut)
-        return assign_group(x, w, 32, inverse, levels, true);
-    return n == 16 ? assign_group(x, w, 16, inverse, levels, false)
-                   : assign_group(x, w, 32, inverse, levels, false);
+    if (levels.kind == MB_LEVELS_OF_IQ4)
+        return assign_group(x, w, 32, inverse, levels, MB_LEVELS_OF_IQ4);
+    if (levels.kind == MB_LEVELS_OF_E2M1)
+        return n == 16 ? assign_group(x, w, 16, inverse, levels, MB_LEVELS_OF_E2M1)
+                       : assign_group(x, w, 32, inverse, levels, MB_LEVELS_OF_E2M1);
+    return n == 16 ? assign_group(x, w, 16, inverse, levels, MB_LEVELS_OF_INTEGERS)
+                   : assign_group(x, w, 32, inverse, levels, MB_LEVELS_OF_INTEGERS);
 }
 
 static inline bool improve(struct scale_fit *best, struct moments m)
@@ -97,7 +127,7 @@ static inline struct scale_fit fit_scale(const float *x, const float *w, unsigne
     /* Places of the peak, in steps of a quarter code: from just inside the range to well beyond it,
      * where the peak is clipped so that the others have finer steps. Importance that spares the
      * peak makes that pay. */
-    const float code = levels.lut ? levels.high / 7.0f : 1.0f;
+    const float code = levels.kind == MB_LEVELS_OF_IQ4 ? levels.high / 7.0f : 1.0f;
     for (int sign = -1; sign <= 1; sign += 2)
         for (int i = -2; i <= 14; i++) {
             const float place = levels.high + 0.25f * (float)i * code;
@@ -188,4 +218,61 @@ void mb_encode_scale_x2(const float *x, const float *importance, struct mb_level
     for (unsigned g = 0; g < groups; g++)
         write_codes(s.x + g * group, group, d * (float)fields->sub_scale[g], levels,
                     fields->code + g * group);
+}
+
+/* ---- scales of one byte: few enough to try ---- */
+
+/* The byte of [first, last] whose scale takes away most, and the codes under it; 0 when none takes
+ * away anything. */
+static uint8_t choose_byte(const float *x, const float *w, unsigned n, float unit, int first,
+                           int last, float (*value)(uint8_t), uint8_t *code)
+{
+    int best = 0;
+    float most = 0.0f;
+    for (int byte = first; byte <= last; byte++) {
+        const float scale = value((uint8_t)byte) / unit;
+        const struct moments m = assign(x, w, n, 1.0f / scale, MB_LEVELS_E2M1);
+        const float gain = scale * (2.0f * m.xq - scale * m.qq);
+        if (gain > most) {
+            most = gain;
+            best = byte;
+        }
+    }
+    write_codes(x, n, best ? value((uint8_t)best) / unit : 0.0f, MB_LEVELS_E2M1, code);
+    return (uint8_t)best;
+}
+
+/* The peak at 4 to 8, 8 to 16 or 16 to 32, clipped at 12. Beyond 252 its level would be no f32. */
+void mb_encode_e8m0(const float *x, const float *importance, struct mb_block_fields *fields)
+{
+    struct sample s;
+    memset(fields, 0, sizeof *fields);
+    if (!take_sample(x, importance, 32, &s))
+        return;
+    const int exponent = (int)(mb_float_bits(s.unit) >> 23) - 127;
+    const int last = exponent + 126 < 252 ? exponent + 126 : 252;
+    fields->sub_scale[0] =
+        choose_byte(s.x, s.w, 32, s.unit, exponent + 124, last, mb_e8m0_to_float, fields->code);
+}
+
+/* From the byte that maps the peak to 12 or just above, down to a fifth of that place: all that a
+ * group may prefer. */
+void mb_encode_ue4m3(const float *x, const float *importance, struct mb_block_fields *fields)
+{
+    enum { LARGEST = 0x7e, BELOW = 3, ABOVE = 12 };
+    struct sample s;
+    memset(fields, 0, sizeof *fields);
+    if (!take_sample(x, importance, 64, &s))
+        return;
+    for (unsigned g = 0; g < 4; g++) {
+        float peak = 0.0f;
+        for (unsigned i = 16 * g; i < 16 * g + 16; i++)
+            peak = fabsf(s.x[i]) > peak ? fabsf(s.x[i]) : peak;
+        /* The bits of an f16 of 2^-7 of it are the byte, and 7 more bits of mantissa. */
+        const int near = mb_half_from_float(peak * s.unit / 12.0f * 0x1p-7f) >> 7;
+        const int first = near - BELOW < 1 ? 1 : near - BELOW > LARGEST ? LARGEST : near - BELOW;
+        const int last = near + ABOVE > LARGEST ? LARGEST : near + ABOVE;
+        fields->sub_scale[g] = choose_byte(s.x + 16 * g, s.w + 16 * g, 16, s.unit, first, last,
+                                           mb_ue4m3_to_float, fields->code + 16 * g);
+    }
 }

@@ -5,7 +5,7 @@
 
 static const struct mb_format_info infos[] = {
 #define MB_FORMAT_ROW(id, gguf, name, block_k, block_bytes, coding, scale, activation, fallback,   \
-                      bound)                                                                       \
+                      bound, candidate)                                                            \
     {MB_FORMAT_##id,                                                                               \
      name,                                                                                         \
      block_k,                                                                                      \
@@ -15,7 +15,8 @@ static const struct mb_format_info infos[] = {
      MB_ACTIVATION_##activation,                                                                   \
      MB_FORMAT_##fallback,                                                                         \
      bound,                                                                                        \
-     8.0 * block_bytes / block_k},
+     8.0 * block_bytes / block_k,                                                                  \
+     candidate},
 #include "mixbit/formats.def"
 };
 

@@ -9,13 +9,18 @@
  *
  * THE CANONICAL NUMBERS. Every kernel gives the same bits as reference.c, on every ISA, for every
  * m, tile and thread count. Per output, groups g in ascending k, super-blocks B in ascending k, fma
- * = one rounding: dot_g = sum (code - bias) * q, exact in int32 g32       f = fma(float(dot_g), d_g
- * * as_g, f) g32min    f = fma(float(dot_g), d_g * as_g, f);  f = fma(min_g, ss_g, f)         ss_g
- * = as_g * float(sum_g) two-level s = 0; for g in B: s = fma(float(dot_g), float(sc_g), s);  f =
- * fma(s, d_B * as_B, f)
- *   ... min   then: i = sum_g min_g * sum_g, exact in int32;  f = fma(-float(i), dmin_B * as_B, f)
- *   floats    f = fma(w_k, x_k, f)
- * starting from f = 0. Padding super-blocks take part (their scales are zero).
+ * = one rounding:
+ *
+ *   dot_g = sum (code - bias) * q, exact in int32
+ *   one-level   f = fma(float(dot_g), d_g * as, f)              as: scale of the activations there,
+ *                                                               per 32, or 256 with super-blocks of
+ * 256 g32min    then f = fma(min_g, ss_g, f)                    ss_g = as_g * float(sum_g)
+ *   two-level   s = 0; for g in B: s = fma(float(dot_g), float(sc_g), s);
+ *               f = fma(s, d_B * as_B, f)
+ *     min       then: i = sum_g min_g * sum_g, exact in int32;  f = fma(-float(i), dmin_B * as_B,
+ * f) floats      f = fma(w_k, x_k, f)
+ *
+ * starting from f = 0. Padding super-blocks take part: codes of zero bytes times activations of 0.
  *
  * Activation rows (mb_activation_layout): amax over the group, scale = amax / 127, inverse = amax ?
  * 127 / amax : 0, q = round to nearest even (x * inverse). Sums are of the q. amax below 2^-120
@@ -126,7 +131,7 @@ struct mb_kernel {
     enum mb_op op;
     enum mb_isa isa;
     enum mb_coding coding;    /* gemv, decode: the packed coding. gemm: see max_code */
-    enum mb_scale_kind scale; /* gemm: G16X2S6 is served by G16X2 */
+    enum mb_scale_kind scale; /* gemm: G16X2S6 is served by G16X2, G32E8 by G32 */
     enum mb_activation activation;
     unsigned max_code; /* gemm: largest decoded code it takes exactly (15 for u4, 31 u5, 63 u6, 255
                           u8) */

@@ -22,12 +22,15 @@
  *   plane1  1 vector: bit j = quad j
  *
  *   b8: plane8           (stored + 128: q8_0's int8 xor 0x80)
- *   b4, lut4: plane4     b2: plane2
- *   b5: plane4, plane1 (bit 4)      b6: plane4, plane2 (bits 4-5)      b3: plane2, plane1 (bit 2)
+ *   b4, lut4, e2m1, odd4, grid3: plane4     b2: plane2
+ *   b5: plane4, plane1 (bit 4)      b6: plane4, plane2 (bits 4-5)
+ *   b3, grid2, grid1: plane2, plane1 (bit 2)
  *
  * Scales ([x][16]: for each x, the 16 rows one after the other):
  *   g32       d f16 [2][16]
  *   g32min    d f16 [2][16], min f16 [2][16] (added: w = d * code + min)
+ *   g256      d f16 [16]
+ *   g32e8     d E8M0 [4][16]        g16e4     d UE4M3 [4][16]       (bytes: kernels/half.h)
  *   g16x2     sub-scale i8 [16][16], d f16 [16]
  *   g16x2s6   sub-scale plus 32 in 6 bits, as q3_K stores it: low nibbles u8 [8][16] (bits 0-3
  *             group 2i, 4-7 group 2i + 1), then high pairs u8 [4][16] (bits 2j .. 2j + 1 group
@@ -53,12 +56,18 @@ enum { MB_PANEL_ROWS = 16, MB_QUAD_BYTES = 64, MB_CHUNK_K = 32 };
 
 /* Columns of codings.def. Each is a switch of its own that returns a number: with a constant coding
  * the compiler folds it before it decides which loops to unroll. */
-extern const uint8_t mb_table_iq4[16];
+extern const uint8_t mb_table_iq4[16], mb_table_e2m1[16], mb_table_odd[16], mb_table_grid3[16],
+    mb_table_grid2[16], mb_table_grid1[16];
 #define MB_CASE(constant, value)                                                                   \
     case constant:                                                                                 \
         return value;
 #define MB_TABLE_none NULL
 #define MB_TABLE_iq4 mb_table_iq4
+#define MB_TABLE_e2m1 mb_table_e2m1
+#define MB_TABLE_odd mb_table_odd
+#define MB_TABLE_grid3 mb_table_grid3
+#define MB_TABLE_grid2 mb_table_grid2
+#define MB_TABLE_grid1 mb_table_grid1
 static inline const uint8_t *mb_coding_table(enum mb_coding c) /* 16 decoded codes, or NULL */
 {
     switch (c) {

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Golden data of the weight formats, with ggml as the oracle: tests/golden/formats/.
 
-  <format>.blocks.bin   blocks of random bytes (f16 scales of any sign, subnormal to 32, some zero), then the f32 values
-                        that ggml dequantizes them to
+  <format>.blocks.bin   blocks of random bytes (f16 scales of any sign, subnormal to 32, some zero; tq1_0: of random
+                        digits), then the f32 values that ggml dequantizes them to
   halves.bin            f32 values (ties, subnormals, overflows among them), then ggml's f16 and its bf16 of each
   real_rows.f16.bin     rows of 256 weights from the embedded model, as f16
   errors.txt            error of ggml's own encoder per format, input and weighting
@@ -35,6 +35,22 @@ FORMATS = {
     "iq4_nl": (20, 32, 18, (0,)),
     "iq4_xs": (23, 256, 136, (0,)),
 }
+# Added later, with a random stream of their own so that the data above stay as they are.
+LATER = {
+    "mxfp4": (39, 32, 17, ()),
+    "nvfp4": (40, 64, 36, ()),
+    "tq1_0": (34, 256, 54, (52,)),
+    "tq2_0": (35, 256, 66, (64,)),
+    "iq3_s": (21, 256, 110, (0,)),
+    "iq3_xxs": (18, 256, 98, (0,)),
+    "iq2_s": (22, 256, 82, (0,)),
+    "iq2_xs": (17, 256, 74, (0,)),
+    "iq2_xxs": (16, 256, 66, (0,)),
+    "iq1_m": (29, 256, 56, ()),
+    "iq1_s": (19, 256, 50, (0,)),
+}
+NEED_IMPORTANCE = ("iq2_xs", "iq2_xxs", "iq1_m", "iq1_s")  # ggml refuses to encode these without
+ALL = {**FORMATS, **LATER}
 
 
 class Traits(ctypes.Structure):
@@ -55,7 +71,7 @@ class Ggml:
             getattr(self.lib, name).argtypes = [p, p, i64]
 
     def dequantize(self, name, blocks):
-        type_id, weights, size, _ = FORMATS[name]
+        type_id, weights, size, _ = ALL[name]
         traits = self.lib.ggml_get_type_traits(type_id).contents
         assert traits.name.decode() == name and traits.block == weights and traits.bytes == size
         out = np.empty(len(blocks) // size * weights, np.float32)
@@ -64,7 +80,7 @@ class Ggml:
         return out
 
     def quantize(self, name, x, importance):
-        type_id, weights, size, _ = FORMATS[name]
+        type_id, weights, size, _ = ALL[name]
         out = np.zeros(x.size // weights * size, np.uint8)
         done = self.lib.ggml_quantize_chunk(type_id, x.ctypes.data, out.ctypes.data, 0, x.shape[0], x.shape[1],
                                             None if importance is None else importance.ctypes.data)
@@ -123,14 +139,29 @@ def real_rows(path):
     return np.ascontiguousarray(np.concatenate(rows))
 
 
+def random_halves(rng, count):
+    bits = rng.integers(0, 1 << 10, count) | rng.integers(0, 21, count) << 10 | rng.integers(0, 2, count) << 15
+    bits[:2] = (0x0000, 0x8000)
+    return bits
+
+
 def random_blocks(rng, name):
-    _, weights, size, halves = FORMATS[name]
+    _, weights, size, halves = ALL[name]
     count = 6144 // weights
     blocks = rng.integers(0, 256, (count, size), dtype=np.uint8)
     for offset in halves:
-        bits = rng.integers(0, 1 << 10, count) | rng.integers(0, 21, count) << 10 | rng.integers(0, 2, count) << 15
-        bits[:2] = (0x0000, 0x8000)
-        blocks[:, offset:offset + 2] = bits.astype("<u2").view(np.uint8).reshape(count, 2)
+        blocks[:, offset:offset + 2] = random_halves(rng, count).astype("<u2").view(np.uint8).reshape(count, 2)
+    if name == "iq1_m":  # four nibbles make its scale
+        for i in range(4):
+            at = blocks[:, 49 + 2 * i]
+            at[:] = at & 15 | ((random_halves(np.random.default_rng(1), count) >> 4 * i & 15) << 4).astype(np.uint8)
+    if name == "tq1_0":  # 5 digits of base 3 in a byte, the last 4 bytes hold 4
+        sums = rng.integers(0, 243, (count, 52))
+        sums[:, 48:] -= sums[:, 48:] % 3
+        blocks[:, :52] = (sums * 256 + 242) // 243
+    special = {"mxfp4": (0, 1, 2, 127, 254, 255), "nvfp4": (0x7F, 0xFF, 0x80, 0x00, 0x01, 0x08, 0x7E)}.get(name, ())
+    for i, byte in enumerate(special):
+        blocks[i, 0] = byte
     return blocks.reshape(-1)
 
 
@@ -160,6 +191,10 @@ def main():
         blocks = random_blocks(rng, name)
         (out / f"{name}.blocks.bin").write_bytes(blocks.tobytes() + ggml.dequantize(name, blocks).tobytes())
     (out / "halves.bin").write_bytes(halves(ggml, rng))
+    rng = np.random.default_rng(21)
+    for name in LATER:
+        blocks = random_blocks(rng, name)
+        (out / f"{name}.blocks.bin").write_bytes(blocks.tobytes() + ggml.dequantize(name, blocks).tobytes())
     real = real_rows(sys.argv[2])
     (out / "real_rows.f16.bin").write_bytes(real.astype("<f2").tobytes())
     assert (real.astype("<f2").astype(np.float32) == real).all()
@@ -169,9 +204,9 @@ def main():
               "laplace": laplace(count).reshape(ROWS, COLUMNS), "real": real}
     lines = [f"# ggml {ggml.lib.ggml_version().decode()}: sqrt(sum w (x - y)^2 / sum w) of its encoders; w is 1 or the "
              "importance", "# format input weighting error"]
-    for name in FORMATS:
+    for name in ALL:
         for input_name, x in inputs.items():
-            for weighting in ("plain", "importance"):
+            for weighting in ("importance",) if name in NEED_IMPORTANCE else ("plain", "importance"):
                 importance = importance_of(x.shape[1]) if weighting == "importance" else None
                 y = ggml.dequantize(name, ggml.quantize(name, x, importance)).reshape(x.shape)
                 w = np.ones(x.shape[1]) if importance is None else importance.astype(np.float64)

@@ -81,7 +81,7 @@ static enum mb_status check_entry(const struct mb_plan_entry *entry, struct mb_e
     return MB_OK;
 }
 
-/* A file type whose base format no entry has. IQ3_S is none of our formats, so there is one. */
+/* A file type whose base format no entry has. Q1_0 is none of our formats, so there is one. */
 static const char *base_type(const struct mb_plan *plan)
 {
     static const struct {
@@ -91,7 +91,7 @@ static const char *base_type(const struct mb_plan *plan)
         {"Q8_0", MB_FORMAT_Q8_0},     {"Q6_K", MB_FORMAT_Q6_K},   {"Q5_1", MB_FORMAT_Q5_1},
         {"Q5_K_S", MB_FORMAT_Q5_K},   {"Q5_0", MB_FORMAT_Q5_0},   {"Q4_1", MB_FORMAT_Q4_1},
         {"Q4_K_S", MB_FORMAT_Q4_K},   {"Q4_0", MB_FORMAT_Q4_0},   {"IQ4_NL", MB_FORMAT_IQ4_NL},
-        {"IQ4_XS", MB_FORMAT_IQ4_XS}, {"Q3_K_S", MB_FORMAT_Q3_K}, {"IQ3_S", MB_FORMAT_NONE}};
+        {"IQ4_XS", MB_FORMAT_IQ4_XS}, {"Q3_K_S", MB_FORMAT_Q3_K}, {"IQ3_S", MB_FORMAT_IQ3_S}};
     for (size_t b = 0; b < sizeof bases / sizeof *bases; b++) {
         bool used = false;
         for (size_t i = 0; i < plan->count; i++)
@@ -99,7 +99,7 @@ static const char *base_type(const struct mb_plan *plan)
         if (!used)
             return bases[b].name;
     }
-    return "IQ3_S";
+    return "Q1_0";
 }
 
 static void add_pattern(struct text *text, const struct mb_plan_entry *entry)

@@ -6,6 +6,7 @@
 #define MIXBIT_FORMAT_H
 
 #include "status.h"
+#include <stdbool.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -67,6 +68,7 @@ struct mb_format_info {
     enum mb_format fallback;       /* for rows whose length is no multiple of block_k */
     double error_bound;            /* see formats.def */
     double bits;                   /* per weight, everything included */
+    bool candidate;                /* tried where no formats are named */
 };
 
 /** Number of formats, and the i-th in the order of formats.def (NULL past the end). */

@@ -54,17 +54,32 @@ static uint16_t make_scale(enum fill fill, struct rng *rng)
     return mb_half_from_float(0.02f * rng_gauss(rng));
 }
 
+/* One byte, of the number that the kind stores: any, or far enough from the ends of f32 for
+ * products to stay finite. */
+static uint8_t make_byte_scale(enum mb_scale_kind kind, enum fill fill, struct rng *rng)
+{
+    static const uint8_t odd_e8m0[] = {0, 1, 2, 3, 127, 128, 190},
+                         odd_ue4m3[] = {0, 1, 7, 8, 0x7e, 0x7f, 0x80, 0xff};
+    const bool e8m0 = mb_scale_number(kind) == MB_NUMBER_E8M0;
+    if (fill == FILL_ODD_SCALES)
+        return e8m0 ? odd_e8m0[rng_below(rng, sizeof odd_e8m0)]
+                    : odd_ue4m3[rng_below(rng, sizeof odd_ue4m3)];
+    return (uint8_t)(e8m0 ? 118 + rng_below(rng, 12) : rng_below(rng, 256));
+}
+
 static int between(struct rng *rng, int low, int high)
 {
     return low + (int)rng_below(rng, (size_t)(high - low + 1));
 }
 
 /* Sub-scales and sub-mins over the whole range that the kind can store. */
-static void make_sub_scales(enum mb_scale_kind kind, struct rng *rng,
+static void make_sub_scales(enum mb_scale_kind kind, enum fill fill, struct rng *rng,
                             struct mb_block_fields *fields)
 {
     for (size_t g = 0; g < 16; g++) {
         switch (kind) {
+        case MB_SCALE_G32E8:
+        case MB_SCALE_G16E4: fields->sub_scale[g] = make_byte_scale(kind, fill, rng); break;
         case MB_SCALE_G16X2: fields->sub_scale[g] = (int16_t)between(rng, -128, 127); break;
         case MB_SCALE_G16X2S6:
         case MB_SCALE_G32X2: fields->sub_scale[g] = (int16_t)between(rng, -32, 31); break;
@@ -75,16 +90,39 @@ static void make_sub_scales(enum mb_scale_kind kind, struct rng *rng,
     }
 }
 
+/* The code of the largest or the smallest decoded value. */
+static uint8_t extreme_code(enum mb_coding coding, bool largest)
+{
+    const uint8_t *table = mb_coding_table(coding);
+    unsigned best = 0;
+    for (unsigned c = 1; c < 1u << mb_coding_bits(coding); c++) {
+        const unsigned value = table != NULL ? table[c] : c,
+                       most = table != NULL ? table[best] : best;
+        best = (largest ? value > most : value < most) ? c : best;
+    }
+    return (uint8_t)best;
+}
+
 static uint8_t make_code(enum mb_coding coding, enum fill fill, struct rng *rng)
 {
-    const unsigned top = (1u << mb_coding_bits(coding)) - 1;
     switch (fill) {
     case FILL_MAX_PLUS:
-    case FILL_MAX_MINUS: return (uint8_t)top;
-    case FILL_MAX_MIXED: return (uint8_t)(rng_below(rng, 4) == 0 ? 0 : top);
+    case FILL_MAX_MINUS: return extreme_code(coding, true);
+    case FILL_MAX_MIXED: return extreme_code(coding, rng_below(rng, 4) != 0);
     case FILL_ZERO_CODES: return 0;
-    default: return (uint8_t)rng_below(rng, top + 1);
+    default: return (uint8_t)rng_below(rng, (size_t)1 << mb_coding_bits(coding));
     }
+}
+
+/* A grid may have no entry of largest codes alone, but a kernel has to take them: set every bit of
+ * the panels' codes, where that is the largest one. */
+static void set_all_codes(struct data *data)
+{
+    const struct mb_superblock at = mb_superblock_layout(data->info->coding, data->info->scale);
+    for (size_t panel = 0; panel < (data->n + 15) / 16; panel++)
+        for (size_t b = 0; b < data->superblocks; b++)
+            memset(data->panels + panel * data->panel_bytes + b * at.bytes + at.codes, 0xff,
+                   at.bytes - at.codes);
 }
 
 static void make_floats(enum mb_coding coding, enum fill fill, size_t count, struct rng *rng,
@@ -115,7 +153,7 @@ void data_make_rows(enum mb_format format, enum fill fill, size_t n, size_t k, s
     }
     for (size_t i = 0; i < n * k / info->block_k; i++) {
         struct mb_block_fields fields = {.d = make_scale(fill, rng), .dmin = make_scale(fill, rng)};
-        make_sub_scales(info->scale, rng, &fields);
+        make_sub_scales(info->scale, fill, rng, &fields);
         for (size_t j = 0; j < info->block_k; j++)
             fields.code[j] = make_code(info->coding, fill, rng);
         mb_format_ops(format)->join(&fields, dst + i * info->block_bytes);
@@ -206,6 +244,9 @@ void data_create(struct data *data, enum mb_format format, enum fill fill, size_
     data_make_rows(format, fill, n, k, &rng, rows);
     mb_panel_pack_rows(format, n, k, rows, 0, n, data->panels);
     mb_free_aligned(rows);
+    if ((fill == FILL_MAX_PLUS || fill == FILL_MAX_MINUS) && !mb_coding_is_float(info->coding) &&
+        extreme_code(info->coding, true) == (1u << mb_coding_bits(info->coding)) - 1)
+        set_all_codes(data);
 
     float *x = allocate(m * k * sizeof(float));
     data_make_activations(fill, m, k, &rng, x);

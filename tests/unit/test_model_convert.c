@@ -342,8 +342,8 @@ static void test_mix_from_quantized(void **state)
 
 /* ---- small models built here ---- */
 
-/* Two tensors in one or two parts: "a.weight" of f32 with a value of choice, "b.weight" of type 16
- * (iq2_xxs, none of our formats). */
+/* Two tensors in one or two parts: "a.weight" of f32 with a value of choice, "b.weight" of type 41
+ * (q1_0, none of our formats). */
 static void save_small(const char *name, uint32_t value, uint32_t alignment, unsigned part,
                        unsigned parts)
 {
@@ -360,11 +360,11 @@ static void save_small(const char *name, uint32_t value, uint32_t alignment, uns
     if (part == 0)
         gb_tensor(&b, "a.weight", 2, ne, 0, 0);
     if (part + 1 == parts)
-        gb_tensor(&b, "b.weight", 2, ne, 16, parts == 1 ? 2048 : 0);
+        gb_tensor(&b, "b.weight", 2, ne, 41, parts == 1 ? 2048 : 0);
     gb_pad(&b, alignment);
     for (size_t i = 0; i < 512 && part == 0; i++)
         gb_u32(&b, i == 300 ? value : 0x3f800000 + (uint32_t)i * 7919);
-    for (size_t i = 0; i < 132 && part + 1 == parts; i++)
+    for (size_t i = 0; i < 72 && part + 1 == parts; i++)
         gb_number(&b, i, 1);
     gb_save(&b, gb_scratch(name));
     gb_free(&b);
@@ -384,8 +384,8 @@ static void test_split_input_becomes_one_file(void **state)
     assert_int_equal(out->alignment, 128);
     assert_null(mb_gguf_find(out, "split.count"));
     assert_int_equal(out->tensors[0].format, MB_FORMAT_Q4_K);
-    assert_int_equal(out->tensors[1].type, 16);
-    assert_memory_equal(out->tensors[1].data, model->tensors[1].data, 132);
+    assert_int_equal(out->tensors[1].type, 41);
+    assert_memory_equal(out->tensors[1].data, model->tensors[1].data, 72);
     mb_model_close(out);
     mb_model_close(model);
     assert_int_equal(remove(gb_scratch("whole.gguf")), 0);
@@ -402,7 +402,7 @@ static void test_refused_requests(void **state)
     struct mb_model *model = open_model(gb_scratch("in.gguf"));
     const size_t before = files_in_scratch();
     const enum mb_format foreign[] = {MB_FORMAT_NONE, MB_FORMAT_Q8_0};
-    expect_error(model, foreign, out, NULL, MB_ERR_UNSUPPORTED, "iq2_xxs");
+    expect_error(model, foreign, out, NULL, MB_ERR_UNSUPPORTED, "q1_0");
     const enum mb_format unknown[] = {(enum mb_format)77, MB_FORMAT_NONE};
     expect_error(model, unknown, out, NULL, MB_ERR_ARGUMENT, "77 is no format");
     const enum mb_format none[] = {MB_FORMAT_NONE, MB_FORMAT_NONE};

@@ -89,11 +89,12 @@ static void the_tool_made_the_plan_of_it(void **unused)
 static void the_base_is_none_of_the_formats(void **unused)
 {
     (void)unused;
+    enum { MAX_FORMATS = 64 };
     static const struct {
         enum mb_format format;
         const char *base;
     } cases[] = {{MB_FORMAT_Q4_K, "Q8_0"}, {MB_FORMAT_Q8_0, "Q6_K"}};
-    struct mb_plan_entry entries[16] = {{.name = "blk.0.ffn_up.weight"}};
+    struct mb_plan_entry entries[MAX_FORMATS] = {{.name = "blk.0.ffn_up.weight"}};
     struct mb_plan plan = {.count = 1, .entries = entries};
     char room[128], *command;
     const char *path = scratch_path("a recipe's file", room);
@@ -105,14 +106,14 @@ static void the_base_is_none_of_the_formats(void **unused)
         assert_non_null(strstr(command, "a recipe'\\''s file' MODEL.gguf"));
         free(command);
     }
+    assert_true(mb_format_count() <= MAX_FORMATS);
     for (size_t i = 0; i < mb_format_count(); i++) {
         snprintf(entries[i].name, sizeof entries[i].name, "blk.%zu.ffn_up.weight", i);
         entries[i].format = mb_format_at(i)->id;
     }
     plan.count = mb_format_count();
-    assert_true(plan.count <= 16);
     assert_int_equal(mb_recipe_write(&plan, MB_RUNTIME_LLAMA_CPP, path, &command, NULL), MB_OK);
-    assert_string_equal(strrchr(command, ' ') + 1, "IQ3_S");
+    assert_string_equal(strrchr(command, ' ') + 1, "Q1_0");
     free(command);
     unlink(path);
 }
