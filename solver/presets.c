@@ -4,8 +4,8 @@
  * A preset has a base format; rules lift some roles above it, by the tensor's place among its kind.
  * Source: llama.cpp's src/llama-quant.cpp, without an importance matrix (llama_tensor_get_type_impl
  * for the rules, tensor_type_fallback for row lengths); golden data from `llama-quantize --dry-run`
- * hold the two together. Left out: presets that store IQ1, IQ2, IQ3, TQ or MXFP4, which are none
- * of our formats; and Q2_K_S, whose q2_K tensors llama.cpp refuses to make without an importance
+ * hold the two together. Left out: presets that store IQ1, IQ2, IQ3, TQ or MXFP4, whose rules are
+ * not written here; and Q2_K_S, whose q2_K tensors llama.cpp refuses to make without an importance
  * matrix. Mixtures of experts have further rules there and are not covered. */
 #include "mixbit/plan.h"
 
@@ -46,7 +46,7 @@ static const struct {
     [IQ4_NL] = {"IQ4_NL", MB_FORMAT_IQ4_NL}, [IQ4_XS] = {"IQ4_XS", MB_FORMAT_IQ4_XS},
 };
 
-/* Names llama.cpp knows that need a format that is none of ours, or an importance matrix. */
+/* Names llama.cpp knows whose rules are not written here, or that need an importance matrix. */
 static const char *const foreign[] = {"Q1_0",   "Q2_0",  "Q2_K_S", "IQ1_S",    "IQ1_M",  "IQ2_XXS",
                                       "IQ2_XS", "IQ2_S", "IQ2_M",  "IQ3_XXS",  "IQ3_XS", "IQ3_S",
                                       "IQ3_M",  "TQ1_0", "TQ2_0",  "MXFP4_MOE"};
@@ -157,8 +157,8 @@ static enum mb_status find_preset(const char *name, enum preset *preset, struct 
     for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
         if (strcasecmp(name, foreign[i]) == 0)
             return mb_error_set(error, MB_ERR_UNSUPPORTED, -1,
-                                "preset %s needs a format that mixbit does not have, or an "
-                                "importance matrix",
+                                "preset %s has rules that mixbit does not know, or needs an "
+                                "importance matrix; name one such as Q4_K_M or IQ4_XS",
                                 foreign[i]);
     return mb_error_set(error, MB_ERR_ARGUMENT, -1,
                         "unknown preset '%.40s': expected a llama.cpp name such as Q4_K_M, Q5_K_S, "
