@@ -474,14 +474,15 @@ MB_INLINE void mb_stream_one_level(const struct mb_stream *w, const struct mb_ro
         mb_decode_header(mb_stream_block(w, p * V_PARTS), &header, coding, scale);
     MB_EACH (g, groups) {
         const size_t at_k = k + g * group, as = at_k / mb_scale_activation_group(scale);
+        const unsigned q0 = group < MB_CHUNK_K ? g * group % MB_CHUNK_K / 4 : 0;
         mb_tile_int dot;
         mb_stream_start(row, at_k, rows, registers, coding, scale, dot);
         for (unsigned i = 0; i < group; i += step) {
             const unsigned in = g * group + i;
             if (rows > 1)
                 mb_stream_prefetch(w, w->block + in / step * share, share);
-            mb_stream_dots(w, row, in / MB_CHUNK_K, in % MB_CHUNK_K / 4, at_k + i, rows, registers,
-                           coding, scale, dot);
+            mb_stream_dots(w, row, in / MB_CHUNK_K, q0, at_k + i, rows, registers, coding, scale,
+                           dot);
         }
         MB_EACH (v, registers) {
             const v_float d = mb_decode_d(mb_stream_scale(w, at.d, g, v, scale), coding, scale);
