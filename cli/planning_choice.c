@@ -220,8 +220,10 @@ enum mb_status mb_planning_solve(struct mb_planning *run)
 static enum mb_status plan_of_row(struct mb_planning *run, const struct mb_assignment *row,
                                   struct mb_plan **plan)
 {
-    const struct mb_planning_candidate *like = &run->candidates[0];
-    const struct mb_problem *problem = run->forecast.problem[like->residency];
+    const struct mb_planning_candidate *first = &run->candidates[0];
+    /* The first candidate's plan may have moved to run->plan already. */
+    const struct mb_plan *like = run->plan != NULL ? run->plan : first->plan;
+    const struct mb_problem *problem = run->forecast.problem[first->residency];
     struct mb_solution solution = {.choice = calloc(problem->unit_count + 1, sizeof(size_t))};
     if (!solution.choice)
         return MB_ERR_MEMORY;
@@ -237,10 +239,10 @@ static enum mb_status plan_of_row(struct mb_planning *run, const struct mb_assig
     mb_solution_free(&solution);
     if (status != MB_OK)
         return status;
-    memcpy((*plan)->model_hash, like->plan->model_hash, sizeof like->plan->model_hash);
-    memcpy((*plan)->device_key, like->plan->device_key, sizeof like->plan->device_key);
-    memcpy((*plan)->objective, like->plan->objective, sizeof like->plan->objective);
-    (*plan)->budget = like->plan->budget;
+    memcpy((*plan)->model_hash, like->model_hash, sizeof like->model_hash);
+    memcpy((*plan)->device_key, like->device_key, sizeof like->device_key);
+    memcpy((*plan)->objective, like->objective, sizeof like->objective);
+    (*plan)->budget = like->budget;
     return MB_OK;
 }
 
