@@ -11,7 +11,7 @@ MUTATIONS = [
     ("kernels/simd/decode.h", "v_bytes(3 << bits)", "v_bytes(1 << bits)"),
     ("kernels/x86/verbs_common.h", "bias = _mm256_set1_epi8(32)", "bias = _mm256_set1_epi8(31)"),
     ("kernels/simd/prepare.h", "scale[at_k / group] = amax / 127.0f;", "scale[at_k / group] = amax / 128.0f;"),
-    ("kernels/simd/matmul.h", "f[r][v] = v_fma(s[r][v], v_mul(d,", "f[r][v] = v_fma(s[r][v], v_mul(s[r][v],"),
+    ("kernels/simd/gemv.h", "f[r][v] = v_fma(s[r][v], v_mul(d,", "f[r][v] = v_fma(s[r][v], v_mul(s[r][v],"),
     ("dispatch/matmul.c", "out[r * groups + g] = -bias * total;", "out[r * groups] = -bias * total;"),
     ("dispatch/matmul.c", "args.panels += n0 / MB_PANEL_ROWS * args.panel_bytes;", "args.panels += (n0 ? 1 : 0) * args.panel_bytes;"),
     ("kernels/panel.c", "get_plane(&p->at, lane + p->at.plane1, 1, 4 * mb_coding_plane4(c) + 2",

@@ -10,7 +10,8 @@
  *
  * A row's words are pasted into the kernel's name and, through words.h, into the constants that its
  * inlined body folds on: the name says all that the code knows. */
-#include "kernels/simd/matmul.h"
+#include "kernels/simd/gemm.h"
+#include "kernels/simd/gemv.h"
 #include "kernels/simd/prepare.h"
 #include "kernels/words.h"
 
