@@ -22,6 +22,10 @@ float rng_gauss(struct rng *rng);
 /* MIXBIT_TEST_SEED when it is set, else a fixed one. */
 uint64_t rng_test_seed(void);
 
+/* MIXBIT_TEST_QUICK is set: fewer shapes and levels, for emulated CPUs. Every kernel still meets 1,
+ * 2, mr and (gemm) mr + 1 rows, odd n, and all that fill says. */
+bool test_is_quick(void);
+
 /* ---- inputs (harness_data.c) ---- */
 
 enum fill {

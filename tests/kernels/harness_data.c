@@ -37,6 +37,8 @@ uint64_t rng_test_seed(void)
     return text != NULL ? strtoull(text, NULL, 0) : 20261122u;
 }
 
+bool test_is_quick(void) { return getenv("MIXBIT_TEST_QUICK") != NULL; }
+
 const char *fill_name(enum fill fill)
 {
     static const char *const names[FILL_COUNT] = {"random",          "max codes, +127",
