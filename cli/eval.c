@@ -16,8 +16,6 @@ struct options {
     bool no_speed;
 };
 
-static const char *const numerics_names[] = {"kernel", "f32", NULL};
-
 struct result {
     struct mb_evaluation evaluation;
     struct mb_speed speed;
@@ -105,7 +103,7 @@ static void print_result(const struct mb_model *model, const struct options *opt
                  mb_text_bytes((double)mb_model_file_bytes(model), file), result->bits_per_weight);
     (void)printf("text    %s, %zu windows of %zu tokens, %zu scored, %s arithmetic\n",
                  options->text, e->windows, e->window, e->tokens,
-                 numerics_names[options->numerics]);
+                 mb_numerics_name((enum mb_numerics)options->numerics));
     if (result->has_speed) {
         const struct mb_speed *s = &result->speed;
         (void)printf("speed   decode %.1f tok/s at %zu tokens of context, prefill %.1f tok/s "
@@ -142,9 +140,9 @@ static json_t *result_json(const struct mb_model *model, const struct options *o
         mb_model_path(model), "architecture", mb_model_architecture(model), "file_bytes",
         (json_int_t)mb_model_file_bytes(model), "weight_bytes", (json_int_t)result->weight_bytes,
         "resident_bytes", (json_int_t)result->resident_bytes, "text", options->text, "numerics",
-        numerics_names[options->numerics], "windows", (json_int_t)e->windows, "window",
-        (json_int_t)e->window, "tokens", (json_int_t)e->tokens, "perplexity", e->perplexity,
-        "perplexity_error", e->perplexity_error);
+        mb_numerics_name((enum mb_numerics)options->numerics), "windows", (json_int_t)e->windows,
+        "window", (json_int_t)e->window, "tokens", (json_int_t)e->tokens, "perplexity",
+        e->perplexity, "perplexity_error", e->perplexity_error);
     (void)json_object_set_new(root, "bits_per_weight", json_real(result->bits_per_weight));
     if (e->has_reference) {
         (void)json_object_set_new(root, "reference", json_string(options->reference));
@@ -254,12 +252,8 @@ static const struct mb_option table[] = {
      .offset = offsetof(struct options, reference),
      .value = "MODEL",
      .help = "compare with this model, run in f32: KL divergence and perplexity ratio"},
-    {.name = "numerics",
-     .kind = MB_OPTION_CHOICE,
-     .offset = offsetof(struct options, numerics),
-     .choices = numerics_names,
-     .help = "each format's own kernels, or dequantized weights in f32",
-     .fallback = "kernel"},
+    MB_NUMERICS_ROW(struct options, numerics,
+                    "each format's own kernels, or dequantized weights in f32", "kernel"),
     MB_CONTEXT_ROW(struct options, context),
     MB_WINDOW_ROW(struct options, window, "512, or the model's context"),
     MB_WINDOWS_ROW(struct options, windows, "windows at most (default: the whole text)", 1),

@@ -55,6 +55,12 @@
         .help = says, .minimum = least                                                             \
     }
 
+#define MB_NUMERICS_ROW(type, field, says, usual)                                                  \
+    {                                                                                              \
+        .name = "numerics", .kind = MB_OPTION_CHOICE, .offset = offsetof(type, field),             \
+        .choices = mb_numerics_names, .help = says, .fallback = usual                              \
+    }
+
 #define MB_EFFORT_ROW(type, field)                                                                 \
     {                                                                                              \
         .name = "effort", .kind = MB_OPTION_CHOICE, .offset = offsetof(type, field),               \

@@ -28,6 +28,10 @@ static const struct mb_option options[] = {
      .value = "FILE",
      .help = "other text to measure on (default: the held-out text that comes with mixbit)"},
     MB_EFFORT_ROW(struct mb_planning_options, effort),
+    MB_NUMERICS_ROW(
+        struct mb_planning_options, numerics,
+        "what a probe measures: a format as its own kernel runs it, or as dequantized in f32",
+        "kernel"),
     MB_WINDOWS_ROW(struct mb_planning_options, windows, "windows of text to sense on", 2),
     MB_WINDOW_ROW(struct mb_planning_options, window, "256"),
     {.name = "eval-windows",
@@ -63,6 +67,7 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
                                            .windows = o->windows,
                                            .window = o->window,
                                            .effort = o->effort,
+                                           .numerics = (enum mb_numerics)o->numerics,
                                            .formats = &run->formats,
                                            .output = table_path,
                                            .threads = run->threads};

@@ -10,7 +10,7 @@
 
 struct mb_planning_options {
     const char *output, *text, *eval_text, *profile;
-    int effort;
+    int effort, numerics;
     size_t windows, window, eval_windows, context, threads, repeats;
     struct mb_format_list formats;
     struct mb_budget_options budget;

@@ -11,7 +11,7 @@ struct options {
     const char *text, *output;
     struct mb_format_list formats;
     size_t windows, window, threads;
-    int effort;
+    int effort, numerics;
 };
 
 /* Per format: the sum over tensors, which is what a uniform file should lose, and the tensor that
@@ -78,6 +78,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
                                                  .windows = options->windows,
                                                  .window = options->window,
                                                  .effort = options->effort,
+                                                 .numerics = (enum mb_numerics)options->numerics,
                                                  .formats = &options->formats,
                                                  .output = where,
                                                  .threads = threads};
@@ -107,6 +108,10 @@ static const struct mb_option table[] = {
     MB_WINDOWS_ROW(struct options, windows, "windows to run (default: 4 or 5 quick, 16 normal)", 1),
     MB_WINDOW_ROW(struct options, window, "256"),
     MB_EFFORT_ROW(struct options, effort),
+    MB_NUMERICS_ROW(struct options, numerics,
+                    "the probed tensor as its own kernel runs it, rounded activations included, or "
+                    "dequantized in f32",
+                    "f32"),
     MB_OUTPUT_ROW(struct options, output,
                   "the table (default: MODEL.sensitivity.json here); the journal is beside it"),
     MB_THREADS_ROW(struct options, threads),

@@ -219,9 +219,11 @@ enum mb_status mb_step_windows(struct mb_cli *cli, const struct mb_model *model,
 /* ---- sensitivity ---- */
 
 const char *const mb_effort_names[] = {"quick", "normal", NULL};
+const char *const mb_numerics_names[] = {"kernel", "f32", NULL};
 
 /* The table at `path` when it answers the request already; NULL otherwise. */
 static struct mb_sensitivity *finished_table(struct mb_model *model, const char *path,
+                                             enum mb_numerics numerics,
                                              const struct mb_windows *windows,
                                              const struct mb_format_list *formats)
 {
@@ -230,6 +232,7 @@ static struct mb_sensitivity *finished_table(struct mb_model *model, const char 
         return NULL;
     bool same = strcmp(table->model_hash, mb_model_hash(model)) == 0 &&
                 strcmp(table->text_hash, windows->text_hash) == 0 &&
+                strcmp(table->numerics, mb_numerics_name(numerics)) == 0 &&
                 table->windows == windows->count && table->window == windows->window;
     for (size_t f = 0; f < formats->count; f++) {
         bool found = false;
@@ -314,7 +317,7 @@ enum mb_status mb_step_sense(struct mb_cli *cli, struct mb_model *model,
     enum mb_status status = mb_step_windows(cli, model, request->text, window, count, &windows);
     if (status != MB_OK)
         goto out;
-    *table = finished_table(model, request->output, &windows, &formats);
+    *table = finished_table(model, request->output, request->numerics, &windows, &formats);
     if (*table != NULL) {
         mb_note(cli, "using %s, sensed before with the same model, text and formats",
                 request->output);
@@ -322,6 +325,7 @@ enum mb_status mb_step_sense(struct mb_cli *cli, struct mb_model *model,
     }
     const struct mb_sense_options options = {
         .size = sizeof options,
+        .numerics = request->numerics,
         .windows = &windows,
         .formats = formats.at,
         .format_count = formats.count,

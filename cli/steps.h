@@ -74,10 +74,12 @@ enum mb_status mb_step_apply_profile(struct mb_cli *cli, const char *named);
 
 enum mb_effort { MB_EFFORT_QUICK, MB_EFFORT_NORMAL };
 extern const char *const mb_effort_names[];
+extern const char *const mb_numerics_names[]; /* in the order of enum mb_numerics */
 struct mb_sense_request {
     const char *text;
     size_t windows, window; /* 0: what the effort says */
     int effort;
+    enum mb_numerics numerics;
     const struct mb_format_list *formats; /* NULL or empty: the defaults */
     const char *output;                   /* table; the journal is <output>.journal. Required. */
     struct mb_threads *threads;

@@ -245,6 +245,11 @@ enum mb_status mb_network_create_mix(struct mb_model *model, const enum mb_forma
     return MB_OK;
 }
 
+const char *mb_numerics_name(enum mb_numerics numerics)
+{
+    return numerics == MB_NUMERICS_F32 ? "f32" : "kernel";
+}
+
 enum mb_status mb_network_create(struct mb_model *model, enum mb_numerics numerics,
                                  struct mb_threads *threads, struct mb_network **network,
                                  struct mb_error *error)

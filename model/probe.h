@@ -58,15 +58,16 @@ enum mb_status mb_prober_run(struct mb_prober *prober, const struct mb_target *t
 
 struct mb_requantized {
     struct mb_replacement replacement;
-    struct mb_weights weights; /* packed in f32 */
+    struct mb_weights weights; /* packed in f32, or in the format for its own kernel */
     float *rows;
     double error; /* RMS(w - w') / RMS(w), weighted by importance when given */
     bool exact;   /* every weight keeps its value */
 };
-/* dequantize(quantize(w)) of matrix `index` of the network; format MB_FORMAT_NONE: unchanged. */
+/* dequantize(quantize(w)) of matrix `index` of the network, made ready for `numerics`; format
+ * MB_FORMAT_NONE: unchanged, in f32. */
 enum mb_status mb_requantize(const struct mb_network *network, size_t index, enum mb_format format,
-                             const float *importance, struct mb_requantized *out,
-                             struct mb_error *error);
+                             enum mb_numerics numerics, const float *importance,
+                             struct mb_requantized *out, struct mb_error *error);
 void mb_requantized_free(struct mb_requantized *requantized);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The weights of a probe: one matrix as another format would return it, ready to multiply in f32.
- * The same walk measures how far it went from the source. */
+/* The weights of a probe: one matrix as another format would return it, ready to multiply in f32 or
+ * by the format's own kernel. The same walk measures how far it went from the source. */
 #include "model/probe.h"
 
 #include "support/support.h"
@@ -66,7 +66,10 @@ static enum mb_status do_panel(struct job *job, size_t row0, size_t row1, struct
     }
     if (job->out->rows != NULL)
         memcpy(job->out->rows + row0 * k, result, rows * k * sizeof *result);
-    return job->out->weights.data ? mb_pack_rows(&job->out->weights, result, row0, row1) : MB_OK;
+    if (job->out->weights.data == NULL)
+        return MB_OK;
+    const bool stored = job->out->weights.format != MB_FORMAT_F32;
+    return mb_pack_rows(&job->out->weights, stored ? (const void *)b->stored : result, row0, row1);
 }
 
 static void do_panels(void *arg, size_t first, size_t last, size_t thread)
@@ -91,12 +94,12 @@ static void do_panels(void *arg, size_t first, size_t last, size_t thread)
 }
 
 static enum mb_status allocate(const struct mb_network *network, size_t index,
-                               struct mb_requantized *out)
+                               enum mb_format packed, struct mb_requantized *out)
 {
     const struct mb_matrix *matrix = &network->matrices[index];
     const bool looked_up = index == network->embedding;
     size_t bytes;
-    enum mb_status status = mb_pack_size(MB_FORMAT_F32, matrix->n, matrix->k, &bytes);
+    enum mb_status status = mb_pack_size(packed, matrix->n, matrix->k, &bytes);
     if (status != MB_OK)
         return status;
     if (looked_up) {
@@ -108,7 +111,7 @@ static enum mb_status allocate(const struct mb_network *network, size_t index,
         void *data = mb_alloc_aligned(bytes);
         if (data == NULL)
             return MB_ERR_MEMORY;
-        status = mb_weights_init(&out->weights, MB_FORMAT_F32, matrix->n, matrix->k, data);
+        status = mb_weights_init(&out->weights, packed, matrix->n, matrix->k, data);
     }
     out->replacement = (struct mb_replacement){
         .matrix = index,
@@ -119,14 +122,15 @@ static enum mb_status allocate(const struct mb_network *network, size_t index,
 }
 
 enum mb_status mb_requantize(const struct mb_network *network, size_t index, enum mb_format format,
-                             const float *importance, struct mb_requantized *out,
-                             struct mb_error *error)
+                             enum mb_numerics numerics, const float *importance,
+                             struct mb_requantized *out, struct mb_error *error)
 {
+    const bool own_kernel = numerics == MB_NUMERICS_KERNEL && format != MB_FORMAT_NONE;
     const struct mb_tensor *tensor =
         mb_model_tensor_at(network->model, network->matrices[index].tensor);
     struct job job = {.tensor = tensor, .format = format, .importance = importance, .out = out};
     *out = (struct mb_requantized){0};
-    enum mb_status status = allocate(network, index, out);
+    enum mb_status status = allocate(network, index, own_kernel ? format : MB_FORMAT_F32, out);
     job.row_error = calloc(tensor->n, sizeof *job.row_error);
     job.row_square = calloc(tensor->n, sizeof *job.row_square);
     if (status == MB_OK && (job.row_error == NULL || job.row_square == NULL))

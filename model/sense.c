@@ -73,9 +73,9 @@ static enum mb_status describe(const struct sense *s, char *settings, size_t byt
         return mb_error_set(error, MB_ERR_IO, -1, "cannot read '%s' to its end",
                             mb_model_path(s->model));
     snprintf(settings, bytes,
-             "kl f32 revision %d, model %s, tokens %s, windows %zu x %zu, score %zu, importance %s",
-             METHOD_REVISION, model, tokens, windows->count, windows->window,
-             s->options->score_tokens, importance);
+             "kl %s revision %d, model %s, tokens %s, windows %zu x %zu, score %zu, importance %s",
+             mb_numerics_name(s->options->numerics), METHOD_REVISION, model, tokens, windows->count,
+             windows->window, s->options->score_tokens, importance);
     return MB_OK;
 }
 
@@ -113,7 +113,11 @@ static enum mb_format stored_format(const struct sense *s, size_t unit, enum mb_
 {
     const struct mb_tensor *tensor = tensor_of(s, unit);
     const enum mb_format format = mb_format_fit(asked, tensor->k);
-    return format == tensor->format || format == MB_FORMAT_F32 ? MB_FORMAT_NONE : format;
+    /* What a quantized file holds already still rounds its input when its own kernel runs it. */
+    const bool rounds = s->options->numerics == MB_NUMERICS_KERNEL &&
+                        mb_format_info(format)->activation != MB_ACTIVATION_F32;
+    return (format == tensor->format && !rounds) || format == MB_FORMAT_F32 ? MB_FORMAT_NONE
+                                                                            : format;
 }
 
 /* A probe is due for the first candidate that is stored as `format`. */
@@ -175,11 +179,12 @@ static enum mb_status probe(struct sense *s, size_t unit, enum mb_format format,
                             struct mb_loss *loss, struct mb_error *error)
 {
     struct mb_requantized weights;
-    enum mb_status status = mb_requantize(s->network, s->units[unit].matrix, format,
+    const enum mb_numerics numerics = s->options->numerics;
+    enum mb_status status = mb_requantize(s->network, s->units[unit].matrix, format, numerics,
                                           importance_of(s, unit), &weights, error);
     if (status != MB_OK)
         return status;
-    if (weights.exact && format != MB_FORMAT_NONE) {
+    if (weights.exact && numerics == MB_NUMERICS_F32 && format != MB_FORMAT_NONE) {
         *loss = (struct mb_loss){.known = 1};
     } else {
         status = mb_prober_run(s->prober, &s->units[unit].target, &weights.replacement, report_part,
@@ -311,7 +316,7 @@ static enum mb_status make_table(const struct sense *s, struct mb_sensitivity **
     memcpy(made->model_hash, mb_model_hash(s->model), sizeof made->model_hash);
     memcpy(made->text_hash, windows->text_hash, sizeof made->text_hash);
     snprintf(made->method, sizeof made->method, "kl");
-    snprintf(made->numerics, sizeof made->numerics, "f32");
+    snprintf(made->numerics, sizeof made->numerics, "%s", mb_numerics_name(s->options->numerics));
     made->windows = windows->count;
     made->window = windows->window;
     made->tokens = scored_tokens(s->options);

@@ -138,6 +138,7 @@ enum mb_numerics {
     MB_NUMERICS_KERNEL = 0,
     MB_NUMERICS_F32 = 1
 }; /* each format's own kernel; dequantized in f32 */
+MB_API const char *mb_numerics_name(enum mb_numerics numerics); /* "kernel", "f32" */
 
 /**
  * Pack a model for running. MB_ERR_UNSUPPORTED names an architecture or tensor type that is none of
@@ -247,6 +248,9 @@ MB_API void mb_importance_free(const struct mb_model *model, float **importance)
 
 struct mb_sense_options {
     uint32_t size;
+    enum mb_numerics numerics; /* of the probed tensor: in f32, what storing it loses; with the
+                                  format's own kernel, what running it loses, rounded activations
+                                  included. All others run in f32. */
     const struct mb_windows *windows;
     const enum mb_format
         *formats; /* candidates; per tensor the fall-back applies, duplicates are probed once */
@@ -261,11 +265,11 @@ struct mb_sense_options {
     const struct mb_progress *progress;
 };
 /**
- * KL(base || one tensor quantized) for every quantizable tensor x format, f32 arithmetic on
- * dequantized weights; restarts at the tensor's layer from cached activations. Fills a new table
- * (mb_sensitivity_free). State    every finished probe is appended to the journal with a checksum:
- * an interrupted run loses at most one probe. Source   docs/method.md "sensitivity"; restart and
- * interval are ours, the KL is KL Lens's, forward direction.
+ * KL(base || one tensor quantized) for every quantizable tensor x format; the base is f32
+ * arithmetic on the given weights. Restarts at the tensor's layer from cached activations. Fills a
+ * new table (mb_sensitivity_free). State    every finished probe is appended to the journal with a
+ * checksum: an interrupted run loses at most one probe. Source   docs/method.md "sensitivity";
+ * restart and interval are ours, the KL is KL Lens's, forward direction.
  */
 MB_API enum mb_status mb_sense(struct mb_model *model, const struct mb_sense_options *options,
                                struct mb_sensitivity **table, struct mb_error *error);

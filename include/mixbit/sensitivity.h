@@ -22,7 +22,7 @@ struct mb_loss {
 struct mb_sensitivity {
     char model_hash[33], text_hash[33];
     char method[32];   /* "kl" */
-    char numerics[16]; /* "f32" */
+    char numerics[16]; /* of the probed tensor: "f32" or "kernel" */
     size_t windows, window, tokens;
     double noise_floor; /* KL of the probe path against itself, nats per token */
     size_t unit_count, format_count;

@@ -46,8 +46,11 @@ static void full_kl(const struct mb_prober *prober, const float *base, const flo
         }
 }
 
+/* With one tensor quantized and floats around it, a network of either numerics is what its probe
+ * stands for. */
 static void check_probes(struct mb_model *model, struct mb_network *network,
-                         const struct mb_windows *windows, size_t limit, int economy)
+                         const struct mb_windows *windows, enum mb_numerics numerics, size_t limit,
+                         int economy)
 {
     struct mb_prober *prober;
     struct mb_error error;
@@ -63,14 +66,14 @@ static void check_probes(struct mb_model *model, struct mb_network *network,
     for (size_t m = 0; m < network->matrix_count; m++) {
         const struct mb_target target = mb_target_of(network, m);
         enum mb_format *formats = only(model, network->matrices[m].tensor, MB_FORMAT_Q4_0);
-        struct mb_network *mixed = ns_network(model, formats, MB_NUMERICS_F32, NULL);
+        struct mb_network *mixed = ns_network(model, formats, numerics, NULL);
         float *changed = ns_run(mixed, windows, 0, VOCABULARY);
         struct mb_requantized weights;
         full_kl(prober, base, changed, expected);
         assert_int_equal(mb_prober_seek(prober, &target, &error), MB_OK);
-        assert_int_equal(
-            mb_requantize(network, m, formats[network->matrices[m].tensor], NULL, &weights, &error),
-            MB_OK);
+        assert_int_equal(mb_requantize(network, m, formats[network->matrices[m].tensor], numerics,
+                                       NULL, &weights, &error),
+                         MB_OK);
         memset(kl, 0xff, sizeof kl);
         assert_int_equal(
             mb_prober_run(prober, &target, &weights.replacement, NULL, NULL, kl, &error), MB_OK);
@@ -96,9 +99,11 @@ static void test_restarts(void **state)
     struct mb_model *model = ns_open(ODD_MODEL);
     struct mb_network *network = ns_network(model, NULL, MB_NUMERICS_F32, threads);
     /* 154 rows: the residual stream takes 19.25 KiB, its end 6.25, logits 12.5, all slots 177. */
-    check_probes(model, network, &windows, 0, 0);
-    check_probes(model, network, &windows, 60000, 1);
-    check_probes(model, network, &windows, 30000, 2);
+    for (int numerics = 0; numerics < 2; numerics++) {
+        check_probes(model, network, &windows, (enum mb_numerics)numerics, 0, 0);
+        check_probes(model, network, &windows, (enum mb_numerics)numerics, 60000, 1);
+        check_probes(model, network, &windows, (enum mb_numerics)numerics, 30000, 2);
+    }
     mb_network_destroy(network);
     mb_model_close(model);
     mb_threads_destroy(threads);
@@ -128,8 +133,9 @@ static void test_untied_output(void **state)
         float *changed = ns_run(mixed, &windows, 0, 2048);
         struct mb_requantized weights;
         double kl[14], total = 0;
-        assert_int_equal(
-            mb_requantize(network, matrices[i], MB_FORMAT_Q2_K, NULL, &weights, &error), MB_OK);
+        assert_int_equal(mb_requantize(network, matrices[i], MB_FORMAT_Q2_K, MB_NUMERICS_F32, NULL,
+                                       &weights, &error),
+                         MB_OK);
         assert_int_equal(
             mb_prober_run(prober, &target, &weights.replacement, NULL, NULL, kl, &error), MB_OK);
         for (size_t r = 0; r < 14; r++) {
@@ -160,6 +166,7 @@ enum { CANDIDATES = sizeof candidates / sizeof candidates[0] };
 static struct mb_sense_options sense_options(const struct mb_windows *windows)
 {
     return (struct mb_sense_options){.size = sizeof(struct mb_sense_options),
+                                     .numerics = MB_NUMERICS_F32,
                                      .windows = windows,
                                      .formats = candidates,
                                      .format_count = CANDIDATES};
@@ -195,13 +202,13 @@ static void expect_loss(const struct mb_windows *windows, const float *base, con
     loss->high = mean + half_width;
 }
 
-static void test_table(void **state)
+static void check_table(enum mb_numerics numerics)
 {
-    (void)state;
     struct mb_windows windows = ns_windows(WINDOWS, WINDOW, VOCABULARY);
     struct mb_model *model = ns_open(ODD_MODEL);
     struct mb_network *network = ns_network(model, NULL, MB_NUMERICS_F32, NULL);
-    const struct mb_sense_options options = sense_options(&windows);
+    struct mb_sense_options options = sense_options(&windows);
+    options.numerics = numerics;
     struct mb_sensitivity *table = sense(model, &options);
     assert_int_equal(table->unit_count, 15);
     assert_int_equal(table->format_count, CANDIDATES);
@@ -211,6 +218,7 @@ static void test_table(void **state)
     assert_string_equal(table->model_hash, mb_model_hash(model));
     assert_string_equal(table->text_hash, "hand-made");
     assert_string_equal(table->method, "kl");
+    assert_string_equal(table->numerics, mb_numerics_name(numerics));
     assert_true(table->noise_floor >= 0 && table->noise_floor < 1e-12);
 
     float *base = ns_run(network, &windows, 0, VOCABULARY);
@@ -222,7 +230,7 @@ static void test_table(void **state)
         for (size_t c = 0; c < CANDIDATES; c++) {
             struct mb_loss expected = {0};
             enum mb_format *formats = only(model, index, candidates[c]);
-            struct mb_network *mixed = ns_network(model, formats, MB_NUMERICS_F32, NULL);
+            struct mb_network *mixed = ns_network(model, formats, numerics, NULL);
             float *changed = ns_run(mixed, &windows, 0, VOCABULARY);
             expect_loss(&windows, base, changed, &expected);
             assert_true(row[c].known);
@@ -248,6 +256,13 @@ static void test_table(void **state)
     mb_windows_free(&windows);
 }
 
+static void test_table(void **state)
+{
+    (void)state;
+    check_table(MB_NUMERICS_F32);
+    check_table(MB_NUMERICS_KERNEL);
+}
+
 /* A format that keeps every weight loses nothing, and says so without a run. */
 static void test_exact_format(void **state)
 {
@@ -257,12 +272,14 @@ static void test_exact_format(void **state)
     struct mb_network *network = ns_network(model, NULL, MB_NUMERICS_F32, NULL);
     struct mb_requantized weights;
     struct mb_error error;
-    assert_int_equal(mb_requantize(network, network->output, MB_FORMAT_F32, NULL, &weights, &error),
+    assert_int_equal(mb_requantize(network, network->output, MB_FORMAT_F32, MB_NUMERICS_F32, NULL,
+                                   &weights, &error),
                      MB_OK);
     assert_true(weights.exact && weights.error == 0);
     mb_requantized_free(&weights);
-    assert_int_equal(
-        mb_requantize(network, network->output, MB_FORMAT_Q8_0, NULL, &weights, &error), MB_OK);
+    assert_int_equal(mb_requantize(network, network->output, MB_FORMAT_Q8_0, MB_NUMERICS_F32, NULL,
+                                   &weights, &error),
+                     MB_OK);
     assert_true(!weights.exact && weights.error > 1e-4 && weights.error < 1e-2);
     mb_requantized_free(&weights);
     mb_network_destroy(network);
