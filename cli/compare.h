@@ -50,6 +50,12 @@ struct mb_compare_options {
 enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *comparison,
                                      const struct mb_compare_options *options);
 
+/* Time decode of some measured rows once more, in turns with each other alone. Where they don't fit
+ * the memory limit together, their figures stay as they are. */
+enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparison *comparison,
+                                          const struct mb_compare_options *options,
+                                          const size_t *rows, size_t count);
+
 /* Mean of a's window losses minus b's with its 95 % interval; *low > 0 means that a is worse. */
 void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b, double *difference,
                    double *low, double *high);

@@ -103,6 +103,8 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
     if (status == MB_OK)
         status = mb_comparison_measure(cli, &run.comparison, &compare);
     if (status == MB_OK)
+        status = mb_planning_confirm(&run, &compare);
+    if (status == MB_OK)
         status = mb_planning_recommend(&run);
     if (status == MB_OK)
         status = mb_planning_write(&run);

@@ -20,14 +20,17 @@ enum {
     MB_PLANNING_NOTES = 8,
     MB_PLANNING_OUTPUTS = 7,
     MB_PLANNING_LIMITS = 4,
-    MB_PLANNING_CANDIDATES = 2 * MB_PLANNING_LIMITS
+    MB_PLANNING_ANSWERS = 6,
+    MB_PLANNING_CANDIDATES = 2 * MB_PLANNING_LIMITS + MB_PLANNING_ANSWERS
 };
+#define MB_PLANNING_NO_RIVAL SIZE_MAX
 
-/* A solution that may be recommended: its plan (owned) and its row of the comparison. */
+/* A solution that may be recommended: its plan (owned), its row of the comparison, and the uniform
+ * or preset row that it answers (MB_PLANNING_NO_RIVAL: it is for the budget). */
 struct mb_planning_candidate {
     struct mb_plan *plan;
     enum mb_residency residency;
-    size_t row;
+    size_t row, rival;
 };
 
 /* Everything a run holds; freed in one place. */
@@ -44,7 +47,8 @@ struct mb_planning {
     struct mb_forecast_request forecast_request;
     struct mb_forecast forecast;
     struct mb_comparison comparison;
-    struct mb_planning_candidate candidates[MB_PLANNING_CANDIDATES]; /* strictest limit first */
+    /* The strictest limit first, answers last. */
+    struct mb_planning_candidate candidates[MB_PLANNING_CANDIDATES];
     size_t candidate_count;
     size_t reference;     /* row that decode is held to; SIZE_MAX: the user gave budgets */
     struct mb_plan *plan; /* what is recommended, */
@@ -68,7 +72,10 @@ extern const char *const mb_planning_outputs[MB_PLANNING_OUTPUTS];
 enum mb_status mb_planning_open(struct mb_planning *run);
 /* Solve, and fill the comparison with the plan and what it has to beat (planning_choice.c). */
 enum mb_status mb_planning_solve(struct mb_planning *run);
-/* Decide by what was measured; run->plan and run->chosen are what is written (planning_choice.c).
+/* Time what is close once more, longer (planning_verdict.c). */
+enum mb_status mb_planning_confirm(struct mb_planning *run,
+                                   const struct mb_compare_options *options);
+/* Decide by what was measured; run->plan and run->chosen are what is written (planning_verdict.c).
  */
 enum mb_status mb_planning_recommend(struct mb_planning *run);
 /* Write every output, then print the comparison (planning_outputs.c). */

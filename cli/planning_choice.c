@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The choice of `mixbit plan`: what is solved, what is measured beside it, and which of them is
- * recommended. Predictions propose, measured rows decide. */
+/* The choice of `mixbit plan`: what is solved, and what is measured beside it. Predictions propose,
+ * measured rows decide (planning_verdict.c). */
 #include "cli/planning.h"
 
 #include <math.h>
@@ -62,7 +62,7 @@ static enum mb_status mix_of_solution(struct mb_planning *run, const struct mb_p
  * (but not next to it). */
 static enum mb_status add_neighbours(struct mb_planning *run, const struct mb_budget *budget)
 {
-    const struct mb_planning_candidate *plan = &run->candidates[run->candidate_count - 1];
+    const struct mb_planning_candidate *plan = &run->candidates[0];
     const struct mb_problem *problem = run->forecast.problem[plan->residency];
     const enum mb_quantity minimize = mb_minimize_quantity(run->options->budget.minimize);
     const enum mb_quantity against =
@@ -103,9 +103,10 @@ static enum mb_status add_neighbours(struct mb_planning *run, const struct mb_bu
 /* Solve under one budget and take the plan's mix over as a row; one that an earlier solution found
  * already is dropped. */
 static enum mb_status add_candidate(struct mb_planning *run, const struct mb_forecast *forecast,
-                                    const struct mb_budget *budget, const char *name)
+                                    const struct mb_budget *budget, const char *name, size_t rival)
 {
-    struct mb_planning_candidate made = {.plan = NULL};
+    const enum mb_row_kind kind = rival == MB_PLANNING_NO_RIVAL ? MB_ROW_PLAN : MB_ROW_ANSWER;
+    struct mb_planning_candidate made = {.plan = NULL, .rival = rival};
     struct mb_mix mix;
     enum mb_status status =
         mb_forecast_solve(run->cli, forecast, mb_minimize_quantity(run->options->budget.minimize),
@@ -114,14 +115,12 @@ static enum mb_status add_candidate(struct mb_planning *run, const struct mb_for
         status = mb_mix_plan(run->cli, run->model, made.plan, &mix);
     if (status == MB_OK) {
         snprintf(mix.name, sizeof mix.name, "%s", name);
-        status = mb_comparison_add(&run->comparison, &mix, MB_ROW_PLAN, &run->forecast, &made.row);
+        status = mb_comparison_add(&run->comparison, &mix, kind, &run->forecast, &made.row);
     }
+    bool known = status == MB_OK && made.row == rival;
     for (size_t i = 0; status == MB_OK && i < run->candidate_count; i++)
-        if (run->candidates[i].row == made.row) {
-            mb_plan_free(made.plan);
-            return MB_OK;
-        }
-    if (status == MB_OK)
+        known = known || run->candidates[i].row == made.row;
+    if (status == MB_OK && !known)
         run->candidates[run->candidate_count++] = made;
     else
         mb_plan_free(made.plan);
@@ -141,7 +140,7 @@ static enum mb_status add_limits(struct mb_planning *run, const struct mb_foreca
         char name[48];
         limits.max[MB_QUANTITY_DECODE] *= 1 + slack[i];
         snprintf(name, sizeof name, "plan (%.1f %%%s)", 100 * slack[i], kind);
-        status = add_candidate(run, forecast, &limits, name);
+        status = add_candidate(run, forecast, &limits, name, MB_PLANNING_NO_RIVAL);
         if (status != MB_OK && status != MB_ERR_INFEASIBLE)
             return status;
     }
@@ -174,6 +173,54 @@ static enum mb_status add_candidates(struct mb_planning *run, const struct mb_bu
             status = MB_OK; /* fewer candidates may not meet what all of them do */
     }
     return status;
+}
+
+/* The uniform or preset row within the size budget that is to lose least of those with more loss
+ * than `above`; MB_PLANNING_NO_RIVAL: none. */
+static size_t next_rival(const struct mb_planning *run, const struct mb_budget *budget,
+                         double above)
+{
+    const struct mb_comparison *c = &run->comparison;
+    size_t next = MB_PLANNING_NO_RIVAL;
+    for (size_t i = 0; i < c->count; i++) {
+        const struct mb_assignment *row = &c->rows[i];
+        const double loss = row->predicted[MB_QUANTITY_LOSS];
+        const double most = budget->max[MB_QUANTITY_BYTES];
+        if ((row->kind == MB_ROW_UNIFORM || row->kind == MB_ROW_PRESET) && loss > above &&
+            (most <= 0 || row->bytes <= most) &&
+            (next == MB_PLANNING_NO_RIVAL || loss < c->rows[next].predicted[MB_QUANTITY_LOSS]))
+            next = i;
+    }
+    return next;
+}
+
+/* A row that is to lose less than the strictest plan may turn out to be as fast as a plan, within
+ * what timing can tell, and would have to be recommended then. So each gets an answer: the best mix
+ * of its own size and predicted speed, with a percent of time to spare, since a mix of activation
+ * types costs what no sum over tensors holds. */
+static enum mb_status add_answers(struct mb_planning *run, const struct mb_budget *budget)
+{
+    const double spare = 0.01;
+    const size_t strictest = run->candidates[0].row;
+    const double most = run->comparison.rows[strictest].predicted[MB_QUANTITY_LOSS];
+    enum mb_status status = MB_OK;
+    size_t rival = next_rival(run, budget, -1);
+    for (size_t i = 0; i < MB_PLANNING_ANSWERS && rival != MB_PLANNING_NO_RIVAL; i++) {
+        const struct mb_assignment *row = &run->comparison.rows[rival];
+        const double loss = row->predicted[MB_QUANTITY_LOSS];
+        char name[48];
+        if (!(loss < most))
+            break;
+        const struct mb_budget limits = {
+            .max = {[MB_QUANTITY_BYTES] = row->bytes,
+                    [MB_QUANTITY_DECODE] = (1 - spare) * row->predicted[MB_QUANTITY_DECODE]}};
+        (void)snprintf(name, sizeof name, "plan (as %.30s)", row->mix.name);
+        status = add_candidate(run, &run->forecast, &limits, name, rival);
+        if (status != MB_OK && status != MB_ERR_INFEASIBLE)
+            return status;
+        rival = next_rival(run, budget, loss);
+    }
+    return MB_OK;
 }
 
 /* Rows of at most the source's size (larger ones answer nothing), then the plans, then their
@@ -209,176 +256,10 @@ enum mb_status mb_planning_solve(struct mb_planning *run)
     }
     free(mixes);
     if (status == MB_OK)
-        status = run->reference != SIZE_MAX ? add_candidates(run, &budget, reference)
-                                            : add_candidate(run, &run->forecast, &budget, "plan");
+        status = run->reference != SIZE_MAX
+                     ? add_candidates(run, &budget, reference)
+                     : add_candidate(run, &run->forecast, &budget, "plan", MB_PLANNING_NO_RIVAL);
+    if (status == MB_OK && run->reference != SIZE_MAX)
+        status = add_answers(run, &budget);
     return status == MB_OK ? add_neighbours(run, &budget) : status;
-}
-
-/* ---- judging ---- */
-
-/* The plan of a row whose formats are all candidates, with the same header as a solver's. */
-static enum mb_status plan_of_row(struct mb_planning *run, const struct mb_assignment *row,
-                                  struct mb_plan **plan)
-{
-    const struct mb_planning_candidate *first = &run->candidates[0];
-    /* The first candidate's plan may have moved to run->plan already. */
-    const struct mb_plan *like = run->plan != NULL ? run->plan : first->plan;
-    const struct mb_problem *problem = run->forecast.problem[first->residency];
-    struct mb_solution solution = {.choice = calloc(problem->unit_count + 1, sizeof(size_t))};
-    if (!solution.choice)
-        return MB_ERR_MEMORY;
-    for (size_t u = 0; u < problem->unit_count; u++) {
-        const struct mb_unit *unit = &problem->units[u];
-        const enum mb_format format = mb_mix_format(run->model, &row->mix, unit->tensor);
-        while (solution.choice[u] + 1 < unit->candidate_count &&
-               unit->candidates[solution.choice[u]].format != format)
-            solution.choice[u]++;
-    }
-    mb_problem_totals(problem, solution.choice, solution.total);
-    const enum mb_status status = mb_plan_from_solution(problem, &solution, plan);
-    mb_solution_free(&solution);
-    if (status != MB_OK)
-        return status;
-    memcpy((*plan)->model_hash, like->model_hash, sizeof like->model_hash);
-    memcpy((*plan)->device_key, like->device_key, sizeof like->device_key);
-    memcpy((*plan)->objective, like->objective, sizeof like->objective);
-    (*plan)->budget = like->budget;
-    return MB_OK;
-}
-
-static double measured(const struct mb_assignment *row, enum mb_quantity quantity)
-{
-    switch (quantity) {
-    case MB_QUANTITY_LOSS: return row->evaluation.kl_mean;
-    case MB_QUANTITY_DECODE: return row->speed.decode_ns;
-    case MB_QUANTITY_PREFILL: return row->speed.prefill_ns;
-    default: return row->bytes;
-    }
-}
-
-static bool keeps_up(const struct mb_planning *run, const struct mb_planning_candidate *candidate)
-{
-    const struct mb_assignment *rows = run->comparison.rows;
-    return run->reference == SIZE_MAX ||
-           mb_decodes_no_slower(&rows[candidate->row], &rows[run->reference]);
-}
-
-/* Of several losses that the text cannot tell apart, the fastest plan's. */
-static struct mb_planning_candidate *fastest_as_good(struct mb_planning *run,
-                                                     struct mb_planning_candidate *best)
-{
-    const struct mb_assignment *rows = run->comparison.rows;
-    struct mb_planning_candidate *fastest = best;
-    for (size_t i = 0; i < run->candidate_count; i++) {
-        struct mb_planning_candidate *candidate = &run->candidates[i];
-        double difference, low, high;
-        mb_compare_kl(&rows[candidate->row], &rows[best->row], &difference, &low, &high);
-        if (low <= 0 && keeps_up(run, candidate) &&
-            rows[candidate->row].speed.decode_ns < rows[fastest->row].speed.decode_ns)
-            fastest = candidate;
-    }
-    return fastest;
-}
-
-/* Of the plans whose measured decode keeps up with the reference's, the best one; NULL: none does.
- * Without a reference there is one plan, for the limits that the user gave. */
-static struct mb_planning_candidate *best_candidate(struct mb_planning *run)
-{
-    const struct mb_assignment *rows = run->comparison.rows;
-    const enum mb_quantity minimize = mb_minimize_quantity(run->options->budget.minimize);
-    struct mb_planning_candidate *best = NULL;
-    for (size_t i = 0; i < run->candidate_count; i++) {
-        struct mb_planning_candidate *candidate = &run->candidates[i];
-        if (keeps_up(run, candidate) && (!best || measured(&rows[candidate->row], minimize) <
-                                                      measured(&rows[best->row], minimize)))
-            best = candidate;
-    }
-    return best && minimize == MB_QUANTITY_LOSS ? fastest_as_good(run, best) : best;
-}
-
-static void say(struct mb_planning *run, const char *text)
-{
-    mb_planning_note(run, text);
-    mb_warn(run->cli, "%s", text);
-}
-
-/* Recommend a row instead of a solver's plan. */
-static enum mb_status choose_row(struct mb_planning *run, const struct mb_assignment *row)
-{
-    struct mb_plan *plan = NULL;
-    const enum mb_status status = plan_of_row(run, row, &plan);
-    if (status != MB_OK)
-        return status;
-    mb_plan_free(run->plan);
-    run->plan = plan;
-    run->chosen = (size_t)(row - run->comparison.rows);
-    return MB_OK;
-}
-
-/* No plan keeps up: the reference itself does, where its size is within the budget; else the plan
- * with the strictest limit comes closest. */
-static enum mb_status choose_without_plan(struct mb_planning *run)
-{
-    const struct mb_assignment *reference = &run->comparison.rows[run->reference];
-    const bool fits = reference->bytes <= run->candidates[0].plan->budget.max[MB_QUANTITY_BYTES];
-    char text[300];
-    snprintf(
-        text, sizeof text,
-        "Every mix of the solver decoded slower than uniform %s, measured. What is recommended "
-        "and written is %s.",
-        reference->mix.name, fits ? reference->mix.name : "the one that was to be fastest");
-    say(run, text);
-    if (fits)
-        return choose_row(run, reference);
-    run->plan = run->candidates[0].plan;
-    run->candidates[0].plan = NULL;
-    run->chosen = run->candidates[0].row;
-    return MB_OK;
-}
-
-/* The measured rows decide: the best plan that is fast enough, unless a uniform format or preset
- * beats it. One that needs formats which the user excluded is only named. */
-enum mb_status mb_planning_recommend(struct mb_planning *run)
-{
-    struct mb_assignment *rows = run->comparison.rows;
-    struct mb_planning_candidate *best = best_candidate(run);
-    enum mb_status status = MB_OK;
-    if (best) {
-        run->plan = best->plan;
-        run->chosen = best->row;
-        best->plan = NULL;
-        if (rows[run->chosen].kind == MB_ROW_PLAN)
-            snprintf(rows[run->chosen].mix.name, sizeof rows->mix.name, "plan");
-    } else {
-        status = choose_without_plan(run);
-    }
-    if (status != MB_OK)
-        return status;
-    /* What takes the plan's place may itself be beaten by a row that was slower than the plan only;
-     * the loss falls with every step. */
-    const size_t solved = run->chosen;
-    const struct mb_assignment *better = mb_comparison_beats(&run->comparison, &rows[run->chosen]);
-    while (status == MB_OK && better && !isnan(better->predicted[MB_QUANTITY_LOSS])) {
-        status = choose_row(run, better);
-        better = mb_comparison_beats(&run->comparison, &rows[run->chosen]);
-    }
-    if (status != MB_OK)
-        return status;
-    char text[300];
-    if (run->chosen != solved) {
-        snprintf(text, sizeof text,
-                 "The solver's mix lost to %s, measured: less loss at no larger size and no lower "
-                 "speed. That is what is recommended and written.",
-                 rows[run->chosen].mix.name);
-        say(run, text);
-    }
-    if (better) {
-        snprintf(text, sizeof text,
-                 "%s loses less at no larger size and no lower speed, but uses formats that "
-                 "--formats excludes.",
-                 better->mix.name);
-        say(run, text);
-    }
-    rows[run->chosen].recommended = 1;
-    return MB_OK;
 }

@@ -6,7 +6,14 @@
 #include "mixbit/mixbit.h"
 #include <stdio.h>
 
-enum mb_row_kind { MB_ROW_UNIFORM, MB_ROW_PRESET, MB_ROW_NEIGHBOUR, MB_ROW_PLAN };
+/* An answer is the solver's mix for the size and speed of a uniform or preset row. */
+enum mb_row_kind {
+    MB_ROW_UNIFORM,
+    MB_ROW_PRESET,
+    MB_ROW_NEIGHBOUR,
+    MB_ROW_PLAN,
+    MB_ROW_ANSWER,
+};
 
 /* One line of the comparison: a whole-model assignment, predicted and measured. Unknown numbers are
  * NAN. */

@@ -272,23 +272,27 @@ static struct figures finish(struct timing *timing, size_t rounds, double *scrat
     return (struct figures){best.ns / tokens, best.mad_ns / tokens, best.matmul_ns / tokens};
 }
 
-static void finish_all(struct timing *decode, struct timing *prefill, size_t count,
-                       const size_t rounds[2], double *scratch, struct mb_speed *speeds)
+static void finish_decode(struct timing *timing, size_t rounds, double *scratch,
+                          struct mb_speed *speed)
 {
-    for (size_t i = 0; i < count; i++) {
-        struct mb_speed *speed = &speeds[i];
-        const struct figures one = finish(&decode[i], rounds[0], scratch, &speed->decode_rounds);
-        const struct figures many = finish(&prefill[i], rounds[1], scratch, &speed->prefill_rounds);
-        speed->decode_ns = one.ns;
-        speed->decode_mad_ns = one.mad_ns;
-        speed->decode_matmul_ns = one.matmul_ns;
-        speed->prefill_ns = many.ns;
-        speed->prefill_mad_ns = many.mad_ns;
-        speed->prefill_matmul_ns = many.matmul_ns;
-        speed->kv_bytes = decode[i].cache.bytes;
-        speed->decode_round_count = SWEEPS * rounds[0];
-        speed->prefill_round_count = SWEEPS * rounds[1];
-    }
+    free(speed->decode_rounds);
+    const struct figures figures = finish(timing, rounds, scratch, &speed->decode_rounds);
+    speed->decode_ns = figures.ns;
+    speed->decode_mad_ns = figures.mad_ns;
+    speed->decode_matmul_ns = figures.matmul_ns;
+    speed->decode_round_count = SWEEPS * rounds;
+    speed->kv_bytes = timing->cache.bytes;
+}
+
+static void finish_prefill(struct timing *timing, size_t rounds, double *scratch,
+                           struct mb_speed *speed)
+{
+    free(speed->prefill_rounds);
+    const struct figures figures = finish(timing, rounds, scratch, &speed->prefill_rounds);
+    speed->prefill_ns = figures.ns;
+    speed->prefill_mad_ns = figures.mad_ns;
+    speed->prefill_matmul_ns = figures.matmul_ns;
+    speed->prefill_round_count = SWEEPS * rounds;
 }
 
 void mb_speed_free(struct mb_speed *speed)
@@ -301,25 +305,28 @@ void mb_speed_free(struct mb_speed *speed)
 
 /* ---- both kinds of runs ---- */
 
-static enum mb_status start(struct mb_network *const *networks, size_t count, size_t context,
-                            struct watch *watch, struct timing *decode, struct timing *prefill,
+enum kind { DECODE_KIND, PREFILL_KIND, KINDS };
+
+static enum mb_status start(struct timing *timings, struct mb_network *const *networks,
+                            size_t count, size_t context, enum kind kind, struct watch *watch,
                             struct mb_error *error)
 {
     enum mb_status status = MB_OK;
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         const size_t room = networks[i]->context < PREFILL ? networks[i]->context : PREFILL;
         const size_t sequences = (PREFILL + room - 1) / room;
-        status = timing_init(&decode[i], watch, networks[i], 1, 1, context - 1, error);
-        if (status == MB_OK)
-            status = timing_init(&prefill[i], watch, networks[i], sequences, PREFILL / sequences, 0,
-                                 error);
+        status = kind == DECODE_KIND
+                     ? timing_init(&timings[i], watch, networks[i], 1, 1, context - 1, error)
+                     : timing_init(&timings[i], watch, networks[i], sequences, PREFILL / sequences,
+                                   0, error);
     }
     return status;
 }
 
-enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count, size_t context,
-                                size_t repeats, const struct mb_progress *progress,
-                                struct mb_speed *speeds, struct mb_error *error)
+/* `kinds` 1: decode only. */
+static enum mb_status time_kinds(struct mb_network *const *networks, size_t count, size_t context,
+                                 size_t repeats, size_t kinds, const struct mb_progress *progress,
+                                 struct mb_speed *speeds, struct mb_error *error)
 {
     if (count == 0 || context < 2 || context > (size_t)1 << 24)
         return mb_error_set(error, MB_ERR_ARGUMENT, -1,
@@ -331,42 +338,64 @@ enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count
     const size_t alone = SWEEP_NS / PREFILL_SAMPLE_NS / count;
     const size_t least = alone > LEAST_ROUNDS ? alone : LEAST_ROUNDS;
     const size_t turns = repeats > least ? repeats : least;
-    size_t rounds[2] = {DECODE_ROUNDS * turns, turns};
+    size_t rounds[KINDS] = {DECODE_ROUNDS * turns, turns};
     /* In all as many as asked for, and two of each sweep. */
     const size_t fewest = repeats > 2 * SWEEPS ? (repeats + SWEEPS - 1) / SWEEPS : 2;
-    static const double sample_ns[2] = {DECODE_SAMPLE_NS, PREFILL_SAMPLE_NS};
-    struct watch watch = {.progress = progress, .total = 2 * SWEEPS};
+    static const double sample_ns[KINDS] = {DECODE_SAMPLE_NS, PREFILL_SAMPLE_NS};
+    static const char *const notes[KINDS] = {"decode", "prefill"};
+    struct watch watch = {.progress = progress, .total = (double)(kinds * SWEEPS)};
     size_t vocabulary = 0;
     for (size_t i = 0; i < count; i++)
         vocabulary = networks[i]->vocabulary > vocabulary ? networks[i]->vocabulary : vocabulary;
     watch.logits = mb_alloc_aligned(PREFILL * vocabulary * sizeof *watch.logits);
-    struct timing *timings = calloc(2 * count, sizeof *timings); /* decode, then prefill */
+    struct timing *timings = calloc(kinds * count, sizeof *timings); /* all of a kind in a row */
     struct mb_measurement *results = calloc(count, sizeof *results);
-    double *scratch = calloc(rounds[0], sizeof *scratch);
+    double *scratch = calloc(rounds[DECODE_KIND], sizeof *scratch);
     enum mb_status status = MB_OK;
     if (timings == NULL || results == NULL || scratch == NULL || watch.logits == NULL)
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
-    for (size_t i = 0; i < count; i++)
-        speeds[i] = (struct mb_speed){.size = speeds[i].size,
-                                      .context = context,
-                                      .weight_bytes = mb_network_bytes(networks[i])};
-    if (status == MB_OK)
-        status = start(networks, count, context, &watch, timings, timings + count, error);
-    for (size_t kind = 0; kind < 2 && status == MB_OK; kind++)
-        status = prepare_rounds(timings + kind * count, count, sample_ns[kind], fewest,
-                                &rounds[kind], results, error);
-    for (size_t part = 0; part < 2 * SWEEPS && status == MB_OK; part++) {
-        watch.done = (double)part;
-        watch.note = part % 2 == 0 ? "decode" : "prefill";
-        status = sweep(timings + part % 2 * count, count, rounds[part % 2], results, error);
+    for (size_t kind = 0; kind < kinds && status == MB_OK; kind++) {
+        struct timing *own = timings + kind * count;
+        status = start(own, networks, count, context, (enum kind)kind, &watch, error);
+        if (status == MB_OK)
+            status =
+                prepare_rounds(own, count, sample_ns[kind], fewest, &rounds[kind], results, error);
     }
-    if (status == MB_OK)
-        finish_all(timings, timings + count, count, rounds, scratch, speeds);
-    for (size_t i = 0; timings != NULL && i < 2 * count; i++)
+    for (size_t part = 0; part < kinds * SWEEPS && status == MB_OK; part++) {
+        const size_t kind = part % kinds;
+        watch.done = (double)part;
+        watch.note = notes[kind];
+        status = sweep(timings + kind * count, count, rounds[kind], results, error);
+    }
+    for (size_t i = 0; i < count && status == MB_OK; i++) {
+        finish_decode(&timings[i], rounds[DECODE_KIND], scratch, &speeds[i]);
+        if (kinds > PREFILL_KIND)
+            finish_prefill(&timings[count + i], rounds[PREFILL_KIND], scratch, &speeds[i]);
+    }
+    for (size_t i = 0; timings != NULL && i < kinds * count; i++)
         timing_free(&timings[i]);
     mb_free_aligned(watch.logits);
     free(timings);
     free(results);
     free(scratch);
     return status;
+}
+
+enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count, size_t context,
+                                size_t repeats, const struct mb_progress *progress,
+                                struct mb_speed *speeds, struct mb_error *error)
+{
+    for (size_t i = 0; i < count; i++)
+        speeds[i] = (struct mb_speed){.size = speeds[i].size,
+                                      .context = context,
+                                      .weight_bytes = mb_network_bytes(networks[i])};
+    return time_kinds(networks, count, context, repeats, KINDS, progress, speeds, error);
+}
+
+enum mb_status mb_network_decode_again(struct mb_network *const *networks, size_t count,
+                                       size_t context, size_t repeats,
+                                       const struct mb_progress *progress, struct mb_speed *speeds,
+                                       struct mb_error *error)
+{
+    return time_kinds(networks, count, context, repeats, 1, progress, speeds, error);
 }

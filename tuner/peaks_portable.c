@@ -13,8 +13,8 @@ static void dot_plain(size_t iterations)
     int32_t sums[LANES / 8] = {0};
     a[0] = (int16_t)iterations;
     for (size_t it = 0; it < iterations; it++) {
-        /* Or the products would be the same every time; of both signs in turns, so that no sum grows
-         * beyond its type. */
+        /* Or the products would be the same every time; of both signs in turns, so that no sum
+         * grows beyond its type. */
         b[it % LANES] = it / LANES % 2 ? -1 : 1;
         for (size_t g = 0; g < LANES / 8; g++)
             for (size_t i = 0; i < 8; i++)

@@ -232,6 +232,15 @@ MB_API enum mb_status mb_network_speed(struct mb_network *const *networks, size_
                                        size_t context, size_t repeats,
                                        const struct mb_progress *progress, struct mb_speed *speeds,
                                        struct mb_error *error);
+/**
+ * The decode figures of speeds already measured, anew and alone: what is close can be told apart by
+ * more rounds, and rounds of decode take little time. repeats, memory and errors are those of
+ * mb_network_speed; on failure the earlier figures stay.
+ */
+MB_API enum mb_status mb_network_decode_again(struct mb_network *const *networks, size_t count,
+                                              size_t context, size_t repeats,
+                                              const struct mb_progress *progress,
+                                              struct mb_speed *speeds, struct mb_error *error);
 MB_API void mb_speed_free(struct mb_speed *speed);
 
 /** Mean squared activation of every column of every quantizable matrix's input, from forward passes

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The verdict of `mixbit plan`: which of the measured rows is recommended and written. */
+#include "cli/planning.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The plan of a row whose formats are all candidates, with the same header as a solver's. */
+static enum mb_status plan_of_row(struct mb_planning *run, const struct mb_assignment *row,
+                                  struct mb_plan **plan)
+{
+    const struct mb_planning_candidate *first = &run->candidates[0];
+    /* The first candidate's plan may have moved to run->plan already. */
+    const struct mb_plan *like = run->plan != NULL ? run->plan : first->plan;
+    const struct mb_problem *problem = run->forecast.problem[first->residency];
+    struct mb_solution solution = {.choice = calloc(problem->unit_count + 1, sizeof(size_t))};
+    if (!solution.choice)
+        return MB_ERR_MEMORY;
+    for (size_t u = 0; u < problem->unit_count; u++) {
+        const struct mb_unit *unit = &problem->units[u];
+        const enum mb_format format = mb_mix_format(run->model, &row->mix, unit->tensor);
+        while (solution.choice[u] + 1 < unit->candidate_count &&
+               unit->candidates[solution.choice[u]].format != format)
+            solution.choice[u]++;
+    }
+    mb_problem_totals(problem, solution.choice, solution.total);
+    const enum mb_status status = mb_plan_from_solution(problem, &solution, plan);
+    mb_solution_free(&solution);
+    if (status != MB_OK)
+        return status;
+    memcpy((*plan)->model_hash, like->model_hash, sizeof like->model_hash);
+    memcpy((*plan)->device_key, like->device_key, sizeof like->device_key);
+    memcpy((*plan)->objective, like->objective, sizeof like->objective);
+    (*plan)->budget = like->budget;
+    return MB_OK;
+}
+
+static double measured(const struct mb_assignment *row, enum mb_quantity quantity)
+{
+    switch (quantity) {
+    case MB_QUANTITY_LOSS: return row->evaluation.kl_mean;
+    case MB_QUANTITY_DECODE: return row->speed.decode_ns;
+    case MB_QUANTITY_PREFILL: return row->speed.prefill_ns;
+    default: return row->bytes;
+    }
+}
+
+/* For the budget, and where decode is held to a reference, as fast. */
+static bool keeps_up(const struct mb_planning *run, const struct mb_planning_candidate *candidate)
+{
+    const struct mb_assignment *rows = run->comparison.rows;
+    return candidate->rival == MB_PLANNING_NO_RIVAL &&
+           (run->reference == SIZE_MAX ||
+            mb_decodes_no_slower(&rows[candidate->row], &rows[run->reference]));
+}
+
+/* Of several losses that the text cannot tell apart, the fastest plan's. */
+static struct mb_planning_candidate *fastest_as_good(struct mb_planning *run,
+                                                     struct mb_planning_candidate *best)
+{
+    const struct mb_assignment *rows = run->comparison.rows;
+    struct mb_planning_candidate *fastest = best;
+    for (size_t i = 0; i < run->candidate_count; i++) {
+        struct mb_planning_candidate *candidate = &run->candidates[i];
+        double difference, low, high;
+        mb_compare_kl(&rows[candidate->row], &rows[best->row], &difference, &low, &high);
+        if (low <= 0 && keeps_up(run, candidate) &&
+            rows[candidate->row].speed.decode_ns < rows[fastest->row].speed.decode_ns)
+            fastest = candidate;
+    }
+    return fastest;
+}
+
+/* Of the plans whose measured decode keeps up with the reference's, the best one; NULL: none does.
+ * Without a reference there is one plan, for the limits that the user gave. */
+static struct mb_planning_candidate *best_candidate(struct mb_planning *run)
+{
+    const struct mb_assignment *rows = run->comparison.rows;
+    const enum mb_quantity minimize = mb_minimize_quantity(run->options->budget.minimize);
+    struct mb_planning_candidate *best = NULL;
+    for (size_t i = 0; i < run->candidate_count; i++) {
+        struct mb_planning_candidate *candidate = &run->candidates[i];
+        if (keeps_up(run, candidate) && (!best || measured(&rows[candidate->row], minimize) <
+                                                      measured(&rows[best->row], minimize)))
+            best = candidate;
+    }
+    return best && minimize == MB_QUANTITY_LOSS ? fastest_as_good(run, best) : best;
+}
+
+static void say(struct mb_planning *run, const char *text)
+{
+    mb_planning_note(run, text);
+    mb_warn(run->cli, "%s", text);
+}
+
+/* Recommend a solution of the solver. */
+static void choose_candidate(struct mb_planning *run, struct mb_planning_candidate *candidate)
+{
+    struct mb_assignment *row = &run->comparison.rows[candidate->row];
+    mb_plan_free(run->plan);
+    run->plan = candidate->plan;
+    run->chosen = candidate->row;
+    candidate->plan = NULL;
+    if (row->kind == MB_ROW_PLAN || row->kind == MB_ROW_ANSWER)
+        snprintf(row->mix.name, sizeof row->mix.name, "plan");
+}
+
+/* The solver's answer to a row, if it loses less, measured, and is as fast as what the row beats;
+ * NULL: none. */
+static struct mb_planning_candidate *answer_to(struct mb_planning *run,
+                                               const struct mb_assignment *row)
+{
+    const struct mb_assignment *rows = run->comparison.rows, *beaten = &rows[run->chosen];
+    for (size_t i = 0; i < run->candidate_count; i++) {
+        struct mb_planning_candidate *candidate = &run->candidates[i];
+        const struct mb_assignment *answer = &rows[candidate->row];
+        double difference, low, high;
+        if (candidate->rival != (size_t)(row - rows) || candidate->plan == NULL)
+            continue;
+        mb_compare_kl(answer, row, &difference, &low, &high);
+        if (difference < 0 && mb_decodes_no_slower(answer, beaten))
+            return candidate;
+    }
+    return NULL;
+}
+
+/* Recommend a row instead of a solver's plan. */
+static enum mb_status choose_row(struct mb_planning *run, const struct mb_assignment *row)
+{
+    struct mb_plan *plan = NULL;
+    const enum mb_status status = plan_of_row(run, row, &plan);
+    if (status != MB_OK)
+        return status;
+    mb_plan_free(run->plan);
+    run->plan = plan;
+    run->chosen = (size_t)(row - run->comparison.rows);
+    return MB_OK;
+}
+
+/* No plan keeps up: the reference itself does, where its size is within the budget; else the plan
+ * with the strictest limit comes closest. */
+static enum mb_status choose_without_plan(struct mb_planning *run)
+{
+    const struct mb_assignment *reference = &run->comparison.rows[run->reference];
+    const bool fits = reference->bytes <= run->candidates[0].plan->budget.max[MB_QUANTITY_BYTES];
+    char text[300];
+    snprintf(
+        text, sizeof text,
+        "Every mix of the solver decoded slower than uniform %s, measured. What is recommended "
+        "and written is %s.",
+        reference->mix.name, fits ? reference->mix.name : "the one that was to be fastest");
+    say(run, text);
+    if (fits)
+        return choose_row(run, reference);
+    choose_candidate(run, &run->candidates[0]);
+    return MB_OK;
+}
+
+/* Rows between which a percent of speed decides: candidates, what they are held to, and what loses
+ * less than one of them at no larger size. */
+static size_t contested(const struct mb_planning *run, size_t *rows)
+{
+    const struct mb_comparison *c = &run->comparison;
+    double bytes = 0, loss = 0;
+    size_t count = 0;
+    for (size_t i = 0; i < run->candidate_count; i++) {
+        const struct mb_assignment *row = &c->rows[run->candidates[i].row];
+        bytes = fmax(bytes, row->bytes);
+        loss = fmax(loss, row->evaluation.kl_mean);
+    }
+    for (size_t i = 0; i < c->count; i++) {
+        const struct mb_assignment *row = &c->rows[i];
+        bool is_candidate = i == run->reference;
+        for (size_t j = 0; j < run->candidate_count; j++)
+            is_candidate = is_candidate || run->candidates[j].row == i;
+        if (is_candidate || ((row->kind == MB_ROW_UNIFORM || row->kind == MB_ROW_PRESET) &&
+                             row->bytes <= bytes && row->evaluation.kl_mean < loss))
+            rows[count++] = i;
+    }
+    return count;
+}
+
+enum mb_status mb_planning_confirm(struct mb_planning *run,
+                                   const struct mb_compare_options *options)
+{
+    enum { MORE = 4 };
+    struct mb_compare_options longer = *options;
+    size_t *rows = calloc(run->comparison.count + 1, sizeof *rows);
+    if (!rows)
+        return MB_ERR_MEMORY;
+    longer.repeats *= MORE;
+    const size_t count = contested(run, rows);
+    const enum mb_status status =
+        count > 1 ? mb_comparison_decode_again(run->cli, &run->comparison, &longer, rows, count)
+                  : MB_OK;
+    free(rows);
+    return status;
+}
+
+/* The measured rows decide: the best plan that is fast enough, unless a uniform format or preset
+ * beats it. One that needs formats which the user excluded is only named. */
+enum mb_status mb_planning_recommend(struct mb_planning *run)
+{
+    struct mb_assignment *rows = run->comparison.rows;
+    struct mb_planning_candidate *best = best_candidate(run);
+    enum mb_status status = MB_OK;
+    if (best) {
+        choose_candidate(run, best);
+    } else {
+        status = choose_without_plan(run);
+    }
+    if (status != MB_OK)
+        return status;
+    /* What takes the plan's place may itself be beaten by a row that was slower than the plan only;
+     * the loss falls with every step. */
+    const size_t solved = run->chosen;
+    const struct mb_assignment *better = mb_comparison_beats(&run->comparison, &rows[run->chosen]);
+    while (status == MB_OK && better && !isnan(better->predicted[MB_QUANTITY_LOSS])) {
+        struct mb_planning_candidate *answer = answer_to(run, better);
+        if (answer)
+            choose_candidate(run, answer);
+        else
+            status = choose_row(run, better);
+        better = mb_comparison_beats(&run->comparison, &rows[run->chosen]);
+    }
+    if (status != MB_OK)
+        return status;
+    char text[300];
+    if (run->chosen != solved) {
+        const bool own = rows[run->chosen].kind == MB_ROW_ANSWER;
+        snprintf(text, sizeof text,
+                 own ? "The mix for this speed lost to a uniform format or preset as fast, as far "
+                       "as timing can tell (%s beside it). Recommended and written is the solver's "
+                       "mix for that one's size and speed, which loses less."
+                     : "The solver's mix lost to %s, measured: less loss at no larger size and no "
+                       "lower speed. That is what is recommended and written.",
+                 rows[run->chosen].mix.name);
+        say(run, text);
+    }
+    if (better) {
+        snprintf(text, sizeof text,
+                 "%s loses less at no larger size and no lower speed, but uses formats that "
+                 "--formats excludes.",
+                 better->mix.name);
+        say(run, text);
+    }
+    rows[run->chosen].recommended = 1;
+    return MB_OK;
+}
