@@ -21,7 +21,8 @@ MUTATIONS = [
     # solver
     ("solver/latency.c", "*ns = cost.median_ns - prepare + prepare / (double)share;", "*ns = cost.median_ns;"),
     ("solver/latency.c", "candidate.prefill_ns /= PREFILL_TOKENS;", "candidate.prefill_ns /= 1;"),
-    ("solver/knapsack.c", "if (total[q] > knapsack->limit[q]) {", "if (total[q] > knapsack->limit[q] * 1.001) {"),
+    ("solver/front.c", "while (at < kept && front->list[at].total[front->against] < used)",
+     "while (at < kept && front->list[at].total[front->against] > used)"),
     ("solver/knapsack.c", "if (knapsack->found && cost >= knapsack->best_cost)", "if (knapsack->found && cost <= knapsack->best_cost)"),
     ("solver/knapsack.c", "if (a->use[r] > b->use[r])", "if (a->use[r] < b->use[r])"),
     ("solver/dual.c", "value -= lambda[r] * knapsack->capacity[r];", "value -= lambda[r] * knapsack->capacity[0];"),

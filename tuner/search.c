@@ -336,6 +336,31 @@ static bool open_contest(struct tuning *t, struct cell *cell, size_t i, bool rev
     return true;
 }
 
+/* After the time is up a point still gets one figure, of what was found for the format or else of
+ * the most promising candidate: without one no plan could be made for these shapes. */
+static bool open_late_contest(struct tuning *t, struct cell *cell, size_t i, bool revisit,
+                              struct mb_contest *contest)
+{
+    const struct mb_cost place = {.n = cell->shape.n,
+                                  .k = cell->shape.k,
+                                  .threads = t->threads,
+                                  .residency = cell->residency};
+    const struct mb_question question = {
+        .format = cell->format, .m = point_m(t, i), .ops = MB_ALL_OPS, .place = &place};
+    struct mb_config config;
+    if (revisit || i >= t->m_count || mb_profile_best_config(t->profile, &question, &config))
+        return false;
+    contest->m = question.m;
+    contest->revisit = contest->keep_better = false;
+    contest->budget_ns = t->budget_ns * search_share;
+    contest->count = 0;
+    add_found(t, cell, i, contest);
+    if (contest->count == 0)
+        contest->count = mb_space_candidates(cell->format, &cell->shape, contest->m, t->limits,
+                                             cell->residency, contest->candidates) > 0;
+    return contest->count > 0;
+}
+
 /* The operations whose knobs are searched at a point; 0: none. Of the crossover points the first
  * alone, for what prefetching does to one call of gemv. */
 static int searched_ops(const struct tuning *t, const struct cell *cell, size_t i, bool revisit)
@@ -364,7 +389,8 @@ static enum mb_status visit(struct tuning *t, struct cell *cell, bool revisit)
     struct mb_workload workload;
     bool ready = false;
     enum mb_status status = MB_OK;
-    for (size_t i = 0; is_due(t, cell, i, revisit) && status == MB_OK && !out_of_time(t); i++) {
+    for (size_t i = 0; is_due(t, cell, i, revisit) && status == MB_OK; i++) {
+        const bool late = out_of_time(t);
         char note[96];
         snprintf(note, sizeof note, "%s %zux%zu m %zu", mb_format_info(cell->format)->name,
                  cell->shape.n, cell->shape.k, point_m(t, i));
@@ -372,8 +398,9 @@ static enum mb_status visit(struct tuning *t, struct cell *cell, bool revisit)
             mb_progress_report(t->options->progress, fmin(t->done++, t->total), t->total, note);
         if (status != MB_OK)
             break;
-        const bool open = open_contest(t, cell, i, revisit, &contest);
-        const int ops = searched_ops(t, cell, i, revisit);
+        const bool open = late ? open_late_contest(t, cell, i, revisit, &contest)
+                               : open_contest(t, cell, i, revisit, &contest);
+        const int ops = late ? 0 : searched_ops(t, cell, i, revisit);
         if (!open && (ops == 0 || !mb_contest_descent_is_due(&contest, ops)))
             continue;
         if (!ready) {
@@ -416,8 +443,9 @@ static enum mb_status sweep(struct tuning *t)
     for (size_t round = 0; round < SWEEPS_MOST && status == MB_OK; round++) {
         if (round >= SWEEPS_LEAST && (double)(mb_now_ns() - t->begin_ns) > long_run_ns)
             break;
-        for (size_t i = 0; i < t->cell_count && status == MB_OK && !out_of_time(t); i++)
-            status = visit(t, &t->cells[i], round > 0);
+        for (size_t i = 0; i < t->cell_count && status == MB_OK; i++)
+            if (round == 0 || !out_of_time(t))
+                status = visit(t, &t->cells[i], round > 0);
     }
     return status;
 }

@@ -130,7 +130,7 @@ struct mb_tune_options {
     size_t m_count;
     unsigned residencies; /* bit mask 1 << enum mb_residency; 0: the one that total_weights have
                              at 4.5 bits each */
-    double time_limit_s;  /* 0: none */
+    double time_limit_s;  /* 0: none. What is left then gets one figure each, unsearched */
     struct mb_threads *threads;
     const struct mb_progress *progress;
     double total_weights; /* that a token's pass walks through: copies of a matrix add up to as much

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Whole runs of the tuner: they leave a time for every product, can stop and go on, and refuse what
+ * they can't do. No time that is measured here is ever compared with anything. */
+#include "tests/guard.h"
+#include "tuner/profile.h"
+#include "tuner/tuner.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <string.h>
+
+/* A profile that knows its limits already: measuring them is not what is tested. All 0, so that no
+ * bound prunes anything and the entries are known in advance. */
+static struct mb_profile *profile_for(size_t threads)
+{
+    struct mb_profile *profile;
+    assert_int_equal(mb_profile_create(&profile), MB_OK);
+    mb_profile_limits(profile)->threads = threads;
+    return profile;
+}
+
+struct stopper {
+    size_t reports, stop_at;
+    double done, total;
+};
+
+static int stop_after(void *user, double done, double total, const char *note)
+{
+    struct stopper *stopper = user;
+    assert_non_null(note);
+    if (!(done >= stopper->done && done <= total))
+        fail_msg("'%s': %g of %g after %g", note, done, total, stopper->done);
+    stopper->done = done;
+    stopper->total = total;
+    return ++stopper->reports == stopper->stop_at;
+}
+
+static const enum mb_format two_formats[] = {MB_FORMAT_Q4_0, MB_FORMAT_F16};
+static const struct mb_shape two_shapes[] = {{48, 64}, {32, 96}, {48, 64}};
+static const size_t two_ms[] = {1, 3};
+
+static struct mb_tune_options small_options(void)
+{
+    return (struct mb_tune_options){.size = sizeof(struct mb_tune_options),
+                                    .shapes = two_shapes,
+                                    .shape_count = 3,
+                                    .formats = two_formats,
+                                    .format_count = 2,
+                                    .ms = two_ms,
+                                    .m_count = 2};
+}
+
+static void a_run_leaves_an_entry_for_every_point_and_goes_on_where_it_stopped(void **state)
+{
+    (void)state;
+    struct mb_error error = {.message = ""};
+    struct mb_profile *profile = profile_for(1);
+    struct mb_tune_options options = small_options();
+    struct stopper stopper = {.stop_at = 4};
+    const struct mb_progress progress = {stop_after, &stopper};
+    options.progress = &progress;
+    assert_int_equal(mb_tune(profile, &options, &error), MB_ERR_INTERRUPTED);
+    const size_t first = mb_profile_count(profile);
+    assert_true(first > 0);
+    const struct mb_cost kept = *mb_profile_at(profile, 0); /* done: not measured again */
+
+    stopper = (struct stopper){0};
+    assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
+    assert_true(stopper.done == stopper.total && stopper.total >= 8);
+    assert_true(mb_profile_count(profile) > first);
+    assert_memory_equal(&kept, mb_profile_at(profile, 0), sizeof kept);
+    const enum mb_residency residency = mb_residency_of(mb_profile_device(profile), 100, 1);
+    for (size_t s = 0; s < 2; s++)
+        for (size_t f = 0; f < 2; f++)
+            for (size_t i = 0; i < 2; i++) {
+                struct mb_cost cost;
+                assert_int_equal(mb_profile_cost(profile, two_formats[f], two_shapes[s].n,
+                                                 two_shapes[s].k, two_ms[i], 1, residency, &cost),
+                                 MB_COST_EXACT);
+                assert_true(cost.error <= mb_format_info(two_formats[f])->error_bound);
+                assert_true(cost.prepare_ns <= cost.median_ns);
+            }
+    const size_t whole = mb_profile_count(profile);
+    stopper = (struct stopper){0};
+    assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
+    assert_int_equal(mb_profile_count(profile), whole);
+    assert_memory_equal(&kept, mb_profile_at(profile, 0), sizeof kept);
+    mb_profile_free(profile);
+}
+
+/* A time limit leaves the search out, never a product without a time. */
+static void a_run_that_is_out_of_time_leaves_one_figure_for_every_product(void **state)
+{
+    (void)state;
+    struct mb_error error = {.message = ""};
+    struct mb_profile *profile = profile_for(1);
+    struct mb_tune_options options = small_options();
+    options.time_limit_s = 1e-9;
+    assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
+    assert_int_equal(mb_profile_count(profile), 2 * 2 * 2); /* shapes, formats, m */
+    const enum mb_residency residency = mb_residency_of(mb_profile_device(profile), 100, 1);
+    for (size_t s = 0; s < 2; s++)
+        for (size_t f = 0; f < 2; f++)
+            for (size_t i = 0; i < 2; i++) {
+                struct mb_cost cost;
+                assert_int_equal(mb_profile_cost(profile, two_formats[f], two_shapes[s].n,
+                                                 two_shapes[s].k, two_ms[i], 1, residency, &cost),
+                                 MB_COST_EXACT);
+            }
+    /* With time, the search goes on from there. */
+    options.time_limit_s = 0;
+    assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
+    assert_true(mb_profile_count(profile) > 2 * 2 * 2);
+    mb_profile_free(profile);
+}
+
+/* With the tuner's own m: knobs and crossover at one shape, and a second run finds all decided. */
+static void a_default_run_searches_knobs_and_places_the_crossover(void **state)
+{
+    (void)state;
+    struct mb_error error = {.message = ""};
+    struct mb_profile *profile = profile_for(1);
+    static const struct mb_shape shapes[] = {{96, 512}, {32, 512}};
+    struct mb_tune_options options = small_options();
+    options.shapes = shapes;
+    options.shape_count = 2;
+    options.format_count = 1;
+    options.ms = NULL;
+    options.thread_counts = 1;
+    assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
+    const struct mb_selection usual = mb_select_default(MB_FORMAT_Q4_0);
+    size_t crossover = 0, prefetches = 0, k_blocks = 0, others = 0;
+    for (size_t i = 0; i < mb_profile_count(profile); i++) {
+        const struct mb_cost *cost = mb_profile_at(profile, i);
+        const bool few = cost->m == 1 || cost->m == 512;
+        assert_false(cost->failed);
+        assert_true(few || cost->n == 96);
+        crossover += cost->m == 64;
+        prefetches += cost->m == 8 && strncmp(cost->kernel, "gemv", 4) == 0 &&
+                      cost->knobs[MB_KNOB_PREFETCH] != usual.prefetch;
+        k_blocks += cost->m == 512 && cost->knobs[MB_KNOB_K_BLOCK] != usual.gemm.k_block;
+        others += cost->threads != 1;
+    }
+    assert_true(crossover >= 2); /* gemv and gemm */
+    assert_true(prefetches >= 4 && k_blocks >= 1);
+    struct mb_device_info device = {.size = sizeof device};
+    assert_int_equal(mb_device_info(&device), MB_OK);
+    assert_true(device.cores == 1 || others > 0);
+    const size_t whole = mb_profile_count(profile);
+    assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
+    assert_int_equal(mb_profile_count(profile), whole);
+    mb_profile_free(profile);
+}
+
+static void formats_that_do_not_fit_a_shape_are_passed_over(void **state)
+{
+    (void)state;
+    struct mb_error error;
+    struct mb_profile *profile = profile_for(1);
+    static const enum mb_format formats[] = {MB_FORMAT_Q4_K};
+    struct mb_tune_options options = small_options();
+    options.formats = formats;
+    options.format_count = 1;
+    assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
+    assert_int_equal(mb_profile_count(profile), 0);
+    mb_profile_free(profile);
+}
+
+static void bad_options_and_foreign_profiles_are_refused(void **state)
+{
+    (void)state;
+    struct mb_error error = {.message = ""};
+    struct mb_profile *profile = profile_for(1);
+    struct mb_tune_options options = small_options();
+    options.shape_count = 0;
+    assert_int_equal(mb_tune(profile, &options, &error), MB_ERR_ARGUMENT);
+    static const struct mb_shape nothing = {0, 64};
+    options = small_options();
+    options.shapes = &nothing;
+    options.shape_count = 1;
+    assert_int_equal(mb_tune(profile, &options, &error), MB_ERR_SHAPE);
+    static const size_t no_rows = 0;
+    options = small_options();
+    options.ms = &no_rows;
+    options.m_count = 1;
+    assert_int_equal(mb_tune(profile, &options, &error), MB_ERR_SHAPE);
+    static const enum mb_format unknown = (enum mb_format)9999;
+    options = small_options();
+    options.formats = &unknown;
+    options.format_count = 1;
+    assert_int_equal(mb_tune(profile, &options, &error), MB_ERR_ARGUMENT);
+
+    options = small_options();
+    profile->device.stepping++;
+    assert_int_equal(mb_tune(profile, &options, &error), MB_ERR_STALE);
+    assert_non_null(strstr(error.message, "another machine"));
+    assert_int_equal(mb_profile_count(profile), 0);
+    mb_profile_free(profile);
+}
+
+static void limits_that_are_stopped_leave_nothing(void **state)
+{
+    (void)state;
+    struct stopper stopper = {.stop_at = 1};
+    const struct mb_progress progress = {stop_after, &stopper};
+    struct mb_limits limits = {.threads = 77};
+    assert_int_equal(mb_limits_measure(NULL, 0, &progress, &limits), MB_ERR_INTERRUPTED);
+    assert_int_equal(limits.threads, 77);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_run_leaves_an_entry_for_every_point_and_goes_on_where_it_stopped),
+        cmocka_unit_test(a_run_that_is_out_of_time_leaves_one_figure_for_every_product),
+        cmocka_unit_test(a_default_run_searches_knobs_and_places_the_crossover),
+        cmocka_unit_test(formats_that_do_not_fit_a_shape_are_passed_over),
+        cmocka_unit_test(bad_options_and_foreign_profiles_are_refused),
+        cmocka_unit_test(limits_that_are_stopped_leave_nothing),
+    };
+    return cmocka_run_group_tests_name("tuner run", tests, NULL, NULL);
+}
