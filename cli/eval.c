@@ -188,6 +188,8 @@ static enum mb_status measure(struct mb_cli *cli, const struct options *options,
                                   mb_stage_progress(cli), &result->speed, &cli->error);
         mb_stage_end(cli);
         result->has_speed = status == MB_OK;
+        if (result->has_speed)
+            mb_step_check_quiet(cli, &result->speed);
     }
     result->resident_bytes = resident_bytes();
     if (status == MB_OK && reference_model != NULL)

@@ -35,6 +35,7 @@ enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
     mb_speed_free(&speed);
     mb_network_destroy(network);
     if (status == MB_OK) {
+        mb_step_check_quiet(cli, &speed);
         const double decode = speed.decode_ns - speed.decode_matmul_ns;
         const double prefill = speed.prefill_ns - speed.prefill_matmul_ns;
         *fixed = (struct mb_fixed_cost){.measured = true,

@@ -10,6 +10,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Of the rounds; the best sweep counts, so some do no harm. */
+#define DISTURBED_MOST 0.3
+
 enum { PROVENANCE_BYTES = 1024, SENSE_WINDOW = 256, SENSE_WINDOWS = 16, QUICK_TOKENS = 1024 };
 
 enum mb_status mb_step_threads(struct mb_cli *cli, size_t count, struct mb_threads **threads)
@@ -369,6 +372,15 @@ enum mb_status mb_step_load_sensitivity(struct mb_cli *cli, struct mb_model *mod
                               path, mb_model_path(model));
     }
     return status;
+}
+
+void mb_step_check_quiet(struct mb_cli *cli, const struct mb_speed *speed)
+{
+    if (speed->disturbed > DISTURBED_MOST)
+        mb_warn(cli,
+                "other programs took the processors in %.0f %% of the timing: the speeds are too "
+                "low, and predictions with them; run it again on a quiet machine",
+                100 * speed->disturbed);
 }
 
 enum mb_status mb_step_check_texts(struct mb_cli *cli, const char *sensed_hash,

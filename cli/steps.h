@@ -94,6 +94,9 @@ enum mb_status mb_step_load_sensitivity(struct mb_cli *cli, struct mb_model *mod
 enum mb_status mb_step_check_texts(struct mb_cli *cli, const char *sensed_hash,
                                    const char *evaluated_hash);
 
+/* Warn when other programs took the processor for much of a measurement of speed. */
+void mb_step_check_quiet(struct mb_cli *cli, const struct mb_speed *speed);
+
 /* ---- mixes (mix.c) ---- */
 
 enum mb_mix_kind { MB_MIX_UNIFORM, MB_MIX_PRESET, MB_MIX_PLAN };

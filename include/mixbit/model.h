@@ -213,6 +213,7 @@ struct mb_speed {
     double decode_ns, decode_mad_ns, decode_matmul_ns;
     double prefill_ns, prefill_mad_ns, prefill_matmul_ns;
     size_t weight_bytes, kv_bytes;
+    double disturbed; /* share of decode's rounds in which a thread was without a processor */
     /* ns per token of each round of all sweeps, disturbed rounds included. Networks of one call
      * took turns: round i of one and round i of another are neighbours in time and compare as a
      * pair. Free with mb_speed_free. */
