@@ -11,13 +11,13 @@
 
 /* ---- hyperparameters ---- */
 
-enum mb_status mb_blocks_sizes(struct mb_network *w, struct mb_error *error)
+enum mb_status mb_blocks_sizes(struct mb_network *w, bool mixture, struct mb_error *error)
 {
     enum { NONE = 1 << 16 }; /* a fallback that no file may give */
     size_t experts;
     double eps;
     MB_TRY(mb_graph_uint(w, "expert_count", 0, NONE, NONE, &experts, error));
-    if (experts != 0 && experts != NONE)
+    if (!mixture && experts != 0 && experts != NONE)
         return mb_error_set(
             error, MB_ERR_UNSUPPORTED, -1,
             "%s: mixtures of experts are not supported yet (%s.expert_count is %zu)",
@@ -133,9 +133,8 @@ enum mb_status mb_blocks_norm(struct mb_network *w, size_t layer, const char *pa
     return mb_graph_step(w, norm, error);
 }
 
-/* A block's result joins the residual stream. */
-static enum mb_status add_residual(struct mb_network *w, size_t layer, const char *post_norm,
-                                   const struct mb_style *style, struct mb_error *error)
+enum mb_status mb_blocks_add(struct mb_network *w, size_t layer, const char *post_norm,
+                             const struct mb_style *style, struct mb_error *error)
 {
     if (style->post_norms)
         MB_TRY(mb_blocks_norm(w, layer, post_norm, MB_SLOT_DELTA, MB_SLOT_DELTA, error));
@@ -162,7 +161,7 @@ enum mb_status mb_blocks_mixed(struct mb_network *w, size_t layer, const char *p
     struct mb_step out = {.kind = MB_STEP_PRODUCTS, .in = in, .layer = (int)layer};
     MB_TRY(mb_blocks_product(w, &out, part, w->width, w->slot_width[in], MB_SLOT_DELTA, error));
     MB_TRY(mb_graph_step(w, out, error));
-    return add_residual(w, layer, "post_attention_norm", style, error);
+    return mb_blocks_add(w, layer, "post_attention_norm", style, error);
 }
 
 /* ---- blocks ---- */
@@ -253,5 +252,5 @@ enum mb_status mb_blocks_feed_forward(struct mb_network *w, size_t layer,
     MB_TRY(mb_blocks_product(w, &down, "ffn_down", w->width, w->slot_width[MB_SLOT_GATE],
                              MB_SLOT_DELTA, error));
     MB_TRY(mb_graph_step(w, down, error));
-    return add_residual(w, layer, "post_ffw_norm", style, error);
+    return mb_blocks_add(w, layer, "post_ffw_norm", style, error);
 }

@@ -27,8 +27,9 @@ struct mb_style {
 
 /* ---- hyperparameters ---- */
 
-/* Layers, width, context, epsilon; a mixture of experts is refused. */
-enum mb_status mb_blocks_sizes(struct mb_network *w, struct mb_error *error);
+/* Layers, width, context, epsilon; a mixture of experts is refused unless the architecture has one.
+ */
+enum mb_status mb_blocks_sizes(struct mb_network *w, bool mixture, struct mb_error *error);
 /* Heads and their size. kv_heads 0: as the file says, for all layers alike. */
 enum mb_status mb_blocks_heads(struct mb_network *w, size_t kv_heads, struct mb_error *error);
 /* ropes[index] from the file's dimension, `base_key`, and, when scaled, its scaling and factors. */
@@ -47,6 +48,9 @@ enum mb_status mb_blocks_attention(struct mb_network *w, size_t layer, const str
 /* ffn_norm, the gated feed-forward block, added. */
 enum mb_status mb_blocks_feed_forward(struct mb_network *w, size_t layer,
                                       const struct mb_style *style, struct mb_error *error);
+/* ffn_norm, a mixture of gated feed-forward blocks of `hidden` each, added. */
+enum mb_status mb_blocks_experts(struct mb_network *w, size_t layer, size_t hidden,
+                                 const struct mb_style *style, struct mb_error *error);
 /* attn_norm, a Mamba-2 block, added. */
 enum mb_status mb_blocks_mamba2(struct mb_network *w, size_t layer, const struct mb_style *style,
                                 struct mb_error *error);
@@ -64,6 +68,10 @@ enum mb_status mb_blocks_norm(struct mb_network *w, size_t layer, const char *pa
  * in all layers. Sets the width of `out`. */
 enum mb_status mb_blocks_product(struct mb_network *w, struct mb_step *step, const char *part,
                                  size_t n, size_t k, enum mb_slot out, struct mb_error *error);
+/* A block's result in DELTA joins the residual stream, behind `post_norm` where the style has it.
+ */
+enum mb_status mb_blocks_add(struct mb_network *w, size_t layer, const char *post_norm,
+                             const struct mb_style *style, struct mb_error *error);
 /* The end of a layer's mixer: in the last layer keep the scored rows, then `part`, then add. */
 enum mb_status mb_blocks_mixed(struct mb_network *w, size_t layer, const char *part,
                                enum mb_slot in, const struct mb_style *style,

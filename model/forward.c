@@ -29,8 +29,11 @@ enum mb_status mb_run_create(struct mb_network *network, size_t rows, size_t tok
         const size_t threads = network->threads ? mb_threads_count(network->threads) : 1;
         const size_t scan = mb_scan_scratch(network);
         size_t bytes;
+        const size_t route = mb_route_scratch(network);
         if (made->scratch_floats < scan)
             made->scratch_floats = scan;
+        if (made->scratch_floats < route)
+            made->scratch_floats = route;
         for (size_t i = 0; i < MB_SLOT_COUNT; i++) {
             complete = complete && mb_mul_size(rows, network->slot_width[i], &bytes) &&
                        mb_mul_size(bytes, sizeof(float), &bytes) &&
@@ -57,6 +60,7 @@ void mb_run_destroy(struct mb_run *run)
     for (size_t i = 0; i < MB_SLOT_COUNT; i++)
         mb_free_aligned(run->slots[i]);
     mb_free_aligned(run->prepared);
+    mb_free_aligned(run->gathered);
     mb_free_aligned(run->scratch);
     free(run);
 }
@@ -235,7 +239,7 @@ static enum mb_status prepare(struct mb_run *run, const float *x, size_t x_strid
     return status;
 }
 
-static const struct mb_weights *weights_of(const struct mb_run *run, size_t matrix)
+const struct mb_weights *mb_run_weights(const struct mb_run *run, size_t matrix)
 {
     const struct mb_replacement *other = run->replacement;
     return other && other->weights && other->matrix == matrix
@@ -244,7 +248,7 @@ static const struct mb_weights *weights_of(const struct mb_run *run, size_t matr
 }
 
 /* Products that read one input, in one dispatch, whatever activation types they take. */
-static enum mb_status multiply(struct mb_run *run, const float *x, size_t x_stride, size_t rows,
+enum mb_status mb_run_multiply(struct mb_run *run, const float *x, size_t x_stride, size_t rows,
                                size_t count, const struct mb_weights *const *weights,
                                float *const *y)
 {
@@ -275,16 +279,18 @@ enum mb_status mb_run_products(struct mb_run *run, size_t index, unsigned mask)
     float *out[MB_MAX_PRODUCTS];
     const size_t stride = network->slot_width[step->in]; /* a matrix may read the first k alone */
     size_t count = 0;
+    if (step->kind == MB_STEP_EXPERTS)
+        return mb_run_experts(run, step, mask);
     for (size_t i = 0; i < step->product_count; i++)
         if (mask & 1u << i) {
-            weights[count] = weights_of(run, step->products[i].matrix);
+            weights[count] = mb_run_weights(run, step->products[i].matrix);
             out[count++] = run->slots[step->products[i].out];
             if (run->observe != NULL)
                 run->observe(run->observe_user, run, step->products[i].matrix, run->slots[step->in],
                              stride, run->rows);
         }
     enum mb_status status =
-        multiply(run, run->slots[step->in], stride, run->rows, count, weights, out);
+        mb_run_multiply(run, run->slots[step->in], stride, run->rows, count, weights, out);
     for (size_t i = 0; i < step->product_count && status == MB_OK; i++) {
         const struct mb_product *product = &step->products[i];
         if (!(mask & 1u << i) || product->bias == MB_NO_VECTOR)
@@ -313,7 +319,9 @@ enum mb_status mb_run_steps(struct mb_run *run, size_t from, size_t to)
             status = task.status;
             break;
         case MB_STEP_NORM: mb_split(network->threads, run->rows, entries, norm_rows, &task); break;
-        case MB_STEP_PRODUCTS: status = mb_run_products(run, i, ~0u); break;
+        case MB_STEP_PRODUCTS:
+        case MB_STEP_EXPERTS: status = mb_run_products(run, i, ~0u); break;
+        case MB_STEP_ROUTE: mb_run_route(run, step); break;
         case MB_STEP_ROPE: mb_run_rope(run, step); break;
         case MB_STEP_ATTEND: mb_run_attend(run, step); break;
         case MB_STEP_CONVOLVE: mb_run_convolve(run, step); break;
@@ -357,11 +365,11 @@ static void finish_rows(void *arg, size_t first, size_t last, size_t thread)
 enum mb_status mb_run_head_of(struct mb_run *run, const float *normed, size_t count, float *logits)
 {
     const struct mb_network *network = run->network;
-    const struct mb_weights *weights = weights_of(run, network->output);
+    const struct mb_weights *weights = mb_run_weights(run, network->output);
     if (run->observe != NULL)
         run->observe(run->observe_user, run, network->output, normed, network->width, count);
     const enum mb_status status =
-        multiply(run, normed, network->width, count, 1, &weights, &logits);
+        mb_run_multiply(run, normed, network->width, count, 1, &weights, &logits);
     struct logits_task task = {run, logits};
     if (status == MB_OK && (network->logit_scale != 0.0f || network->logit_cap != 0.0f))
         mb_split(network->threads, count, count * network->vocabulary * 4, finish_rows, &task);

@@ -10,8 +10,9 @@
 #include <string.h>
 
 static const struct mb_architecture *const architectures[] = {
-    &mb_architecture_llama, &mb_architecture_qwen3,  &mb_architecture_gemma3,
-    &mb_architecture_mamba, &mb_architecture_mamba2, &mb_architecture_granitehybrid};
+    &mb_architecture_llama,        &mb_architecture_qwen3, &mb_architecture_qwen3moe,
+    &mb_architecture_gemma3,       &mb_architecture_mamba, &mb_architecture_mamba2,
+    &mb_architecture_granitehybrid};
 enum { ARCHITECTURES = sizeof architectures / sizeof architectures[0] };
 
 enum mb_status mb_architecture_find(const struct mb_model *model,
@@ -164,6 +165,28 @@ static enum mb_format mixed_format(const struct mb_network *network, size_t inde
     return mb_model_tensor_at(network->model, index)->format;
 }
 
+/* Claim a tensor whose shape was checked. */
+static enum mb_status add_matrix(struct mb_network *network, size_t index, size_t *matrix,
+                                 struct mb_error *error)
+{
+    const struct mb_tensor *tensor = mb_model_tensor_at(network->model, index);
+    const enum mb_format format = mixed_format(network, index);
+    if (mb_format_row_bytes(format, tensor->k) == 0)
+        return mb_error_set(error, MB_ERR_SHAPE, -1,
+                            "tensor '%s' has rows of %zu weights, which %s cannot hold; choose "
+                            "another format for it",
+                            tensor->name, tensor->k,
+                            mb_format_info(format) ? mb_format_info(format)->name : "this format");
+    void *array = network->matrices;
+    if (!grow(&array, network->matrix_count, &network->matrix_room, sizeof *network->matrices))
+        return out_of_memory(error);
+    network->matrices = array;
+    *matrix = network->matrix_count++;
+    network->matrices[*matrix] =
+        (struct mb_matrix){.tensor = index, .format = format, .n = tensor->n, .k = tensor->k};
+    return MB_OK;
+}
+
 enum mb_status mb_graph_matrix(struct mb_network *network, const char *name, size_t n, size_t k,
                                size_t *matrix, struct mb_error *error)
 {
@@ -178,21 +201,24 @@ enum mb_status mb_graph_matrix(struct mb_network *network, const char *name, siz
                             "%s: tensor '%s' is %zu x %zu, expected %zu x %zu (0: any) from the "
                             "hyperparameters and the other tensors",
                             mb_model_path(network->model), name, tensor->k, tensor->n, k, n);
-    const enum mb_format format = mixed_format(network, index);
-    if (mb_format_row_bytes(format, tensor->k) == 0)
-        return mb_error_set(error, MB_ERR_SHAPE, -1,
-                            "tensor '%s' has rows of %zu weights, which %s cannot hold; choose "
-                            "another format for it",
-                            name, tensor->k,
-                            mb_format_info(format) ? mb_format_info(format)->name : "this format");
-    void *array = network->matrices;
-    if (!grow(&array, network->matrix_count, &network->matrix_room, sizeof *network->matrices))
-        return out_of_memory(error);
-    network->matrices = array;
-    *matrix = network->matrix_count++;
-    network->matrices[*matrix] =
-        (struct mb_matrix){.tensor = index, .format = format, .n = tensor->n, .k = tensor->k};
-    return MB_OK;
+    return add_matrix(network, index, matrix, error);
+}
+
+enum mb_status mb_graph_experts(struct mb_network *network, const char *name, size_t experts,
+                                size_t n, size_t k, size_t *matrix, struct mb_error *error)
+{
+    size_t index;
+    enum mb_status status = find_tensor(network, name, &index, error);
+    if (status != MB_OK)
+        return status;
+    const struct mb_tensor *tensor = mb_model_tensor_at(network->model, index);
+    const size_t found = (size_t)tensor->ne[2];
+    if (tensor->dims != 3 || tensor->k != k || tensor->ne[1] != n || found != experts)
+        return mb_error_set(error, MB_ERR_FILE, -1,
+                            "%s: tensor '%s' is %zu rows of %zu, expected %zu experts of %zu x %zu",
+                            mb_model_path(network->model), name, tensor->n, tensor->k, experts, k,
+                            n);
+    return add_matrix(network, index, matrix, error);
 }
 
 /* All rows of a tensor as the mix would hold them, in f32. */
@@ -292,7 +318,9 @@ unsigned mb_step_reads(const struct mb_step *step)
     case MB_STEP_PRODUCTS:
     case MB_STEP_CONVOLVE: return in;
     case MB_STEP_ROPE:
-    case MB_STEP_SOFTPLUS: return out;
+    case MB_STEP_SOFTPLUS:
+    case MB_STEP_ROUTE: return out;
+    case MB_STEP_EXPERTS: return in | 1u << MB_SLOT_ROUTED;
     case MB_STEP_ATTEND: return 1u << MB_SLOT_QUERY | 1u << MB_SLOT_KEY | 1u << MB_SLOT_VALUE;
     case MB_STEP_SCAN: return in | 1u << step->b.slot | 1u << step->c.slot | 1u << step->dt.slot;
     case MB_STEP_SCORE: return 1u << MB_SLOT_HIDDEN | in;
@@ -309,7 +337,7 @@ unsigned mb_step_writes(const struct mb_step *step)
     unsigned out = 1u << step->out;
     if (step->kind == MB_STEP_SCORE)
         return 1u << MB_SLOT_HIDDEN | 1u << step->in;
-    if (step->kind == MB_STEP_PRODUCTS) {
+    if (step->product_count > 0) {
         out = 0;
         for (size_t i = 0; i < step->product_count; i++)
             out |= 1u << step->products[i].out;

@@ -35,7 +35,7 @@ static enum mb_status read_hyperparameters(struct mb_network *w, size_t *window,
 {
     enum { LAYERS_27B = 62, NONE = 1 << 24 };
     double cap;
-    MB_TRY(mb_blocks_sizes(w, error));
+    MB_TRY(mb_blocks_sizes(w, false, error));
     MB_TRY(mb_blocks_heads(w, 0, error));
     /* The file doesn't say it: the largest model scales by its width, not by its heads. */
     if (w->layers == LAYERS_27B)

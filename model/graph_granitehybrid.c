@@ -42,7 +42,7 @@ static enum mb_status read_hyperparameters(struct mb_network *w, struct mb_style
 {
     size_t kv_heads = 0, found, scans = 0;
     float attention = 0, logits = 0;
-    MB_TRY(mb_blocks_sizes(w, error));
+    MB_TRY(mb_blocks_sizes(w, false, error));
     for (size_t layer = 0; layer < w->layers; layer++) {
         MB_TRY(read_attending(w, layer, &kv_heads, &found, error));
         scans += found == 0;

@@ -119,7 +119,7 @@ static enum mb_status build(struct mb_network *w, struct mb_error *error)
     const struct mb_style style = {.rotated = false};
     struct mamba mamba;
     size_t normalized;
-    MB_TRY(mb_blocks_sizes(w, error));
+    MB_TRY(mb_blocks_sizes(w, false, error));
     MB_TRY(mb_blocks_state_space(w, false, error));
     MB_TRY(mb_graph_uint(w, "ssm.time_step_rank", 1, 1 << 20, 0, &mamba.rank, error));
     MB_TRY(mb_graph_uint(w, "ssm.dt_b_c_rms", 0, NONE, NONE, &normalized, error));

@@ -10,7 +10,7 @@
 static enum mb_status build(struct mb_network *w, struct mb_error *error)
 {
     const struct mb_style style = {.rotated = false};
-    MB_TRY(mb_blocks_sizes(w, error));
+    MB_TRY(mb_blocks_sizes(w, false, error));
     MB_TRY(mb_blocks_state_space(w, true, error));
     MB_TRY(mb_blocks_embedding(w, 1.0, error));
     for (size_t layer = 0; layer < w->layers; layer++)

@@ -12,7 +12,7 @@
 static enum mb_status build(struct mb_network *w, struct mb_error *error)
 {
     const struct mb_style style = {.rotated = true, .query_key_norms = true};
-    MB_TRY(mb_blocks_sizes(w, error));
+    MB_TRY(mb_blocks_sizes(w, false, error));
     MB_TRY(mb_blocks_heads(w, 0, error));
     MB_TRY(mb_blocks_rope(w, 0, "rope.freq_base", true, true, error));
     MB_TRY(mb_blocks_embedding(w, 1.0, error));

@@ -29,6 +29,7 @@ enum mb_slot {
     MB_SLOT_SELECTED, /* Mamba: of x: the time step's low rank, B, C */
     MB_SLOT_TIME,     /* Mamba: the time step of every channel */
     MB_SLOT_SCANNED,
+    MB_SLOT_ROUTED, /* a mixture's router: scores, then a weight for each expert, mostly 0 */
     MB_SLOT_COUNT
 };
 
@@ -41,6 +42,8 @@ enum mb_step_kind {
     MB_STEP_CONVOLVE, /* out = silu(bias + causal convolution of in by columns) */
     MB_STEP_SOFTPLUS, /* out = softplus(out + bias) in place */
     MB_STEP_SCAN,     /* SCANNED = the recurrence over x = in, b, c with time steps dt */
+    MB_STEP_ROUTE,    /* ROUTED = softmax(ROUTED) for the best experts of a row, 0 for the others */
+    MB_STEP_EXPERTS,  /* every product's out = the row's experts of the matrix * in */
     MB_STEP_SCORE,    /* keep only the rows that are scored, in HIDDEN and in */
     MB_STEP_ADD,      /* out += scale * in */
     MB_STEP_SWIGLU,   /* out = silu(out) * in */
@@ -67,7 +70,7 @@ struct mb_step {
     enum mb_step_kind kind;
     enum mb_slot in, out;
     int layer;     /* -1 outside of layers */
-    size_t at;     /* NORM, SOFTPLUS, CONVOLVE, GATE: first column; in place for NORM, SOFTPLUS */
+    size_t at;     /* NORM, SOFTPLUS: first column of out (and in); CONVOLVE, GATE: of in */
     int vector;    /* NORM: weights (MB_NO_VECTOR: none); CONVOLVE: taps; SCAN: A */
     int bias;      /* CONVOLVE, SOFTPLUS; may be MB_NO_VECTOR */
     int skip;      /* SCAN: D */
@@ -79,6 +82,8 @@ struct mb_step {
     size_t window; /* ATTEND: a position sees this many, itself included; 0: all before it */
     size_t cached; /* ATTEND, CONVOLVE, SCAN: its place in a cache, among those of its kind */
     struct mb_columns b, c, dt; /* SCAN */
+    bool combined; /* EXPERTS: in has a block of columns for each of a row's experts, out is their
+                      weighted sum; else in is one for all and out has the blocks */
     size_t product_count;
     struct mb_product products[MB_MAX_PRODUCTS];
 };
@@ -87,7 +92,7 @@ struct mb_step {
 struct mb_matrix {
     size_t tensor;         /* index in the model */
     enum mb_format format; /* as stored in the (mixed) file */
-    size_t n, k;
+    size_t n, k;           /* a mixture's experts lie one behind the other in n */
     struct mb_weights
         weights;      /* packed for products; data NULL for a matrix that is only looked up */
     const void *rows; /* GGUF rows, for the embedding; NULL: unpack them from `weights` */
@@ -109,10 +114,11 @@ struct mb_rope {
 /* Mamba's layers. Channels run in blocks that share B, C and, in Mamba-2, the decay: there a block
  * is a head. State and tables of a block are padded to whole registers. */
 struct mb_state_space {
-    size_t inner, states, groups,
-        taps;                /* channels, state of each, groups of B and C, convolution */
+    size_t inner;            /* channels in all */
+    size_t states, groups;   /* of a channel; of B and C */
+    size_t taps;             /* of the convolution */
     size_t blocks, channels; /* of a block */
-    bool scalar_decay;       /* A is one number per block, not one per channel, state */
+    bool scalar_decay;       /* A is one number per block, not one per channel and state */
 };
 
 struct mb_network {
@@ -126,7 +132,8 @@ struct mb_network {
     float logit_scale, logit_cap; /* logits = cap * tanh(scale * logits / cap); 0: 1, no cap */
     struct mb_rope ropes[MB_MAX_ROPES];
     struct mb_state_space ssm;
-    size_t attending, scanning; /* layers of either kind */
+    size_t experts, experts_used; /* of a mixture, and of those for one row */
+    size_t attending, scanning;   /* layers of either kind */
     size_t slot_width[MB_SLOT_COUNT];
     /* the list */
     size_t step_count, step_room;
@@ -147,7 +154,8 @@ struct mb_architecture {
     enum mb_status (*build)(struct mb_network *network, struct mb_error *error);
 };
 extern const struct mb_architecture mb_architecture_llama, mb_architecture_granitehybrid,
-    mb_architecture_mamba2, mb_architecture_mamba, mb_architecture_qwen3, mb_architecture_gemma3;
+    mb_architecture_mamba2, mb_architecture_mamba, mb_architecture_qwen3, mb_architecture_qwen3moe,
+    mb_architecture_gemma3;
 /* The architecture of a model, or MB_ERR_UNSUPPORTED with the list of those there are. */
 enum mb_status mb_architecture_find(const struct mb_model *model,
                                     const struct mb_architecture **architecture,
@@ -169,6 +177,9 @@ const char *mb_graph_string(const struct mb_network *network, const char *key,
 /* Matrix `name` of k columns and n rows (0: any). */
 enum mb_status mb_graph_matrix(struct mb_network *network, const char *name, size_t n, size_t k,
                                size_t *matrix, struct mb_error *error);
+/* The same for `experts` matrices of n rows each, one behind the other. */
+enum mb_status mb_graph_experts(struct mb_network *network, const char *name, size_t experts,
+                                size_t n, size_t k, size_t *matrix, struct mb_error *error);
 /* Vector `name` of n entries as f32; a missing optional one gives MB_NO_VECTOR. */
 enum mb_status mb_graph_vector(struct mb_network *network, const char *name, size_t n,
                                bool optional, int *vector, struct mb_error *error);
@@ -242,6 +253,8 @@ struct mb_run {
     float *slots[MB_SLOT_COUNT];
     void *prepared; /* activations of one step's input, in every type that it needs */
     size_t prepared_room;
+    float *gathered; /* the rows of one expert, and what it makes of them */
+    size_t gathered_room;
     float *scratch; /* per thread, for attention and scans */
     size_t scratch_floats;
     uint64_t matmul_ns;
@@ -268,6 +281,16 @@ enum mb_status mb_rope_grow(struct mb_network *network, size_t positions);
 void mb_run_convolve(struct mb_run *run, const struct mb_step *step);
 void mb_run_softplus(struct mb_run *run, const struct mb_step *step);
 void mb_run_scan(struct mb_run *run, const struct mb_step *step);
+/* Mixtures of experts (experts.c). */
+void mb_run_route(struct mb_run *run, const struct mb_step *step);
+enum mb_status mb_run_experts(struct mb_run *run, const struct mb_step *step, unsigned mask);
+size_t mb_route_scratch(const struct mb_network *network);
+/* The weights of a matrix, replaced or not. */
+const struct mb_weights *mb_run_weights(const struct mb_run *run, size_t matrix);
+/* y[i][rows][n] = x[rows][k] * weights[i] for up to MB_MAX_PRODUCTS matrices in one dispatch. */
+enum mb_status mb_run_multiply(struct mb_run *run, const float *x, size_t x_stride, size_t rows,
+                               size_t count, const struct mb_weights *const *weights,
+                               float *const *y);
 /* Floats a thread needs beside the slots. */
 size_t mb_attention_scratch(const struct mb_network *network, size_t positions);
 size_t mb_scan_scratch(const struct mb_network *network);

@@ -164,6 +164,23 @@ def qwen3():
     return m.finish()
 
 
+def qwen3moe():
+    m = Model("qwen3moe", WIDTH, 2)
+    m.heads(4, 2, 12)
+    m.writer.add_feed_forward_length(64)
+    m.writer.add_expert_count(5)
+    m.writer.add_expert_used_count(3)
+    m.writer.add_expert_feed_forward_length(32)
+    for i in range(m.layers):
+        b = f"blk.{i}."
+        m.attention(i, norms=True)
+        m.vector(b + "ffn_norm.weight", WIDTH, 1, 0.2)
+        m.matrix(b + "ffn_gate_inp", 5, WIDTH)
+        for name in ("gate", "up", "down"):
+            m.add(f"{b}ffn_{name}_exps.weight", m.rng.normal(0, WIDTH**-0.5, (5, 32, WIDTH)))
+    return m.finish()
+
+
 def gemma3():
     m = Model("gemma3", WIDTH, 4)
     m.heads(4, 1, 12)
@@ -183,7 +200,7 @@ def gemma3():
     return m.finish()
 
 
-MODELS = {f.__name__: f for f in (granitehybrid, mamba2, mamba, qwen3, gemma3)}
+MODELS = {f.__name__: f for f in (granitehybrid, mamba2, mamba, qwen3, qwen3moe, gemma3)}
 
 
 def main():

@@ -79,6 +79,16 @@ static const struct damage damages[] = {
     {"qwen3", "blk.1.attn_q_norm.weigh", 0, "s", 1, MB_ERR_FILE, "blk.1.attn_q_norm.weight"},
     U32("qwen3", "rope.dimension_count", "\x0b\0\0\0", MB_ERR_FILE, "even"),
     U32("qwen3", "attention.key_length", "\x0a\0\0\0", MB_ERR_UNSUPPORTED, "heads of 10"),
+    U32("qwen3", "attention.head_count_kv", "\x03\0\0\0", MB_ERR_FILE, "evenly"),
+    /* qwen3moe */
+    U32("qwen3moe", "expert_count", "\0\0\0\0", MB_ERR_FILE, "expert_count"),
+    U32("qwen3moe", "expert_count", "\xff\xff\xff\xff", MB_ERR_FILE, "expert_count"),
+    U32("qwen3moe", "expert_count", "\x04\0\0\0", MB_ERR_FILE, "ffn_gate_inp"),
+    U32("qwen3moe", "expert_used_count", "\0\0\0\0", MB_ERR_FILE, "expert_used_count"),
+    U32("qwen3moe", "expert_used_count", "\x06\0\0\0", MB_ERR_FILE, "expert_used_count"),
+    U32("qwen3moe", "expert_feed_forward_length", "\x10\0\0\0", MB_ERR_FILE, "ffn_gate_exps"),
+    U32("qwen3moe", "expert_feed_forward_length", "\x21\0\0\0", MB_ERR_UNSUPPORTED, "32 x 33"),
+    {"qwen3moe", "blk.1.ffn_down_exps.weigh", 0, "s", 1, MB_ERR_FILE, "blk.1.ffn_down_exps.weight"},
     /* gemma3 */
     U32("gemma3", "attention.sliding_window", "\xff\xff\xff\xff", MB_ERR_FILE, "sliding_window"),
     U32("gemma3", "attention.sliding_window_pattern", "\0\0\0\x7f", MB_ERR_FILE, "pattern"),
@@ -181,7 +191,7 @@ static void test_hostile_hyperparameters(void **state)
 static void test_extreme_hyperparameters(void **state)
 {
     (void)state;
-    static const char *const names[] = {"llama", "qwen3",  "gemma3",
+    static const char *const names[] = {"llama", "qwen3",  "qwen3moe",     "gemma3",
                                         "mamba", "mamba2", "granitehybrid"};
     static const char extremes[][4] = {{0},
                                        {1},

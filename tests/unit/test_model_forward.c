@@ -105,7 +105,8 @@ static const struct odd {
     double bound;
 } odds[] = {
     {"llama", 2e-5}, {"granitehybrid", 2e-5}, {"mamba2", 2e-5}, {"mamba", 2e-5},
-    {"qwen3", 2e-5}, {"gemma3", 5e-4}, /* its GELU comes from a table of f16 there */
+    {"qwen3", 2e-5}, {"qwen3moe", 2e-5},      {"gemma3", 5e-4}, /* its GELU comes from a table of
+                                                                   f16 there */
 };
 enum { ODDS = sizeof odds / sizeof odds[0] };
 

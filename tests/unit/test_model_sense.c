@@ -93,8 +93,8 @@ static void check_probes(struct mb_model *model, struct mb_network *network,
 static void test_restarts(void **state)
 {
     (void)state;
-    static const char *const odds[] = {"llama", "granitehybrid", "mamba2",
-                                       "mamba", "qwen3",         "gemma3"};
+    static const char *const odds[] = {"llama", "granitehybrid", "mamba2", "mamba",
+                                       "qwen3", "qwen3moe",      "gemma3"};
     struct mb_windows windows = ns_windows(WINDOWS, WINDOW, VOCABULARY);
     struct mb_threads *threads;
     assert_int_equal(mb_threads_create(2, &threads), MB_OK);
