@@ -27,7 +27,13 @@ enum mb_status mb_run_create(struct mb_network *network, size_t rows, size_t tok
                                 .row_room = rows,
                                 .scratch_floats = mb_attention_scratch(network, tokens)};
         const size_t threads = network->threads ? mb_threads_count(network->threads) : 1;
+        const size_t scan = mb_scan_scratch(network);
         size_t bytes;
+        const size_t route = mb_route_scratch(network);
+        if (made->scratch_floats < scan)
+            made->scratch_floats = scan;
+        if (made->scratch_floats < route)
+            made->scratch_floats = route;
         for (size_t i = 0; i < MB_SLOT_COUNT; i++) {
             complete = complete && mb_mul_size(rows, network->slot_width[i], &bytes) &&
                        mb_mul_size(bytes, sizeof(float), &bytes) &&
@@ -54,6 +60,7 @@ void mb_run_destroy(struct mb_run *run)
     for (size_t i = 0; i < MB_SLOT_COUNT; i++)
         mb_free_aligned(run->slots[i]);
     mb_free_aligned(run->prepared);
+    mb_free_aligned(run->gathered);
     mb_free_aligned(run->scratch);
     free(run);
 }
@@ -93,6 +100,12 @@ static void embed_rows(void *arg, size_t first, size_t last, size_t thread)
         }
     }
     free(unpacked);
+    const float scale = task->step->scale;
+    if (scale != 0.0f && scale != 1.0f)
+        for (float *x = run->slots[task->step->out] + first * k,
+                   *end = run->slots[task->step->out] + last * k;
+             x < end; x++)
+            *x *= scale;
 }
 
 static void norm_rows(void *arg, size_t first, size_t last, size_t thread)
@@ -101,32 +114,55 @@ static void norm_rows(void *arg, size_t first, size_t last, size_t thread)
     const struct row_task *task = arg;
     const struct mb_run *run = task->run;
     const struct mb_network *network = run->network;
-    const size_t width = network->slot_width[task->step->in];
+    const struct mb_step *step = task->step;
+    const size_t in = network->slot_width[step->in], out = network->slot_width[step->out];
+    const size_t group = step->group ? step->group : out,
+                 groups = step->groups ? step->groups : out / group;
+    const float *weight = step->vector != MB_NO_VECTOR ? network->vectors[step->vector] : NULL;
     for (size_t row = first; row < last; row++)
-        run->vector->rms_norm(run->slots[task->step->out] + row * width,
-                              run->slots[task->step->in] + row * width,
-                              network->vectors[task->step->vector], width, network->eps);
+        for (size_t g = 0; g < groups; g++)
+            run->vector->rms_norm(run->slots[step->out] + row * out + step->at + g * group,
+                                  run->slots[step->in] + row * in + step->at + g * group,
+                                  weight && !step->shared ? weight + g * group : weight, group,
+                                  network->eps);
 }
 
-static void combine_rows(void *arg, size_t first, size_t last, size_t thread)
+static void add_rows(void *arg, size_t first, size_t last, size_t thread)
 {
     (void)thread;
     const struct row_task *task = arg;
     const struct mb_run *run = task->run;
     const size_t width = run->network->slot_width[task->step->out];
-    float *out = run->slots[task->step->out] + first * width;
-    const float *in = run->slots[task->step->in] + first * width;
-    if (task->step->kind == MB_STEP_ADD)
-        run->vector->add(out, in, (last - first) * width);
-    else
-        for (size_t row = 0; row < last - first; row++)
-            run->vector->swiglu(out + row * width, in + row * width, width);
+    run->vector->add(run->slots[task->step->out] + first * width,
+                     run->slots[task->step->in] + first * width,
+                     task->step->scale != 0.0f ? task->step->scale : 1.0f, (last - first) * width);
+}
+
+/* Gated activations: one of two slots goes through a function, the product is `out`. */
+static void gate_rows(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    const struct row_task *task = arg;
+    const struct mb_step *step = task->step;
+    const struct mb_run *run = task->run;
+    const size_t width = run->network->slot_width[step->out],
+                 stride = run->network->slot_width[step->in];
+    for (size_t row = first; row < last; row++) {
+        float *out = run->slots[step->out] + row * width;
+        const float *in = run->slots[step->in] + row * stride + step->at;
+        if (step->kind == MB_STEP_GATE)
+            run->vector->swiglu(out, in, out, width);
+        else if (step->kind == MB_STEP_GEGLU)
+            run->vector->geglu(out, out, in, width);
+        else
+            run->vector->swiglu(out, out, in, width);
+    }
 }
 
 /* Scored rows move up in place: they ascend, so none is overwritten before it is read. */
-static void keep_scored(struct mb_run *run)
+static void keep_scored(struct mb_run *run, const struct mb_step *step)
 {
-    static const enum mb_slot kept[] = {MB_SLOT_HIDDEN, MB_SLOT_ATTENDED};
+    const enum mb_slot kept[] = {MB_SLOT_HIDDEN, step->in};
     if (run->scored == NULL)
         return;
     for (size_t s = 0; s < sizeof kept / sizeof kept[0]; s++) {
@@ -143,7 +179,7 @@ static void keep_scored(struct mb_run *run)
 /* An input in every activation type that its products ask for. */
 struct inputs {
     const float *x;
-    size_t k, count;
+    size_t k, stride, count;
     struct mb_activations types[MB_MAX_PRODUCTS];
 };
 
@@ -152,7 +188,7 @@ static void prepare_rows(void *arg, size_t first, size_t last, size_t thread)
     (void)thread;
     const struct inputs *inputs = arg;
     for (size_t t = 0; t < inputs->count; t++)
-        (void)mb_activations_prepare(&inputs->types[t], inputs->x, inputs->k, first, last);
+        (void)mb_activations_prepare(&inputs->types[t], inputs->x, inputs->stride, first, last);
 }
 
 /* The place of a type among the inputs; inputs->count when it is not there. */
@@ -175,12 +211,13 @@ static bool grow_prepared(struct mb_run *run, size_t bytes)
 }
 
 /* Each type once, one behind the other in one buffer. */
-static enum mb_status prepare(struct mb_run *run, const float *x, size_t rows, size_t count,
-                              const struct mb_weights *const *weights, struct inputs *inputs)
+static enum mb_status prepare(struct mb_run *run, const float *x, size_t x_stride, size_t rows,
+                              size_t count, const struct mb_weights *const *weights,
+                              struct inputs *inputs)
 {
     size_t total = 0, offsets[MB_MAX_PRODUCTS];
     enum mb_status status = MB_OK;
-    *inputs = (struct inputs){.x = x, .k = weights[0]->k};
+    *inputs = (struct inputs){.x = x, .k = weights[0]->k, .stride = x_stride};
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         const enum mb_activation type = mb_format_info(weights[i]->format)->activation;
         size_t bytes = 0;
@@ -202,7 +239,7 @@ static enum mb_status prepare(struct mb_run *run, const float *x, size_t rows, s
     return status;
 }
 
-static const struct mb_weights *weights_of(const struct mb_run *run, size_t matrix)
+const struct mb_weights *mb_run_weights(const struct mb_run *run, size_t matrix)
 {
     const struct mb_replacement *other = run->replacement;
     return other && other->weights && other->matrix == matrix
@@ -211,8 +248,9 @@ static const struct mb_weights *weights_of(const struct mb_run *run, size_t matr
 }
 
 /* Products that read one input, in one dispatch, whatever activation types they take. */
-static enum mb_status multiply(struct mb_run *run, const float *x, size_t rows, size_t count,
-                               const struct mb_weights *const *weights, float *const *y)
+enum mb_status mb_run_multiply(struct mb_run *run, const float *x, size_t x_stride, size_t rows,
+                               size_t count, const struct mb_weights *const *weights,
+                               float *const *y)
 {
     const uint64_t start = run->timed ? mb_now_ns() : 0;
     const struct mb_activations *activations[MB_MAX_PRODUCTS];
@@ -220,7 +258,7 @@ static enum mb_status multiply(struct mb_run *run, const float *x, size_t rows, 
     struct inputs inputs;
     if (count == 0)
         return MB_OK;
-    enum mb_status status = prepare(run, x, rows, count, weights, &inputs);
+    enum mb_status status = prepare(run, x, x_stride, rows, count, weights, &inputs);
     for (size_t i = 0; i < count; i++) {
         activations[i] =
             &inputs.types[place_of(&inputs, mb_format_info(weights[i]->format)->activation)];
@@ -239,16 +277,20 @@ enum mb_status mb_run_products(struct mb_run *run, size_t index, unsigned mask)
     const struct mb_step *step = &network->steps[index];
     const struct mb_weights *weights[MB_MAX_PRODUCTS];
     float *out[MB_MAX_PRODUCTS];
+    const size_t stride = network->slot_width[step->in]; /* a matrix may read the first k alone */
     size_t count = 0;
+    if (step->kind == MB_STEP_EXPERTS)
+        return mb_run_experts(run, step, mask);
     for (size_t i = 0; i < step->product_count; i++)
         if (mask & 1u << i) {
-            weights[count] = weights_of(run, step->products[i].matrix);
+            weights[count] = mb_run_weights(run, step->products[i].matrix);
             out[count++] = run->slots[step->products[i].out];
             if (run->observe != NULL)
                 run->observe(run->observe_user, run, step->products[i].matrix, run->slots[step->in],
-                             run->rows);
+                             stride, run->rows);
         }
-    enum mb_status status = multiply(run, run->slots[step->in], run->rows, count, weights, out);
+    enum mb_status status =
+        mb_run_multiply(run, run->slots[step->in], stride, run->rows, count, weights, out);
     for (size_t i = 0; i < step->product_count && status == MB_OK; i++) {
         const struct mb_product *product = &step->products[i];
         if (!(mask & 1u << i) || product->bias == MB_NO_VECTOR)
@@ -256,7 +298,7 @@ enum mb_status mb_run_products(struct mb_run *run, size_t index, unsigned mask)
         const size_t n = network->slot_width[product->out];
         for (size_t row = 0; row < run->rows; row++)
             run->vector->add(run->slots[product->out] + row * n, network->vectors[product->bias],
-                             n);
+                             1.0f, n);
     }
     return status;
 }
@@ -277,28 +319,61 @@ enum mb_status mb_run_steps(struct mb_run *run, size_t from, size_t to)
             status = task.status;
             break;
         case MB_STEP_NORM: mb_split(network->threads, run->rows, entries, norm_rows, &task); break;
-        case MB_STEP_PRODUCTS: status = mb_run_products(run, i, ~0u); break;
-        case MB_STEP_ROPE: mb_run_rope(run, step->out); break;
-        case MB_STEP_ATTEND: mb_run_attend(run, step->layer); break;
-        case MB_STEP_SCORE: keep_scored(run); break;
+        case MB_STEP_PRODUCTS:
+        case MB_STEP_EXPERTS: status = mb_run_products(run, i, ~0u); break;
+        case MB_STEP_ROUTE: mb_run_route(run, step); break;
+        case MB_STEP_ROPE: mb_run_rope(run, step); break;
+        case MB_STEP_ATTEND: mb_run_attend(run, step); break;
+        case MB_STEP_CONVOLVE: mb_run_convolve(run, step); break;
+        case MB_STEP_SOFTPLUS: mb_run_softplus(run, step); break;
+        case MB_STEP_SCAN: mb_run_scan(run, step); break;
+        case MB_STEP_SCORE: keep_scored(run, step); break;
         case MB_STEP_ADD:
-            mb_split(network->threads, run->rows, entries / 2, combine_rows, &task);
+            mb_split(network->threads, run->rows, entries / 2, add_rows, &task);
             break;
         case MB_STEP_SWIGLU:
-            mb_split(network->threads, run->rows, 4 * entries, combine_rows, &task);
+        case MB_STEP_GEGLU:
+        case MB_STEP_GATE:
+            mb_split(network->threads, run->rows, 4 * entries, gate_rows, &task);
             break;
         }
     }
     return status;
 }
 
+/* ---- the head ---- */
+
+struct logits_task {
+    const struct mb_run *run;
+    float *logits;
+};
+
+static void finish_rows(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    const struct logits_task *task = arg;
+    const struct mb_network *network = task->run->network;
+    const size_t n = network->vocabulary;
+    for (float *x = task->logits + first * n, *end = task->logits + last * n; x < end; x += n) {
+        for (size_t i = 0; network->logit_scale != 0.0f && i < n; i++)
+            x[i] *= network->logit_scale;
+        if (network->logit_cap != 0.0f)
+            task->run->vector->softcap(x, network->logit_cap, n);
+    }
+}
+
 enum mb_status mb_run_head_of(struct mb_run *run, const float *normed, size_t count, float *logits)
 {
     const struct mb_network *network = run->network;
-    const struct mb_weights *weights = weights_of(run, network->output);
+    const struct mb_weights *weights = mb_run_weights(run, network->output);
     if (run->observe != NULL)
-        run->observe(run->observe_user, run, network->output, normed, count);
-    return multiply(run, normed, count, 1, &weights, &logits);
+        run->observe(run->observe_user, run, network->output, normed, network->width, count);
+    const enum mb_status status =
+        mb_run_multiply(run, normed, network->width, count, 1, &weights, &logits);
+    struct logits_task task = {run, logits};
+    if (status == MB_OK && (network->logit_scale != 0.0f || network->logit_cap != 0.0f))
+        mb_split(network->threads, count, count * network->vocabulary * 4, finish_rows, &task);
+    return status;
 }
 
 enum mb_status mb_run_head(struct mb_run *run, size_t row0, size_t count, float *logits)

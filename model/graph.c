@@ -9,7 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct mb_architecture *const architectures[] = {&mb_architecture_llama};
+static const struct mb_architecture *const architectures[] = {
+    &mb_architecture_llama,        &mb_architecture_qwen3, &mb_architecture_qwen3moe,
+    &mb_architecture_gemma3,       &mb_architecture_mamba, &mb_architecture_mamba2,
+    &mb_architecture_granitehybrid};
 enum { ARCHITECTURES = sizeof architectures / sizeof architectures[0] };
 
 enum mb_status mb_architecture_find(const struct mb_model *model,
@@ -67,6 +70,29 @@ enum mb_status mb_graph_uint(const struct mb_network *network, const char *key, 
     return MB_OK;
 }
 
+enum mb_status mb_graph_layer_uint(const struct mb_network *network, const char *key, size_t layer,
+                                   size_t low, size_t high, size_t fallback, size_t *value,
+                                   struct mb_error *error)
+{
+    const struct mb_model *model = network->model;
+    char name[128];
+    full_key(network, key, name);
+    const size_t entries = mb_model_array_count(model, name);
+    if (entries == 0)
+        return mb_graph_uint(network, key, low, high, fallback, value, error);
+    if (entries != network->layers)
+        return mb_error_set(error, MB_ERR_FILE, -1,
+                            "%s: '%s' has %zu entries, expected one for each of %zu layers",
+                            mb_model_path(model), name, entries, network->layers);
+    const double number = mb_model_array_number(model, name, layer);
+    if (!(number >= (double)low && number <= (double)high) || number != floor(number))
+        return mb_error_set(error, MB_ERR_FILE, -1,
+                            "%s: entry %zu of '%s' is %g, expected a whole number of %zu to %zu",
+                            mb_model_path(model), layer, name, number, low, high);
+    *value = (size_t)number;
+    return MB_OK;
+}
+
 enum mb_status mb_graph_float(const struct mb_network *network, const char *key, double low,
                               double high, double fallback, double *value, struct mb_error *error)
 {
@@ -82,6 +108,13 @@ enum mb_status mb_graph_float(const struct mb_network *network, const char *key,
         return mb_error_set(error, MB_ERR_FILE, -1, "%s: '%s' is %g, expected %g to %g",
                             mb_model_path(network->model), name, *value, low, high);
     return MB_OK;
+}
+
+const char *mb_graph_string(const struct mb_network *network, const char *key, const char *fallback)
+{
+    char name[128];
+    full_key(network, key, name);
+    return mb_model_string(network->model, name, fallback);
 }
 
 /* Room for one more entry of `size` bytes. */
@@ -132,6 +165,28 @@ static enum mb_format mixed_format(const struct mb_network *network, size_t inde
     return mb_model_tensor_at(network->model, index)->format;
 }
 
+/* Claim a tensor whose shape was checked. */
+static enum mb_status add_matrix(struct mb_network *network, size_t index, size_t *matrix,
+                                 struct mb_error *error)
+{
+    const struct mb_tensor *tensor = mb_model_tensor_at(network->model, index);
+    const enum mb_format format = mixed_format(network, index);
+    if (mb_format_row_bytes(format, tensor->k) == 0)
+        return mb_error_set(error, MB_ERR_SHAPE, -1,
+                            "tensor '%s' has rows of %zu weights, which %s cannot hold; choose "
+                            "another format for it",
+                            tensor->name, tensor->k,
+                            mb_format_info(format) ? mb_format_info(format)->name : "this format");
+    void *array = network->matrices;
+    if (!grow(&array, network->matrix_count, &network->matrix_room, sizeof *network->matrices))
+        return out_of_memory(error);
+    network->matrices = array;
+    *matrix = network->matrix_count++;
+    network->matrices[*matrix] =
+        (struct mb_matrix){.tensor = index, .format = format, .n = tensor->n, .k = tensor->k};
+    return MB_OK;
+}
+
 enum mb_status mb_graph_matrix(struct mb_network *network, const char *name, size_t n, size_t k,
                                size_t *matrix, struct mb_error *error)
 {
@@ -146,41 +201,62 @@ enum mb_status mb_graph_matrix(struct mb_network *network, const char *name, siz
                             "%s: tensor '%s' is %zu x %zu, expected %zu x %zu (0: any) from the "
                             "hyperparameters and the other tensors",
                             mb_model_path(network->model), name, tensor->k, tensor->n, k, n);
-    const enum mb_format format = mixed_format(network, index);
-    if (mb_format_row_bytes(format, tensor->k) == 0)
-        return mb_error_set(error, MB_ERR_SHAPE, -1,
-                            "tensor '%s' has rows of %zu weights, which %s cannot hold; choose "
-                            "another format for it",
-                            name, tensor->k,
-                            mb_format_info(format) ? mb_format_info(format)->name : "this format");
-    void *array = network->matrices;
-    if (!grow(&array, network->matrix_count, &network->matrix_room, sizeof *network->matrices))
-        return out_of_memory(error);
-    network->matrices = array;
-    *matrix = network->matrix_count++;
-    network->matrices[*matrix] =
-        (struct mb_matrix){.tensor = index, .format = format, .n = tensor->n, .k = tensor->k};
-    return MB_OK;
+    return add_matrix(network, index, matrix, error);
 }
 
-static enum mb_status read_vector(const struct mb_tensor *tensor, enum mb_format format,
+enum mb_status mb_graph_experts(struct mb_network *network, const char *name, size_t experts,
+                                size_t n, size_t k, size_t *matrix, struct mb_error *error)
+{
+    size_t index;
+    enum mb_status status = find_tensor(network, name, &index, error);
+    if (status != MB_OK)
+        return status;
+    const struct mb_tensor *tensor = mb_model_tensor_at(network->model, index);
+    const size_t found = (size_t)tensor->ne[2];
+    if (tensor->dims != 3 || tensor->k != k || tensor->ne[1] != n || found != experts)
+        return mb_error_set(error, MB_ERR_FILE, -1,
+                            "%s: tensor '%s' is %zu rows of %zu, expected %zu experts of %zu x %zu",
+                            mb_model_path(network->model), name, tensor->n, tensor->k, experts, k,
+                            n);
+    return add_matrix(network, index, matrix, error);
+}
+
+/* All rows of a tensor as the mix would hold them, in f32. */
+static enum mb_status read_floats(const struct mb_tensor *tensor, enum mb_format format,
                                   float *values, struct mb_error *error)
 {
     if (format == tensor->format)
-        return mb_dequantize(format, tensor->data, 1, tensor->k, values);
+        return mb_dequantize(format, tensor->data, tensor->n, tensor->k, values);
     const size_t bytes = mb_format_row_bytes(format, tensor->k);
     if (bytes == 0)
         return mb_error_set(error, MB_ERR_SHAPE, -1,
-                            "tensor '%s' has %zu entries, which the format asked for cannot hold",
+                            "tensor '%s' has rows of %zu entries, which the format asked for "
+                            "cannot hold",
                             tensor->name, tensor->k);
-    void *row = malloc(bytes);
-    if (row == NULL)
+    void *rows = malloc(tensor->n * bytes);
+    if (rows == NULL)
         return out_of_memory(error);
-    enum mb_status status = mb_rows_as(tensor, format, NULL, 0, 1, values, row);
+    enum mb_status status = mb_rows_as(tensor, format, NULL, 0, tensor->n, values, rows);
     if (status == MB_OK)
-        status = mb_dequantize(format, row, 1, tensor->k, values);
-    free(row);
+        status = mb_dequantize(format, rows, tensor->n, tensor->k, values);
+    free(rows);
     return status;
+}
+
+/* Room for one more vector of `entries` zeros, which the network owns. */
+static enum mb_status add_vector(struct mb_network *network, size_t entries, int *vector,
+                                 struct mb_error *error)
+{
+    void *array = network->vectors;
+    if (!grow(&array, network->vector_count, &network->vector_room, sizeof *network->vectors))
+        return out_of_memory(error);
+    network->vectors = array;
+    float *values = calloc(entries, sizeof *values);
+    if (values == NULL)
+        return out_of_memory(error);
+    network->vectors[network->vector_count] = values;
+    *vector = (int)network->vector_count++;
+    return MB_OK;
 }
 
 enum mb_status mb_graph_vector(struct mb_network *network, const char *name, size_t n,
@@ -189,25 +265,37 @@ enum mb_status mb_graph_vector(struct mb_network *network, const char *name, siz
     *vector = MB_NO_VECTOR;
     if (optional && mb_model_tensor_find(network->model, name) == NULL)
         return MB_OK;
+    return mb_graph_table(network, &(struct mb_graph_table){.name = name, .n = 1, .k = n}, vector,
+                          error);
+}
+
+enum mb_status mb_graph_table(struct mb_network *network, const struct mb_graph_table *table,
+                              int *vector, struct mb_error *error)
+{
     size_t index;
-    enum mb_status status = find_tensor(network, name, &index, error);
+    enum mb_status status = find_tensor(network, table->name, &index, error);
     if (status != MB_OK)
         return status;
     const struct mb_tensor *tensor = mb_model_tensor_at(network->model, index);
-    if (tensor->n != 1 || tensor->k != n)
+    const size_t n = table->n, k = table->k, pad = table->pad ? table->pad : 1;
+    if (tensor->n != n || tensor->k != k)
         return mb_error_set(error, MB_ERR_FILE, -1,
-                            "%s: tensor '%s' is %zu x %zu, expected a vector of %zu",
-                            mb_model_path(network->model), name, tensor->k, tensor->n, n);
-    void *array = network->vectors;
-    if (!grow(&array, network->vector_count, &network->vector_room, sizeof *network->vectors))
-        return out_of_memory(error);
-    network->vectors = array;
-    float *values = malloc(n * sizeof *values);
+                            "%s: tensor '%s' is %zu x %zu, expected %zu x %zu",
+                            mb_model_path(network->model), table->name, tensor->k, tensor->n, k, n);
+    const size_t rows = table->transposed ? k : n, columns = table->transposed ? n : k,
+                 stride = (columns + pad - 1) / pad * pad;
+    float *values = malloc(n * k * sizeof *values);
     if (values == NULL)
         return out_of_memory(error);
-    network->vectors[network->vector_count] = values;
-    *vector = (int)network->vector_count++;
-    return read_vector(tensor, mixed_format(network, index), values, error);
+    status = read_floats(tensor, mixed_format(network, index), values, error);
+    if (status == MB_OK)
+        status = add_vector(network, rows * stride, vector, error);
+    for (size_t row = 0; row < rows && status == MB_OK; row++)
+        for (size_t i = 0; i < columns; i++)
+            network->vectors[*vector][row * stride + i] =
+                values[table->transposed ? i * k + row : row * k + i];
+    free(values);
+    return status;
 }
 
 enum mb_status mb_graph_step(struct mb_network *network, struct mb_step step,
@@ -227,12 +315,19 @@ unsigned mb_step_reads(const struct mb_step *step)
     switch (step->kind) {
     case MB_STEP_EMBED: return 0;
     case MB_STEP_NORM:
-    case MB_STEP_PRODUCTS: return in;
-    case MB_STEP_ROPE: return out;
+    case MB_STEP_PRODUCTS:
+    case MB_STEP_CONVOLVE: return in;
+    case MB_STEP_ROPE:
+    case MB_STEP_SOFTPLUS:
+    case MB_STEP_ROUTE: return out;
+    case MB_STEP_EXPERTS: return in | 1u << MB_SLOT_ROUTED;
     case MB_STEP_ATTEND: return 1u << MB_SLOT_QUERY | 1u << MB_SLOT_KEY | 1u << MB_SLOT_VALUE;
-    case MB_STEP_SCORE: return 1u << MB_SLOT_HIDDEN | 1u << MB_SLOT_ATTENDED;
+    case MB_STEP_SCAN: return in | 1u << step->b.slot | 1u << step->c.slot | 1u << step->dt.slot;
+    case MB_STEP_SCORE: return 1u << MB_SLOT_HIDDEN | in;
     case MB_STEP_ADD:
-    case MB_STEP_SWIGLU: return in | out;
+    case MB_STEP_SWIGLU:
+    case MB_STEP_GEGLU:
+    case MB_STEP_GATE: return in | out;
     }
     return 0;
 }
@@ -240,11 +335,9 @@ unsigned mb_step_reads(const struct mb_step *step)
 unsigned mb_step_writes(const struct mb_step *step)
 {
     unsigned out = 1u << step->out;
-    if (step->kind == MB_STEP_ATTEND)
-        return 1u << MB_SLOT_ATTENDED;
     if (step->kind == MB_STEP_SCORE)
-        return 1u << MB_SLOT_HIDDEN | 1u << MB_SLOT_ATTENDED;
-    if (step->kind == MB_STEP_PRODUCTS) {
+        return 1u << MB_SLOT_HIDDEN | 1u << step->in;
+    if (step->product_count > 0) {
         out = 0;
         for (size_t i = 0; i < step->product_count; i++)
             out |= 1u << step->products[i].out;

@@ -21,7 +21,7 @@ struct addition {
     struct mb_run *run;
     double *sum;
     const float *x;
-    size_t rows, k;
+    size_t rows, stride;
 };
 
 static void add_columns(void *arg, size_t first, size_t last, size_t thread)
@@ -29,16 +29,17 @@ static void add_columns(void *arg, size_t first, size_t last, size_t thread)
     (void)thread;
     const struct addition *a = arg;
     for (size_t row = 0; row < a->rows; row++)
-        a->run->vector->add_squares(a->sum + first, a->x + row * a->k + first, last - first);
+        a->run->vector->add_squares(a->sum + first, a->x + row * a->stride + first, last - first);
 }
 
-static void observe(void *user, struct mb_run *run, size_t matrix, const float *x, size_t rows)
+static void observe(void *user, struct mb_run *run, size_t matrix, const float *x, size_t stride,
+                    size_t rows)
 {
     struct collector *c = user;
     const size_t k = c->network->matrices[matrix].k;
     if (c->sums[matrix] == NULL)
         return;
-    struct addition addition = {run, c->sums[matrix], x, rows, k};
+    struct addition addition = {run, c->sums[matrix], x, rows, stride};
     mb_split(c->network->threads, k, rows * k, add_columns, &addition);
     c->rows[matrix] += rows;
 }
@@ -91,7 +92,7 @@ static enum mb_status run_windows(struct collector *c, const struct mb_windows *
         run->sequences = windows->count - w < chunk ? windows->count - w : chunk;
         status = mb_run_steps(run, 0, network->step_count);
         /* The head's input, without the head's product: nothing reads the logits. */
-        observe(c, run, network->output, run->slots[MB_SLOT_NORMED], run->rows);
+        observe(c, run, network->output, run->slots[MB_SLOT_NORMED], network->width, run->rows);
         if (status != MB_OK)
             mb_error_set(error, status, -1, "the forward pass failed: %s",
                          mb_status_string(status));

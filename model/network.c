@@ -226,7 +226,6 @@ enum mb_status mb_network_create_mix(struct mb_model *model, const enum mb_forma
                                     .threads = threads,
                                     .numerics = numerics,
                                     .formats = formats,
-                                    .rope_factors = MB_NO_VECTOR,
                                     .claimed = calloc(tensors + 1, sizeof *made->claimed)};
     if (made == NULL || made->claimed == NULL)
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for a network");
@@ -271,7 +270,8 @@ void mb_network_destroy(struct mb_network *network)
     free(network->vectors);
     free(network->steps);
     free(network->claimed);
-    free(network->rope_table);
+    for (size_t i = 0; i < MB_MAX_ROPES; i++)
+        free(network->ropes[i].table);
     free(network);
 }
 

@@ -23,21 +23,35 @@ enum mb_slot {
     MB_SLOT_DELTA, /* what a block adds to the residual stream */
     MB_SLOT_GATE,
     MB_SLOT_UP,
+    /* state space layers */
+    MB_SLOT_PROJECTED, /* of the input: gate z and x, in Mamba-2 also B, C and the time step */
+    MB_SLOT_CONVOLVED,
+    MB_SLOT_SELECTED, /* Mamba: of x: the time step's low rank, B, C */
+    MB_SLOT_TIME,     /* Mamba: the time step of every channel */
+    MB_SLOT_SCANNED,
+    MB_SLOT_ROUTED, /* a mixture's router: scores, then a weight for each expert, mostly 0 */
     MB_SLOT_COUNT
 };
 
 enum mb_step_kind {
-    MB_STEP_EMBED,    /* out = rows of the embedding */
-    MB_STEP_NORM,     /* out = rms_norm(in) * vector */
+    MB_STEP_EMBED,    /* out = rows of the embedding, scaled */
+    MB_STEP_NORM,     /* out = rms_norm(in) * vector, over groups of columns */
     MB_STEP_PRODUCTS, /* every product's out = matrix * in (+ bias) */
     MB_STEP_ROPE,     /* out rotated in place by its position */
     MB_STEP_ATTEND,   /* ATTENDED = causal attention of QUERY on KEY, VALUE */
-    MB_STEP_SCORE,    /* keep only the rows that are scored, in HIDDEN and ATTENDED */
-    MB_STEP_ADD,      /* out += in */
-    MB_STEP_SWIGLU    /* out = silu(out) * in */
+    MB_STEP_CONVOLVE, /* out = silu(bias + causal convolution of in by columns) */
+    MB_STEP_SOFTPLUS, /* out = softplus(out + bias) in place */
+    MB_STEP_SCAN,     /* SCANNED = the recurrence over x = in, b, c with time steps dt */
+    MB_STEP_ROUTE,    /* ROUTED = softmax(ROUTED) for the best experts of a row, 0 for the others */
+    MB_STEP_EXPERTS,  /* every product's out = the row's experts of the matrix * in */
+    MB_STEP_SCORE,    /* keep only the rows that are scored, in HIDDEN and in */
+    MB_STEP_ADD,      /* out += scale * in */
+    MB_STEP_SWIGLU,   /* out = silu(out) * in */
+    MB_STEP_GEGLU,    /* out = gelu(out) * in */
+    MB_STEP_GATE      /* out = silu(in) * out */
 };
 
-enum { MB_MAX_PRODUCTS = 3, MB_NO_VECTOR = -1 };
+enum { MB_MAX_PRODUCTS = 3, MB_NO_VECTOR = -1, MB_MAX_ROPES = 2, MB_MOST_TAPS = 16 };
 
 struct mb_product {
     size_t matrix;
@@ -45,11 +59,31 @@ struct mb_product {
     int bias; /* vector index or MB_NO_VECTOR */
 };
 
+/* Columns [at, ...) of a slot's rows. */
+struct mb_columns {
+    enum mb_slot slot;
+    size_t at;
+};
+
+/* A kind reads the fields that name it; the others may be zero. */
 struct mb_step {
     enum mb_step_kind kind;
     enum mb_slot in, out;
-    int layer; /* -1 outside of layers */
-    int vector;
+    int layer;     /* -1 outside of layers */
+    size_t at;     /* NORM, SOFTPLUS: first column of out (and in); CONVOLVE, GATE: of in */
+    int vector;    /* NORM: weights (MB_NO_VECTOR: none); CONVOLVE: taps; SCAN: A */
+    int bias;      /* CONVOLVE, SOFTPLUS; may be MB_NO_VECTOR */
+    int skip;      /* SCAN: D */
+    float scale;   /* EMBED, ADD; 0: 1 */
+    size_t group;  /* NORM: columns of a group, 0: the whole row is one; SOFTPLUS: columns */
+    size_t groups; /* NORM: how many; 0: all that the row has */
+    bool shared;   /* NORM: all groups have the same weights */
+    size_t rope;   /* ROPE: which of the network's */
+    size_t window; /* ATTEND: a position sees this many, itself included; 0: all before it */
+    size_t cached; /* ATTEND, CONVOLVE, SCAN: its place in a cache, among those of its kind */
+    struct mb_columns b, c, dt; /* SCAN */
+    bool combined; /* EXPERTS: in has a block of columns for each of a row's experts, out is their
+                      weighted sum; else in is one for all and out has the blocks */
     size_t product_count;
     struct mb_product products[MB_MAX_PRODUCTS];
 };
@@ -58,7 +92,7 @@ struct mb_step {
 struct mb_matrix {
     size_t tensor;         /* index in the model */
     enum mb_format format; /* as stored in the (mixed) file */
-    size_t n, k;
+    size_t n, k;           /* a mixture's experts lie one behind the other in n */
     struct mb_weights
         weights;      /* packed for products; data NULL for a matrix that is only looked up */
     const void *rows; /* GGUF rows, for the embedding; NULL: unpack them from `weights` */
@@ -67,16 +101,39 @@ struct mb_matrix {
 
 struct mb_vector;
 
+/* One kind of rotation; dim 0: there is none. */
+struct mb_rope {
+    size_t dim;         /* entries of a head that are rotated */
+    double base, scale; /* positions are multiplied by scale */
+    int factors;        /* of the frequencies: vector index or MB_NO_VECTOR */
+    bool halves;        /* pairs are (i, i + dim / 2), not neighbours */
+    float *table;       /* cos, sin pairs [position][dim / 2][2], grown on demand */
+    size_t positions;
+};
+
+/* Mamba's layers. Channels run in blocks that share B, C and, in Mamba-2, the decay: there a block
+ * is a head. State and tables of a block are padded to whole registers. */
+struct mb_state_space {
+    size_t inner;            /* channels in all */
+    size_t states, groups;   /* of a channel; of B and C */
+    size_t taps;             /* of the convolution */
+    size_t blocks, channels; /* of a block */
+    bool scalar_decay;       /* A is one number per block, not one per channel and state */
+};
+
 struct mb_network {
     struct mb_model *model;
     struct mb_threads *threads;
     enum mb_numerics numerics;
     const enum mb_format *formats; /* the mix, during creation only; NULL: as in the file */
     /* hyperparameters */
-    size_t width, vocabulary, layers, heads, kv_heads, head_dim, rope_dim, context;
+    size_t width, vocabulary, layers, heads, kv_heads, head_dim, context;
     float eps, attention_scale;
-    double rope_base, rope_scale; /* positions are multiplied by rope_scale */
-    int rope_factors;             /* vector index or MB_NO_VECTOR */
+    float logit_scale, logit_cap; /* logits = cap * tanh(scale * logits / cap); 0: 1, no cap */
+    struct mb_rope ropes[MB_MAX_ROPES];
+    struct mb_state_space ssm;
+    size_t experts, experts_used; /* of a mixture, and of those for one row */
+    size_t attending, scanning;   /* layers of either kind */
     size_t slot_width[MB_SLOT_COUNT];
     /* the list */
     size_t step_count, step_room;
@@ -87,10 +144,7 @@ struct mb_network {
     size_t vector_count, vector_room;
     float **vectors;
     bool *claimed; /* per tensor of the model: the list uses it */
-    /* cos, sin pairs [position][rope_dim / 2][2], grown on demand */
-    float *rope_table;
-    size_t rope_positions;
-    size_t bytes; /* packed weights */
+    size_t bytes;  /* packed weights */
 };
 
 /* ---- architectures (graph.c, graph_*.c) ---- */
@@ -99,7 +153,9 @@ struct mb_architecture {
     const char *name;
     enum mb_status (*build)(struct mb_network *network, struct mb_error *error);
 };
-extern const struct mb_architecture mb_architecture_llama;
+extern const struct mb_architecture mb_architecture_llama, mb_architecture_granitehybrid,
+    mb_architecture_mamba2, mb_architecture_mamba, mb_architecture_qwen3, mb_architecture_qwen3moe,
+    mb_architecture_gemma3;
 /* The architecture of a model, or MB_ERR_UNSUPPORTED with the list of those there are. */
 enum mb_status mb_architecture_find(const struct mb_model *model,
                                     const struct mb_architecture **architecture,
@@ -110,14 +166,32 @@ enum mb_status mb_architecture_find(const struct mb_model *model,
  * per-layer array is accepted when all entries are equal. */
 enum mb_status mb_graph_uint(const struct mb_network *network, const char *key, size_t low,
                              size_t high, size_t fallback, size_t *value, struct mb_error *error);
+/* The same for one layer: entry `layer` of an array, which has one for each layer, or a number. */
+enum mb_status mb_graph_layer_uint(const struct mb_network *network, const char *key, size_t layer,
+                                   size_t low, size_t high, size_t fallback, size_t *value,
+                                   struct mb_error *error);
 enum mb_status mb_graph_float(const struct mb_network *network, const char *key, double low,
                               double high, double fallback, double *value, struct mb_error *error);
+const char *mb_graph_string(const struct mb_network *network, const char *key,
+                            const char *fallback);
 /* Matrix `name` of k columns and n rows (0: any). */
 enum mb_status mb_graph_matrix(struct mb_network *network, const char *name, size_t n, size_t k,
                                size_t *matrix, struct mb_error *error);
+/* The same for `experts` matrices of n rows each, one behind the other. */
+enum mb_status mb_graph_experts(struct mb_network *network, const char *name, size_t experts,
+                                size_t n, size_t k, size_t *matrix, struct mb_error *error);
 /* Vector `name` of n entries as f32; a missing optional one gives MB_NO_VECTOR. */
 enum mb_status mb_graph_vector(struct mb_network *network, const char *name, size_t n,
                                bool optional, int *vector, struct mb_error *error);
+/* Matrix `name` of n rows and k columns as f32 numbers, as it is or transposed; rows of what comes
+ * out are padded with zeros to multiples of `pad`. For small tensors that are no products. */
+struct mb_graph_table {
+    const char *name;
+    size_t n, k, pad;
+    bool transposed;
+};
+enum mb_status mb_graph_table(struct mb_network *network, const struct mb_graph_table *table,
+                              int *vector, struct mb_error *error);
 enum mb_status mb_graph_step(struct mb_network *network, struct mb_step step,
                              struct mb_error *error);
 
@@ -134,13 +208,16 @@ enum mb_format mb_f32_format(enum mb_format format);
 
 /* ---- running (forward.c) ---- */
 
-/* Keys and values of one sequence that decodes token by token. */
+/* What one sequence that decodes token by token leaves behind. */
 struct mb_cache {
     size_t capacity;      /* positions, a multiple of MB_KEY_BLOCK */
     size_t values_stride; /* floats between two positions of a head */
-    float *keys;          /* [layer][kv head][capacity / MB_KEY_BLOCK][head_dim][MB_KEY_BLOCK] */
-    float *values;        /* [layer][kv head][capacity][values_stride] */
-    size_t bytes;
+    float *keys;   /* [attending][kv head][capacity / MB_KEY_BLOCK][head_dim][MB_KEY_BLOCK] */
+    float *values; /* [attending][kv head][capacity][values_stride] */
+    float *inputs; /* of convolutions: [scanning][taps - 1][convolved], the newest last */
+    float *states; /* [scanning][block][state][padded channels] */
+    float *data;   /* all of the above */
+    size_t floats, bytes;
 };
 enum mb_status mb_cache_create(const struct mb_network *network, size_t positions,
                                struct mb_cache *cache);
@@ -166,15 +243,19 @@ struct mb_run {
     const uint32_t *scored;   /* ascending row indices; NULL: all */
     size_t scored_count;
     const struct mb_replacement *replacement; /* NULL: none */
-    /* Called before every products step (and for the head with the output matrix): importance. */
-    void (*observe)(void *user, struct mb_run *run, size_t matrix, const float *x, size_t rows);
+    /* Called before every products step (and for the head with the output matrix): importance. x
+     * has rows of `stride` floats. */
+    void (*observe)(void *user, struct mb_run *run, size_t matrix, const float *x, size_t stride,
+                    size_t rows);
     void *observe_user;
     /* state */
     size_t rows;
     float *slots[MB_SLOT_COUNT];
     void *prepared; /* activations of one step's input, in every type that it needs */
     size_t prepared_room;
-    float *scratch; /* per thread, for attention */
+    float *gathered; /* the rows of one expert, and what it makes of them */
+    size_t gathered_room;
+    float *scratch; /* per thread, for attention and scans */
     size_t scratch_floats;
     uint64_t matmul_ns;
     bool timed;
@@ -192,12 +273,29 @@ enum mb_status mb_run_products(struct mb_run *run, size_t step, unsigned mask);
 enum mb_status mb_run_head(struct mb_run *run, size_t row0, size_t count, float *logits);
 /* The same for `count` rows kept from an earlier run. */
 enum mb_status mb_run_head_of(struct mb_run *run, const float *normed, size_t count, float *logits);
-/* Attention of one step (attention.c). */
-void mb_run_attend(struct mb_run *run, int layer);
-void mb_run_rope(struct mb_run *run, enum mb_slot slot);
-size_t mb_attention_scratch(const struct mb_network *network,
-                            size_t positions); /* floats a thread */
+/* Attention (attention.c). */
+void mb_run_attend(struct mb_run *run, const struct mb_step *step);
+void mb_run_rope(struct mb_run *run, const struct mb_step *step);
 enum mb_status mb_rope_grow(struct mb_network *network, size_t positions);
+/* State space layers (ssm.c). */
+void mb_run_convolve(struct mb_run *run, const struct mb_step *step);
+void mb_run_softplus(struct mb_run *run, const struct mb_step *step);
+void mb_run_scan(struct mb_run *run, const struct mb_step *step);
+/* Mixtures of experts (experts.c). */
+void mb_run_route(struct mb_run *run, const struct mb_step *step);
+enum mb_status mb_run_experts(struct mb_run *run, const struct mb_step *step, unsigned mask);
+size_t mb_route_scratch(const struct mb_network *network);
+/* The weights of a matrix, replaced or not. */
+const struct mb_weights *mb_run_weights(const struct mb_run *run, size_t matrix);
+/* y[i][rows][n] = x[rows][k] * weights[i] for up to MB_MAX_PRODUCTS matrices in one dispatch. */
+enum mb_status mb_run_multiply(struct mb_run *run, const float *x, size_t x_stride, size_t rows,
+                               size_t count, const struct mb_weights *const *weights,
+                               float *const *y);
+/* Floats a thread needs beside the slots. */
+size_t mb_attention_scratch(const struct mb_network *network, size_t positions);
+size_t mb_scan_scratch(const struct mb_network *network);
+/* Floats of one layer's state. */
+size_t mb_scan_state(const struct mb_network *network);
 
 /* Slots as bit masks, for restarting. */
 unsigned mb_step_reads(const struct mb_step *step);

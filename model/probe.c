@@ -235,7 +235,7 @@ enum mb_status mb_prober_seek(struct mb_prober *p, const struct mb_target *targe
     if (target->kind != MB_TARGET_PRODUCT)
         return MB_OK;
     if (p->economy == 0)
-        return advance(p, target->step + 1, 1u << network->steps[target->step].in, error);
+        return advance(p, target->step + 1, mb_step_reads(&network->steps[target->step]), error);
     size_t start = target->step;
     while (start > 1 && network->steps[start - 1].layer == network->steps[target->step].layer)
         start--;
@@ -368,7 +368,11 @@ double mb_prober_cost(const struct mb_prober *p, const struct mb_target *target)
             const struct mb_matrix *m = &network->matrices[network->steps[s].products[i].matrix];
             if (target->kind == MB_TARGET_PRODUCT && s == target->step && i != target->product)
                 continue;
-            cost += (s > p->score_step ? (double)p->tokens : all) * (double)m->n * (double)m->k;
+            const double part = network->steps[s].kind == MB_STEP_EXPERTS
+                                    ? (double)network->experts_used / (double)network->experts
+                                    : 1.0;
+            cost +=
+                part * (s > p->score_step ? (double)p->tokens : all) * (double)m->n * (double)m->k;
         }
     return cost;
 }
@@ -390,7 +394,7 @@ static enum mb_status run_changed(struct mb_prober *p, size_t window0,
     const struct mb_step *step = &network->steps[target->step];
     unsigned load = mb_slots_live(network, p->at);
     if (p->economy == 0)
-        load = (load & ~(1u << step->products[target->product].out)) | 1u << step->in;
+        load = (load & ~(1u << step->products[target->product].out)) | mb_step_reads(step);
     run->replacement = NULL;
     copy_slots(p, window0, p->at, load & p->valid, true);
     if (p->economy > 0)

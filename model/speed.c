@@ -8,7 +8,7 @@
  * of one network in a row, with an untimed one before them: its weights are then where they are
  * when it runs alone. Samples are short, so that the rounds of a pair lie close together. Logits of
  * every position are made, in prefill too; that is what evaluation runs and what predictions count.
- * What keys and values hold is random: attention takes the same time for any. */
+ * What the cache holds is random: attention and scans take the same time for any. */
 #include "model/network.h"
 
 #include "model/statistics.h"
@@ -86,12 +86,8 @@ static enum mb_status timing_init(struct timing *timing, struct watch *watch,
         return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
     for (size_t i = 0; i < rows; i++)
         timing->ids[i] = (int32_t)(next_random(&state) % network->vocabulary);
-    const size_t floats = timing->cache.bytes / sizeof(float);
-    const size_t keys =
-        network->layers * network->kv_heads * network->head_dim * timing->cache.capacity;
-    for (size_t i = 0; i < floats; i++)
-        *(i < keys ? timing->cache.keys + i : timing->cache.values + (i - keys)) =
-            (float)next_random(&state) / (float)(1 << 23) - 1.0f;
+    for (size_t i = 0; i < timing->cache.floats; i++)
+        timing->cache.data[i] = (float)next_random(&state) / (float)(1 << 23) - 1.0f;
     timing->run->ids = timing->ids;
     timing->run->sequences = sequences;
     timing->run->tokens = tokens;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Vector arithmetic that the forward pass needs beside matrix products: norms, softmax, attention's
- * two small products, log-sum-exp over the vocabulary.
+/* Vector arithmetic that the forward pass needs beside matrix products: norms, activations,
+ * softmax, attention's two small products, convolution and scan of state space layers, log-sum-exp
+ * over the vocabulary.
  *
  * The bodies (vector_body.h) are compiled once per instruction set and all give the same bits:
  * lanes are fixed (16 of f32, 8 of f64), products and sums are rounded separately, and remainders
@@ -14,12 +15,34 @@
 /* Attention works on blocks of this many queries, and on keys in steps of this many. */
 enum { MB_QUERY_BLOCK = 4, MB_KEY_BLOCK = 32 };
 
+/* One token of a block of channels, a multiple of 16 of them: s[n][i] = exp(dt[i] * a[n][i]) *
+ * s[n][i] + dt[i] * x[i] * b[n] over the states n. */
+struct mb_scan_token {
+    const float *x, *dt, *skip; /* [channels] */
+    const float *a;             /* [states][a_stride]; stride 0: one number for the whole block */
+    const float *b, *c;         /* [states] */
+    size_t a_stride, channels, states;
+};
+
 struct mb_vector {
-    /* out = x / sqrt(mean(x^2) + eps) * weight; out may be x. */
+    /* out = x / sqrt(mean(x^2) + eps) * weight (NULL: 1); out may be x. */
     void (*rms_norm)(float *out, const float *x, const float *weight, size_t n, float eps);
-    /* gate = silu(gate) * up. */
-    void (*swiglu)(float *gate, const float *up, size_t n);
-    void (*add)(float *sum, const float *x, size_t n);
+    /* out = silu(gate) * up, out = gelu(gate) * up (the tanh form); out may be either. */
+    void (*swiglu)(float *out, const float *gate, const float *up, size_t n);
+    void (*geglu)(float *out, const float *gate, const float *up, size_t n);
+    /* sum += scale * x. */
+    void (*add)(float *sum, const float *x, float scale, size_t n);
+    /* x = cap * tanh(x / cap). */
+    void (*softcap)(float *x, float cap, size_t n);
+    /* x = ln(1 + exp(x + bias)); bias NULL: 0. */
+    void (*softplus)(float *x, const float *bias, size_t n);
+    /* out[i] = silu(bias[i] + sum_j in[j][i] * taps[j][i]); a row in[j] that is NULL is zero, so is
+     * bias. taps is [count][stride]. */
+    void (*convolve)(float *out, const float *const *in, const float *taps, size_t stride,
+                     size_t count, const float *bias, size_t n);
+    /* The recurrence in place on state[states][channels], then out[i] = sum_n c[n] * state[n][i] +
+     * skip[i] * x[i]. */
+    void (*scan)(float *out, float *state, const struct mb_scan_token *token);
     /* s[r][j] = scale * sum_c q[r][c] * key_j[c] for r < rows <= MB_QUERY_BLOCK and j < count;
      * count is a multiple of MB_KEY_BLOCK. keys is [count / MB_KEY_BLOCK][dim][MB_KEY_BLOCK]. */
     void (*scores)(float *s, size_t s_stride, const float *q, size_t q_stride, size_t rows,

@@ -136,40 +136,165 @@ MB_TARGET static void MB_CLONE(rms_norm)(float *out, const float *x, const float
     }
     const float scale = 1.0f / sqrtf(MB_CLONE(sum_float)(squares) / (float)n + eps);
     for (i = 0; i + MB_LANES <= n; i += MB_LANES)
-        STORE(out + i, LOAD(x + i) * scale * LOAD(weight + i));
+        STORE(out + i, weight ? LOAD(x + i) * scale * LOAD(weight + i) : LOAD(x + i) * scale);
     for (; i < n; i++)
-        out[i] = x[i] * scale * weight[i];
+        out[i] = weight ? x[i] * scale * weight[i] : x[i] * scale;
 }
 
-static MB_INLINE void MB_CLONE(swiglu_lanes)(float *gate, const float *up)
+static MB_INLINE void MB_CLONE(silu)(vfloat *x)
 {
-    const vfloat g = LOAD(gate);
-    vfloat e = -g;
+    vfloat e = -*x;
     MB_CLONE(exp_float)(&e);
-    STORE(gate, g / (e + 1.0f) * LOAD(up));
+    *x = *x / (e + 1.0f);
 }
 
-MB_TARGET static void MB_CLONE(swiglu)(float *gate, const float *up, size_t n)
+/* gelu(x) = x / (1 + exp(-2 u)), u = sqrt(2 / pi) * (x + 0.044715 x^3). */
+static MB_INLINE void MB_CLONE(gelu)(vfloat *x)
+{
+    const vfloat v = *x;
+    vfloat e = v * (v * v * 0.044715f + 1.0f) * -1.5957691216f;
+    MB_CLONE(exp_float)(&e);
+    *x = v / (e + 1.0f);
+}
+
+/* out = f(gate) * up with `left` <= MB_LANES entries at the end. */
+#define GATED(name, f)                                                                             \
+    MB_TARGET static void MB_CLONE(name)(float *out, const float *gate, const float *up, size_t n) \
+    {                                                                                              \
+        size_t i = 0;                                                                              \
+        for (; i + MB_LANES <= n; i += MB_LANES) {                                                 \
+            vfloat g = LOAD(gate + i);                                                             \
+            f(&g);                                                                                 \
+            STORE(out + i, g * LOAD(up + i));                                                      \
+        }                                                                                          \
+        if (i < n) {                                                                               \
+            float tail[MB_LANES] = {0}, other[MB_LANES] = {0};                                     \
+            memcpy(tail, gate + i, (n - i) * sizeof *gate);                                        \
+            memcpy(other, up + i, (n - i) * sizeof *up);                                           \
+            vfloat g = LOAD(tail);                                                                 \
+            f(&g);                                                                                 \
+            STORE(tail, g *LOAD(other));                                                           \
+            memcpy(out + i, tail, (n - i) * sizeof *out);                                          \
+        }                                                                                          \
+    }
+GATED(swiglu, MB_CLONE(silu))
+GATED(geglu, MB_CLONE(gelu))
+#undef GATED
+
+MB_TARGET static void MB_CLONE(add)(float *sum, const float *x, float scale, size_t n)
 {
     size_t i = 0;
     for (; i + MB_LANES <= n; i += MB_LANES)
-        MB_CLONE(swiglu_lanes)(gate + i, up + i);
-    if (i < n) {
-        float g[MB_LANES] = {0}, u[MB_LANES] = {0};
-        memcpy(g, gate + i, (n - i) * sizeof *gate);
-        memcpy(u, up + i, (n - i) * sizeof *up);
-        MB_CLONE(swiglu_lanes)(g, u);
-        memcpy(gate + i, g, (n - i) * sizeof *gate);
+        STORE(sum + i, LOAD(sum + i) + LOAD(x + i) * scale);
+    for (; i < n; i++)
+        sum[i] += x[i] * scale;
+}
+
+/* tanh(u) = 1 - 2 / (exp(2 u) + 1). */
+MB_TARGET static void MB_CLONE(softcap)(float *x, float cap, size_t n)
+{
+    const float twice = 2.0f / cap;
+    for (size_t i = 0; i < n; i += MB_LANES) {
+        const size_t lanes = n - i < MB_LANES ? n - i : MB_LANES;
+        float part[MB_LANES] = {0};
+        memcpy(part, x + i, lanes * sizeof *x);
+        vfloat e = LOAD(part) * twice;
+        MB_CLONE(exp_float)(&e);
+        STORE(part, (1.0f - 2.0f / (e + 1.0f)) * cap);
+        memcpy(x + i, part, lanes * sizeof *x);
     }
 }
 
-MB_TARGET static void MB_CLONE(add)(float *sum, const float *x, size_t n)
+/* ln(1 + e^x) = max(x, 0) + ln(1 + t), t = e^-|x|; ln(1 + t) = 2 artanh(z), z = t / (2 + t) <= 1/3:
+ * its series to z^15 leaves 2e-9. */
+MB_TARGET static void MB_CLONE(softplus)(float *x, const float *bias, size_t n)
+{
+    const vfloat zero = {0};
+    for (size_t i = 0; i < n; i += MB_LANES) {
+        const size_t lanes = n - i < MB_LANES ? n - i : MB_LANES;
+        float part[MB_LANES] = {0}, more[MB_LANES] = {0};
+        memcpy(part, x + i, lanes * sizeof *x);
+        if (bias != NULL)
+            memcpy(more, bias + i, lanes * sizeof *bias);
+        const vfloat v = LOAD(part) + LOAD(more);
+        vfloat t = CHOOSE_FLOAT(v > zero, -v, v);
+        MB_CLONE(exp_float)(&t);
+        const vfloat z = t / (t + 2.0f), q = z * z;
+        vfloat p = q * (1.0f / 15) + 1.0f / 13;
+        p = p * q + 1.0f / 11;
+        p = p * q + 1.0f / 9;
+        p = p * q + 1.0f / 7;
+        p = p * q + 1.0f / 5;
+        p = p * q + 1.0f / 3;
+        p = p * q + 1.0f;
+        STORE(part, CHOOSE_FLOAT(v > zero, v, zero) + z * p * 2.0f);
+        memcpy(x + i, part, lanes * sizeof *x);
+    }
+}
+
+MB_TARGET static void MB_CLONE(convolve)(float *out, const float *const *in, const float *taps,
+                                         size_t stride, size_t count, const float *bias, size_t n)
+{
+    for (size_t i = 0; i < n; i += MB_LANES) {
+        const size_t lanes = n - i < MB_LANES ? n - i : MB_LANES;
+        float part[MB_LANES] = {0}, weight[MB_LANES] = {0};
+        vfloat sum = {0};
+        for (size_t j = 0; j < count; j++)
+            if (in[j] != NULL && lanes == MB_LANES) {
+                sum += LOAD(in[j] + i) * LOAD(taps + j * stride + i);
+            } else if (in[j] != NULL) {
+                memcpy(part, in[j] + i, lanes * sizeof *part);
+                memcpy(weight, taps + j * stride + i, lanes * sizeof *weight);
+                sum += LOAD(part) * LOAD(weight);
+            }
+        memset(part, 0, sizeof part);
+        if (bias != NULL)
+            memcpy(part, bias + i, lanes * sizeof *part);
+        sum += LOAD(part);
+        MB_CLONE(silu)(&sum);
+        memcpy(out + i, &sum, lanes * sizeof *out);
+    }
+}
+
+/* `count` registers of channels; lanes are channels, so nothing is summed across them. */
+static MB_INLINE void MB_CLONE(scan_lanes)(float *out, float *state,
+                                           const struct mb_scan_token *token, size_t first,
+                                           size_t count)
+{
+    vfloat sum[4] = {{0}}, input[4], step[4], decay[4];
+    for (size_t r = 0; r < count; r++) {
+        const size_t at = first + r * MB_LANES;
+        step[r] = LOAD(token->dt + at);
+        input[r] = LOAD(token->x + at) * step[r];
+        decay[r] = step[r] * token->a[0];
+        if (token->a_stride == 0)
+            MB_CLONE(exp_float)(&decay[r]);
+    }
+    for (size_t n = 0; n < token->states; n++)
+        for (size_t r = 0; r < count; r++) {
+            const size_t at = first + r * MB_LANES;
+            float *s = state + n * token->channels + at;
+            if (token->a_stride != 0) {
+                decay[r] = step[r] * LOAD(token->a + n * token->a_stride + at);
+                MB_CLONE(exp_float)(&decay[r]);
+            }
+            const vfloat next = LOAD(s) * decay[r] + input[r] * token->b[n];
+            STORE(s, next);
+            sum[r] += next * token->c[n];
+        }
+    for (size_t r = 0; r < count; r++) {
+        const size_t at = first + r * MB_LANES;
+        STORE(out + at, sum[r] + LOAD(token->skip + at) * LOAD(token->x + at));
+    }
+}
+
+MB_TARGET static void MB_CLONE(scan)(float *out, float *state, const struct mb_scan_token *token)
 {
     size_t i = 0;
-    for (; i + MB_LANES <= n; i += MB_LANES)
-        STORE(sum + i, LOAD(sum + i) + LOAD(x + i));
-    for (; i < n; i++)
-        sum[i] += x[i];
+    for (; i + 4 * MB_LANES <= token->channels; i += 4 * MB_LANES)
+        MB_CLONE(scan_lanes)(out, state, token, i, 4);
+    for (; i < token->channels; i += MB_LANES)
+        MB_CLONE(scan_lanes)(out, state, token, i, 1);
 }
 
 /* Four queries x two registers of keys stay in registers; keys are read once per block of queries.
@@ -325,9 +450,21 @@ MB_TARGET static void MB_CLONE(add_squares)(double *sum, const float *x, size_t 
 }
 
 static const struct mb_vector MB_CLONE(set) = {
-    MB_CLONE(rms_norm), MB_CLONE(swiglu),      MB_CLONE(add),         MB_CLONE(scores),
-    MB_CLONE(softmax),  MB_CLONE(weigh),       MB_CLONE(log_sum_exp), MB_CLONE(cross),
-    MB_CLONE(argmax),   MB_CLONE(add_squares),
+    .rms_norm = MB_CLONE(rms_norm),
+    .swiglu = MB_CLONE(swiglu),
+    .geglu = MB_CLONE(geglu),
+    .add = MB_CLONE(add),
+    .softcap = MB_CLONE(softcap),
+    .softplus = MB_CLONE(softplus),
+    .convolve = MB_CLONE(convolve),
+    .scan = MB_CLONE(scan),
+    .scores = MB_CLONE(scores),
+    .softmax = MB_CLONE(softmax),
+    .weigh = MB_CLONE(weigh),
+    .log_sum_exp = MB_CLONE(log_sum_exp),
+    .cross = MB_CLONE(cross),
+    .argmax = MB_CLONE(argmax),
+    .add_squares = MB_CLONE(add_squares),
 };
 
 #undef vfloat

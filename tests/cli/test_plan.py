@@ -14,6 +14,7 @@ SMALL = ["--text", CALIB, "--eval-text", HELDOUT, "--windows", "2", "--window", 
          "q2_K,q4_0,q4_K,q8_0", "--repeats", "1", "--ctx", "64"]
 WRITTEN = ["profile.json", "sensitivity.json", "plan.json", "mixed.gguf", "recipe.llama.cpp.txt", "recipe.ik_llama.cpp.txt",
            "report.html"]
+HYBRID = MODEL.replace("tiny-llama", "tiny-hybrid")
 VOID = {"meta", "line", "rect", "circle", "path", "polyline", "th", "td", "tr", "br"}
 
 
@@ -152,8 +153,26 @@ class Plan(Case):
             f.write("somebody's own")
         self.fails("plan", MODEL, *SMALL, status=1, says="mixed.gguf")
 
+    def test_state_space_layers(self):
+        """The other embedded model: its small tensors stay, its matrices are sensed, the mix loads again."""
+        small = ["q4_0,q8_0" if x == "q2_K,q4_0,q4_K,q8_0" else x for x in SMALL]
+        result = json.loads(self.run_mixbit("plan", HYBRID, *small, "--json").stdout)
+        self.assertEqual(len([r for r in result["rows"] if r["recommended"]]), 1)
+        sensed = {unit["name"] for unit in json.loads(self.read("out/sensitivity.json"))["units"]}
+        self.assertIn("blk.0.ssm_in.weight", sensed)
+        self.assertIn("blk.5.attn_q.weight", sensed)
+        self.assertFalse([name for name in sensed if "conv1d" in name or "norm" in name or name.endswith("ssm_a")])
+        done = json.loads(self.run_mixbit("eval", "out/mixed.gguf", "--reference", HYBRID, "--text", HELDOUT, "--windows", "2", "--window",
+                                          "64", "--no-speed", "--json").stdout)
+        self.assertGreater(done["kl"]["mean"], 0)
+        self.assertLess(done["kl"]["mean"], 0.05)
+
     def test_unsupported_architecture(self):
-        self.fails("plan", MODEL.replace("tiny-llama", "tiny-hybrid"), *SMALL, status=1, says=["granitehybrid"], keeps=False)
+        with open(MODEL, "rb") as f:
+            data = f.read()
+        at = data.index(b"general.architecture") + len("general.architecture") + 12
+        unknown = self.write("unknown.gguf", data[:at] + b"lxema" + data[at + 5:])
+        self.fails("plan", unknown, *SMALL, status=1, says=["lxema", "supported: llama"], keeps=False)
 
     def test_interrupted_and_resumed(self):
         more_text = ["8" if x == "2" else "128" if x == "64" else x for x in SMALL]

@@ -13,6 +13,7 @@
 
 #define ODD_MODEL "tests/golden/logits/odd-llama.gguf"
 #define TINY_MODEL "models/tiny-llama.f16.gguf"
+#define HYBRID_MODEL "models/tiny-hybrid.f16.gguf"
 
 static inline struct mb_model *ns_open(const char *path)
 {
