@@ -94,7 +94,8 @@ MB_API enum mb_status mb_workspace_size(const struct mb_weights *weights,
  * dot exact; relative RMS error below mb_format_info(format)->error_bound against the dequantized
  *          product in f64, for the format's default activation type (others: coarser or finer,
  *          docs/measuring.md "Activation types").
- * Source   layout: kernels/panel.h; arithmetic: kernels/kernel.h.
+ *          Zeros give zeros; a weight or a scale that is no number, or infinite, makes the outputs
+ * of its row so, and no others. Source   layout: kernels/panel.h; arithmetic: kernels/kernel.h.
  * @return MB_OK, MB_ERR_SHAPE, MB_ERR_UNSUPPORTED (not mb_matmul_supports()); y is
  * untouched on error.
  */
