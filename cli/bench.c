@@ -4,6 +4,7 @@
 #include "cli/bench.h"
 #include "cli/option_rows.h"
 #include "cli/steps.h"
+#include "dispatch/dispatch.h"
 #include "tuner/tuner.h"
 
 #include <math.h>
@@ -12,6 +13,10 @@
 
 static const char *const residency_choices[] = {"L2", "L3", "memory", "auto", NULL};
 enum { RESIDENCY_AUTO = 3 };
+static const char *const activation_choices[] = {"default",
+#define MB_ACTIVATION_ROW(id, name, ...) #name,
+#include "mixbit/codings.def"
+                                                 NULL};
 
 static struct mb_table *make_table(void)
 {
@@ -87,6 +92,23 @@ static enum mb_status check_shape(struct mb_cli *cli, const struct mb_bench_opti
     return MB_OK;
 }
 
+/* What the rows are to run with: a profile's choices, or one type of activations. */
+static enum mb_status prepare_selections(struct mb_cli *cli, const struct mb_bench_options *options)
+{
+    if (options->tuned)
+        return mb_step_apply_profile(cli, NULL, true);
+    for (size_t f = 0; f < options->formats.count && options->activation > 0; f++) {
+        const enum mb_activation activation = (enum mb_activation)(options->activation - 1);
+        const enum mb_format format = options->formats.at[f];
+        if (!mb_matmul_supports(format, activation))
+            return mb_usage(cli, "--activation %s: there are no kernels for %s with it",
+                            mb_activation_name(activation), mb_format_info(format)->name);
+        const struct mb_selection selection = mb_select_default(format, activation);
+        mb_select_set(format, &selection);
+    }
+    return MB_OK;
+}
+
 /* One row that contradicts its limit fails the run, but only after all rows were printed. */
 static enum mb_status measure(struct mb_cli *cli, const struct mb_bench_options *options,
                               struct mb_threads *threads, const struct mb_limits *limits,
@@ -131,6 +153,10 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     struct mb_threads *threads = NULL;
     struct mb_limits limits = {0};
     enum mb_status status = check_shape(cli, options);
+    if (status == MB_OK && options->tuned && options->activation > 0)
+        status = mb_usage(cli, "--activation and --tuned: the profile says which activations");
+    if (status == MB_OK)
+        status = prepare_selections(cli, options);
     if (status == MB_OK)
         status = mb_step_threads(cli, options->threads, &threads);
     if (status != MB_OK)
@@ -203,6 +229,17 @@ static const struct mb_option table[] = {
      .choices = residency_choices,
      .help = "where the weights are; auto: where one such matrix would stay",
      .fallback = "auto"},
+    {.name = "activation",
+     .kind = MB_OPTION_CHOICE,
+     .offset = offsetof(struct mb_bench_options, activation),
+     .choices = activation_choices,
+     .help = "what activations become before they are multiplied; default: the format's own type",
+     .fallback = "default"},
+    {.name = "tuned",
+     .kind = MB_OPTION_FLAG,
+     .offset = offsetof(struct mb_bench_options, tuned),
+     .help = "with what this machine's profile found best (kernels, knobs, activations) instead of "
+             "the default kernels"},
     {.name = "peers",
      .kind = MB_OPTION_FLAG,
      .offset = offsetof(struct mb_bench_options, peers),

@@ -11,7 +11,8 @@ struct mb_bench_options {
     struct mb_counts m;
     size_t n, k, threads;
     int residency;
-    bool peers;
+    int activation; /* of the choices; 0: the format's own, or the profile's */
+    bool peers, tuned;
 };
 
 /* Where the weights of one matrix are to be. */

@@ -226,7 +226,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     if (status == MB_OK)
         status = check_text(cli, model, options, &windows);
     if (status == MB_OK)
-        status = mb_step_apply_profile(cli, options->profile);
+        status = mb_step_apply_profile(cli, options->profile, false);
     if (status == MB_OK)
         status = mb_step_threads(cli, options->threads, &threads);
     if (status == MB_OK) {

@@ -153,14 +153,14 @@ static enum mb_status add_limits(struct mb_planning *run, const struct mb_foreca
 static enum mb_status add_candidates(struct mb_planning *run, const struct mb_budget *budget,
                                      enum mb_format reference)
 {
-    const enum mb_activation type = mb_format_info(reference)->activation;
+    const enum mb_activation type = mb_matmul_activation(reference);
     struct mb_forecast_request request = run->forecast_request;
     struct mb_format_list formats = {.count = 0};
     struct mb_forecast forecast = {.model = NULL};
     char kind[32];
     enum mb_status status = add_limits(run, &run->forecast, budget, "");
     for (size_t i = 0; i < run->formats.count; i++)
-        if (mb_format_info(run->formats.at[i])->activation == type)
+        if (mb_matmul_activation(run->formats.at[i]) == type)
             formats.at[formats.count++] = run->formats.at[i];
     if (status == MB_OK && formats.count < run->formats.count) {
         request.formats = &formats;

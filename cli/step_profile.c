@@ -67,6 +67,15 @@ static char *profile_path(const struct mb_profile_request *request)
     return request->path != NULL ? strdup(request->path) : mb_profile_default_path();
 }
 
+/* Where to load from when there is nothing at `path`: the profile of this machine that came with
+ * the program, unless a place was named. NULL: nowhere. */
+static char *bundled_instead(const struct mb_profile_request *request, const char *path)
+{
+    const char *variable = getenv("MIXBIT_PROFILE");
+    const bool named = request->path != NULL || (variable != NULL && variable[0] != '\0');
+    return named || request->fresh || access(path, F_OK) == 0 ? NULL : mb_bundled_profile();
+}
+
 static enum mb_status create_folder_of(struct mb_cli *cli, const char *path)
 {
     char *folder = strdup(path);
@@ -147,6 +156,7 @@ static enum mb_status measure(struct mb_cli *cli, const struct mb_profile_reques
         .threads = request->threads,
         .progress = mb_stage_progress(cli),
         .total_weights = shapes.weights,
+        .max_error = request->max_error,
         .thread_counts = request->thread_counts,
     };
     mb_stage_begin(cli, "timing %zu formats on %zu shapes", stored.count, shapes.count);
@@ -155,17 +165,19 @@ static enum mb_status measure(struct mb_cli *cli, const struct mb_profile_reques
     return status;
 }
 
-enum mb_status mb_step_apply_profile(struct mb_cli *cli, const char *named)
+enum mb_status mb_step_apply_profile(struct mb_cli *cli, const char *named, bool must)
 {
     const char *variable = getenv("MIXBIT_PROFILE");
-    const bool asked = named != NULL || (variable != NULL && variable[0] != '\0');
+    const bool asked = must || named != NULL || (variable != NULL && variable[0] != '\0');
     const struct mb_profile_request request = {.path = named, .must_exist = true};
     struct mb_profile *profile = NULL;
     char *path = profile_path(&request);
+    char *instead = path != NULL ? bundled_instead(&request, path) : NULL;
     enum mb_status status = MB_OK;
-    if (asked || (path != NULL && access(path, F_OK) == 0))
+    if (asked || instead != NULL || (path != NULL && access(path, F_OK) == 0))
         status = mb_step_profile(cli, &request, &profile, NULL);
     mb_profile_free(profile);
+    free(instead);
     free(path);
     if (status == MB_OK || asked)
         return status;
@@ -183,7 +195,10 @@ enum mb_status mb_step_profile(struct mb_cli *cli, const struct mb_profile_reque
     if (where == NULL)
         return mb_error_set(&cli->error, MB_ERR_IO, -1,
                             "no place for a profile: set HOME, XDG_CACHE_HOME or MIXBIT_PROFILE");
-    enum mb_status status = load_profile(cli, request, where, profile, &foreign);
+    char *instead = bundled_instead(request, where);
+    enum mb_status status =
+        load_profile(cli, request, instead != NULL ? instead : where, profile, &foreign);
+    free(instead);
     if (status != MB_OK || request->must_exist || foreign)
         goto use;
     status = create_folder_of(cli, where);

@@ -260,9 +260,10 @@ static char *found(const char *folder, const char *below, const char *name)
     return NULL;
 }
 
-char *mb_bundled_text(const char *name)
+/* In one of `count` folders beside the program, else in `here` below the working directory. */
+static char *find_bundled(const char *const *below, size_t count, const char *here,
+                          const char *name)
 {
-    static const char *const below[] = {"../models", "../share/mixbit", "models"};
     char folder[4096] = ".";
     const ssize_t length = readlink("/proc/self/exe", folder, sizeof folder - 1);
     if (length > 0) {
@@ -271,12 +272,29 @@ char *mb_bundled_text(const char *name)
         if (slash)
             *slash = 0;
     }
-    for (size_t i = 0; i < sizeof below / sizeof *below; i++) {
+    for (size_t i = 0; i < count; i++) {
         char *path = found(folder, below[i], name);
         if (path)
             return path;
     }
-    return found(".", "models", name);
+    return found(".", here, name);
+}
+
+char *mb_bundled_text(const char *name)
+{
+    static const char *const below[] = {"../models", "../share/mixbit", "models"};
+    return find_bundled(below, sizeof below / sizeof *below, "models", name);
+}
+
+char *mb_bundled_profile(void)
+{
+    static const char *const below[] = {"../profiles", "../share/mixbit/profiles", "profiles"};
+    struct mb_device_info device = {.size = sizeof device};
+    char name[sizeof device.key + 8];
+    if (mb_device_info(&device) != MB_OK)
+        return NULL;
+    (void)snprintf(name, sizeof name, "%s.json", device.key);
+    return find_bundled(below, sizeof below / sizeof *below, "profiles", name);
 }
 
 /* Windows of an effort. Normal scores second halves, as evaluation does. Quick scores every

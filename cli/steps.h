@@ -25,6 +25,8 @@ char *mb_path_beside(const char *model_path, const char *suffix);
 /* A text that comes with mixbit ("calib.txt"): beside the build, or in the installed share folder;
  * free() it. NULL: not found. */
 char *mb_bundled_text(const char *name);
+/* The profile of this machine that came with the program (profiles/<key>.json), or NULL; free(). */
+char *mb_bundled_profile(void);
 
 /* ---- what a model has (steps.c) ---- */
 
@@ -50,12 +52,14 @@ enum mb_status mb_step_windows(struct mb_cli *cli, const struct mb_model *model,
 /* ---- profile (step_profile.c) ---- */
 
 struct mb_profile_request {
-    const char *path; /* NULL: MIXBIT_PROFILE, else the cache folder's for this device */
+    const char *path; /* NULL: MIXBIT_PROFILE, else the cache folder's for this device, else the one
+                         that came with the program */
     bool must_exist;  /* never measure: a missing profile is an error that says how to make one */
     const struct mb_model *model;         /* shapes; NULL: a few common ones */
     const struct mb_format_list *formats; /* NULL: every format */
     struct mb_threads *threads;
     double time_limit_s; /* 0: none */
+    double max_error;    /* as in mb_tune_options; 0: as before */
     bool fresh;          /* forget what the file has */
     bool thread_counts;  /* try other numbers of threads too */
 };
@@ -67,8 +71,9 @@ enum mb_status mb_step_profile(struct mb_cli *cli, const struct mb_profile_reque
                                struct mb_profile **profile, char **path);
 
 /* Run with the kernels that a profile found best: the one named, else this machine's where there is
- * one. A profile that was asked for must load; this machine's own only earns a warning. */
-enum mb_status mb_step_apply_profile(struct mb_cli *cli, const char *named);
+ * one. A profile that was asked for must load; this machine's own only earns a warning. `must`: to
+ * have none is an error. */
+enum mb_status mb_step_apply_profile(struct mb_cli *cli, const char *named, bool must);
 
 /* ---- sensitivity (steps.c) ---- */
 

@@ -9,9 +9,21 @@ struct options {
     const char *model, *output;
     struct mb_format_list formats;
     size_t threads;
-    double time_limit;
+    double time_limit, max_error;
     bool fresh;
 };
+
+/* Formats that the profile runs with another type of activations than their own. */
+static void print_activations(const struct mb_profile *profile)
+{
+    const struct mb_format_info *info;
+    for (size_t i = 0; (info = mb_format_at(i)) != NULL; i++) {
+        const enum mb_activation activation = mb_profile_activation(profile, info->id);
+        if (activation != info->activation)
+            (void)printf("%s: activations are %s instead of %s\n", info->name,
+                         mb_activation_name(activation), mb_activation_name(info->activation));
+    }
+}
 
 static enum mb_status run(struct mb_cli *cli, const void *given)
 {
@@ -32,6 +44,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
             .formats = options->formats.count > 0 ? &options->formats : NULL,
             .threads = threads,
             .time_limit_s = options->time_limit,
+            .max_error = options->max_error,
             .fresh = options->fresh,
             .thread_counts = options->threads == 0,
         };
@@ -46,6 +59,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
         (void)printf("%s: %zu measurements\n", path, mb_profile_count(profile));
         const size_t decode = mb_profile_threads(profile, 1),
                      prefill = mb_profile_threads(profile, 512);
+        print_activations(profile);
         if (decode > 0 && prefill > 0)
             (void)printf("fastest number of threads: %zu for decoding, %zu for a prompt\n", decode,
                          prefill);
@@ -72,6 +86,13 @@ static const struct mb_option table[] = {
      .offset = offsetof(struct options, time_limit),
      .value = "SECONDS",
      .help = "stop timing after this long; what is missing is interpolated"},
+    {.name = "max-error",
+     .kind = MB_OPTION_NUMBER,
+     .offset = offsetof(struct options, max_error),
+     .value = "TIMES",
+     .help = "try other types of activations too, and take the fastest whose error is at most so "
+             "many times that of the format's own type: 1.5 for speed, 0.9 for accuracy (default: "
+             "as before, at first 1, the own type alone)"},
     {.name = "fresh",
      .kind = MB_OPTION_FLAG,
      .offset = offsetof(struct options, fresh),

@@ -106,15 +106,16 @@ void mb_kernel_explain(enum mb_format format, size_t m, void (*line)(void *user,
     if (info == NULL || m == 0 || line == NULL)
         return;
     const struct mb_selection *selection = mb_select(format);
+    const struct mb_format_info as = mb_format_as(format, selection->activation);
     const bool gemv = m <= selection->crossover;
     const struct mb_kernel *kernel;
     for (size_t i = 0; (kernel = mb_registry_at(i)) != NULL; i++) {
         char text[384], why[256];
         const bool of_path = kernel->op == MB_OP_PREPARE || (kernel->op == MB_OP_GEMV) == gemv;
-        if (!of_path || (kernel->op != MB_OP_GEMM && !mb_kernel_fits(kernel, info)))
+        if (!of_path || (kernel->op != MB_OP_GEMM && !mb_kernel_fits(kernel, &as)))
             continue;
-        if (kernel->op == MB_OP_GEMM && !mb_kernel_fits(kernel, info)) {
-            if (kernel->activation != info->activation || kernel->scale != info->scale ||
+        if (kernel->op == MB_OP_GEMM && !mb_kernel_fits(kernel, &as)) {
+            if (kernel->activation != as.activation || kernel->scale != info->scale ||
                 kernel->max_code >= mb_coding_max(info->coding))
                 continue;
             snprintf(text, sizeof text, "%-44s rejected: takes codes up to %u, %s needs %u",

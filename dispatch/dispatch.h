@@ -35,6 +35,7 @@ size_t mb_registry_level_count(enum mb_isa isa); /* kernels of one level; 0: not
 /* What runs one matmul: prepare for the activations, gemv for m <= crossover (in chunks of
  * gemv->mr), gemm above. */
 struct mb_selection {
+    enum mb_activation activation; /* of all its kernels */
     const struct mb_kernel *prepare;
     const struct mb_kernel *gemv[8]; /* candidates by mr; gemv[i] serves m = i + 1 (the smallest mr
                                         >= i + 1, or chunks) */
@@ -45,24 +46,30 @@ struct mb_selection {
                                     the kernel has in flight */
 };
 
-/* The selection for a format with its default activation type under the allowed mask; never fails
- * for a known format, since reference fills every slot. Cached; cheap. */
+/* The selection for a format under the allowed mask, with its default activation type or the one
+ * that a profile chose; never fails for a known format, since reference fills every slot. Cached;
+ * cheap. */
 const struct mb_selection *mb_select(enum mb_format format);
-/* The same without any profile, for a known format; made anew at every call. */
-struct mb_selection mb_select_default(enum mb_format format);
+/* With activations of this type; NULL when the format can't be multiplied by them. */
+const struct mb_selection *mb_select_as(enum mb_format format, enum mb_activation activation);
+/* Without any profile, for a known format and a type that it can be multiplied by; made anew at
+ * every call. */
+struct mb_selection mb_select_default(enum mb_format format, enum mb_activation activation);
 /* The prepare kernel of an activation type. */
 const struct mb_kernel *mb_select_prepare(enum mb_activation activation);
 /* MB_OK, or the reason when MIXBIT_ISA or MIXBIT_KERNEL cannot be honoured (an unknown name): every
  * public entry point that multiplies returns it. */
 enum mb_status mb_select_environment(struct mb_error *error);
-/* Whether a kernel can take its part in a matmul of this format. */
+/* Whether a kernel can take its part in a matmul of this format with its activation type. */
 bool mb_kernel_fits(const struct mb_kernel *kernel, const struct mb_format_info *info);
+/* The row of a known format with another activation type in it. */
+struct mb_format_info mb_format_as(enum mb_format format, enum mb_activation activation);
 void mb_select_clear(void); /* forget cached choices; the next mb_select makes them anew */
 /* Force a kernel into every slot it fits (tuner, MIXBIT_KERNEL); NULL lifts all overrides. Clears
  * the cache. */
 enum mb_status mb_select_override(const struct mb_kernel *kernel);
-/* Set by a profile that applies: crossover and kernels for a format (NULL ones keep the default); a
- * NULL selection lifts it. */
+/* Set by a profile that applies: activation type, crossover and kernels for a format (NULL ones
+ * keep the default); a NULL selection lifts it. */
 void mb_select_set(enum mb_format format, const struct mb_selection *selection);
 
 /* mb_matmul_range with an explicit selection, what the tuner measures. */

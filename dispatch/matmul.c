@@ -80,17 +80,11 @@ enum mb_status mb_unpack_rows(const struct mb_weights *weights, size_t row0, siz
 
 /* ---- activations ---- */
 
-/* Values that share a scale: rows are whole groups, as rows of weights are whole blocks. */
-static size_t activation_group(enum mb_activation type)
-{
-    return type == MB_ACTIVATION_I8G32 ? 32 : type == MB_ACTIVATION_I8G256 ? 256 : 1;
-}
-
 enum mb_status mb_activations_size(enum mb_activation type, size_t m, size_t k, size_t *bytes)
 {
     if (bytes == NULL || mb_select_prepare(type) == NULL)
         return MB_ERR_ARGUMENT;
-    if (m == 0 || k == 0 || k > SIZE_MAX / 16 || k % activation_group(type) != 0)
+    if (m == 0 || k == 0 || k > SIZE_MAX / 16 || k % mb_activation_step(type) != 0)
         return MB_ERR_SHAPE;
     return mb_mul_size(m, mb_activation_layout(type, k).row_bytes, bytes) ? MB_OK : MB_ERR_SHAPE;
 }
@@ -177,8 +171,7 @@ enum mb_status mb_check_operands(const struct mb_weights *weights,
         return status;
     if (weights->k != activations->k || weights->n == 0)
         return MB_ERR_SHAPE;
-    return mb_format_info(weights->format)->activation == activations->type ? MB_OK
-                                                                            : MB_ERR_UNSUPPORTED;
+    return mb_matmul_supports(weights->format, activations->type) ? MB_OK : MB_ERR_UNSUPPORTED;
 }
 
 enum mb_status mb_workspace_size(const struct mb_weights *weights,
@@ -187,7 +180,8 @@ enum mb_status mb_workspace_size(const struct mb_weights *weights,
     const enum mb_status status = mb_check_operands(weights, activations);
     if (status != MB_OK || bytes == NULL)
         return status != MB_OK ? status : MB_ERR_ARGUMENT;
-    *bytes = mb_workspace_bytes_with(mb_select(weights->format), weights, activations->m);
+    *bytes = mb_workspace_bytes_with(mb_select_as(weights->format, activations->type), weights,
+                                     activations->m);
     return MB_OK;
 }
 
@@ -299,9 +293,9 @@ enum mb_status mb_matmul_range(const struct mb_weights *weights,
                                const struct mb_activations *activations, size_t n0, size_t n1,
                                float *y, size_t y_stride, void *workspace)
 {
-    const enum mb_status status = check_weights(weights);
+    const enum mb_status status = mb_check_operands(weights, activations);
     if (status != MB_OK)
         return status;
-    return mb_matmul_range_with(mb_select(weights->format), weights, activations, n0, n1, y,
-                                y_stride, workspace);
+    return mb_matmul_range_with(mb_select_as(weights->format, activations->type), weights,
+                                activations, n0, n1, y, y_stride, workspace);
 }

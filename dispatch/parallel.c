@@ -56,7 +56,7 @@ static enum mb_status add_product(struct call *call, const struct mb_weights *we
         return MB_ERR_ARGUMENT;
     if (m > 1 && y_stride < weights->n)
         return MB_ERR_SHAPE;
-    const struct mb_selection *selection = mb_select(weights->format);
+    const struct mb_selection *selection = mb_select_as(weights->format, activations->type);
     call->products[call->count++] =
         (struct product){selection, weights, activations, y, y_stride, call->panels};
     call->workspace_bytes =
@@ -172,7 +172,7 @@ enum mb_status mb_matmul(struct mb_threads *threads, const struct mb_weights *we
         mb_format_info(weights->format) == NULL || x == NULL)
         return MB_ERR_ARGUMENT;
     size_t bytes, total;
-    const enum mb_activation type = mb_format_info(weights->format)->activation;
+    const enum mb_activation type = mb_matmul_activation(weights->format);
     enum mb_status status = mb_activations_size(type, m, weights->k, &bytes);
     if (status != MB_OK || (m > 1 && x_stride < weights->k))
         return status != MB_OK ? status : MB_ERR_SHAPE;

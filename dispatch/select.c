@@ -31,21 +31,33 @@ enum { PREFETCH_BYTES = 16384 };
 struct entry {
     _Atomic bool ready;
     bool from_profile;
-    struct mb_selection profile, chosen;
+    struct mb_selection profile, chosen; /* chosen.gemv[0] NULL: the format can't be multiplied by
+                                            activations of this type */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct entry entries[SLOTS];
+static struct entry entries[SLOTS][MB_ACTIVATION_COUNT];
+static _Atomic int activations[SLOTS]; /* what a profile chose, plus 1; 0: the default */
 static const struct mb_kernel *forced;
 static pthread_once_t environment_once = PTHREAD_ONCE_INIT;
 static struct mb_error environment_error;
 
-/* Kinds that are the same once decoded share a gemm. */
-static enum mb_scale_kind gemm_scale(enum mb_scale_kind scale)
+/* Kinds that are the same once decoded share a gemm; bf16 pairs are not decoded for their own dots.
+ */
+static enum mb_scale_kind gemm_scale(const struct mb_format_info *info)
 {
-    return scale == MB_SCALE_G16X2S6 ? MB_SCALE_G16X2
-           : scale == MB_SCALE_G32E8 ? MB_SCALE_G32
-                                     : scale;
+    const bool decoded = info->activation != MB_ACTIVATION_BF16;
+    return info->scale == MB_SCALE_G16X2S6           ? MB_SCALE_G16X2
+           : info->scale == MB_SCALE_G32E8           ? MB_SCALE_G32
+           : info->scale == MB_SCALE_PAIR && decoded ? MB_SCALE_NONE
+                                                     : info->scale;
+}
+
+struct mb_format_info mb_format_as(enum mb_format format, enum mb_activation activation)
+{
+    struct mb_format_info info = *mb_format_info(format);
+    info.activation = activation;
+    return info;
 }
 
 bool mb_kernel_fits(const struct mb_kernel *kernel, const struct mb_format_info *info)
@@ -57,7 +69,7 @@ bool mb_kernel_fits(const struct mb_kernel *kernel, const struct mb_format_info 
         return kernel->coding == info->coding && kernel->scale == info->scale &&
                kernel->activation == info->activation;
     case MB_OP_GEMM:
-        if (kernel->scale != gemm_scale(info->scale) || kernel->activation != info->activation)
+        if (kernel->scale != gemm_scale(info) || kernel->activation != info->activation)
             return false;
         if (mb_coding_is_float(info->coding))
             return true;
@@ -129,8 +141,11 @@ static struct mb_selection choose(const struct mb_format_info *info,
                                   const struct mb_selection *profile)
 {
     const uint32_t mask = mb_isa_allowed_mask();
-    struct mb_selection selection = {
-        .crossover = DEFAULT_CROSSOVER, .prefetch = PREFETCH_BYTES, .gemv_step = 1, .gemm_step = 1};
+    struct mb_selection selection = {.activation = info->activation,
+                                     .crossover = DEFAULT_CROSSOVER,
+                                     .prefetch = PREFETCH_BYTES,
+                                     .gemv_step = 1,
+                                     .gemm_step = 1};
     selection.gemm.k_block = mb_coding_is_float(info->coding) ? FLOAT_K_BLOCK : INTEGER_K_BLOCK;
     const struct mb_kernel *kernel;
     for (size_t i = 0; (kernel = mb_registry_at(i)) != NULL; i++)
@@ -172,46 +187,70 @@ enum mb_status mb_select_environment(struct mb_error *error)
     return environment_error.status;
 }
 
-const struct mb_selection *mb_select(enum mb_format format)
+const struct mb_selection *mb_select_as(enum mb_format format, enum mb_activation activation)
 {
-    const struct mb_format_info *info = mb_format_info(format);
-    if (info == NULL)
+    if (mb_format_info(format) == NULL || (unsigned)activation >= MB_ACTIVATION_COUNT)
         return NULL;
-    struct entry *entry = &entries[format];
+    struct entry *entry = &entries[format][activation];
     if (!atomic_load_explicit(&entry->ready, memory_order_acquire)) {
         (void)mb_select_environment(NULL);
         (void)pthread_mutex_lock(&lock);
         if (!atomic_load_explicit(&entry->ready, memory_order_relaxed)) {
-            entry->chosen = choose(info, entry->from_profile ? &entry->profile : NULL);
+            const struct mb_format_info info = mb_format_as(format, activation);
+            entry->chosen = choose(&info, entry->from_profile ? &entry->profile : NULL);
             atomic_store_explicit(&entry->ready, true, memory_order_release);
         }
         (void)pthread_mutex_unlock(&lock);
     }
-    return &entry->chosen;
+    return entry->chosen.gemv[0] != NULL ? &entry->chosen : NULL;
 }
 
-struct mb_selection mb_select_default(enum mb_format format)
+enum mb_activation mb_matmul_activation(enum mb_format format)
 {
+    const struct mb_format_info *info = mb_format_info(format);
+    if (info == NULL)
+        return MB_ACTIVATION_COUNT;
+    const int chosen = atomic_load_explicit(&activations[format], memory_order_relaxed);
+    return chosen > 0 ? (enum mb_activation)(chosen - 1) : info->activation;
+}
+
+bool mb_matmul_supports(enum mb_format format, enum mb_activation activation)
+{
+    return mb_select_as(format, activation) != NULL;
+}
+
+const struct mb_selection *mb_select(enum mb_format format)
+{
+    return mb_select_as(format, mb_matmul_activation(format));
+}
+
+struct mb_selection mb_select_default(enum mb_format format, enum mb_activation activation)
+{
+    const struct mb_format_info info = mb_format_as(format, activation);
     (void)mb_select_environment(NULL);
     (void)pthread_mutex_lock(&lock);
-    const struct mb_selection selection = choose(mb_format_info(format), NULL);
+    const struct mb_selection selection = choose(&info, NULL);
     (void)pthread_mutex_unlock(&lock);
     return selection;
 }
 
+/* Whatever format it is asked of, the type alone decides: one that takes it is looked for. */
 const struct mb_kernel *mb_select_prepare(enum mb_activation activation)
 {
     const struct mb_format_info *info;
-    for (size_t i = 0; (info = mb_format_at(i)) != NULL; i++)
-        if (info->activation == activation)
-            return mb_select(info->id)->prepare;
+    for (size_t i = 0; (info = mb_format_at(i)) != NULL; i++) {
+        const struct mb_selection *selection = mb_select_as(info->id, activation);
+        if (selection != NULL)
+            return selection->prepare;
+    }
     return NULL;
 }
 
 static void clear_locked(void)
 {
     for (size_t i = 0; i < SLOTS; i++)
-        atomic_store_explicit(&entries[i].ready, false, memory_order_release);
+        for (size_t a = 0; a < MB_ACTIVATION_COUNT; a++)
+            atomic_store_explicit(&entries[i][a].ready, false, memory_order_release);
 }
 
 void mb_select_clear(void)
@@ -238,9 +277,15 @@ void mb_select_set(enum mb_format format, const struct mb_selection *selection)
     if (mb_format_info(format) == NULL)
         return;
     (void)pthread_mutex_lock(&lock);
-    entries[format].from_profile = selection != NULL;
-    if (selection != NULL)
-        entries[format].profile = *selection;
-    atomic_store_explicit(&entries[format].ready, false, memory_order_release);
+    for (size_t a = 0; a < MB_ACTIVATION_COUNT; a++) {
+        struct entry *entry = &entries[format][a];
+        entry->from_profile = selection != NULL && a == (size_t)selection->activation;
+        if (entry->from_profile)
+            entry->profile = *selection;
+        atomic_store_explicit(&entry->ready, false, memory_order_release);
+    }
+    atomic_store_explicit(&activations[format],
+                          selection != NULL ? (int)selection->activation + 1 : 0,
+                          memory_order_relaxed);
     (void)pthread_mutex_unlock(&lock);
 }

@@ -7,13 +7,10 @@
 
 struct mb_activation_layout mb_activation_layout(enum mb_activation type, size_t k)
 {
-    struct mb_activation_layout at = {.padded_k = k};
-    size_t bytes = k * sizeof(float);
-    if (type != MB_ACTIVATION_F32) {
-        const size_t group = type == MB_ACTIVATION_I8G32 ? 32 : 256;
-        const size_t run = /* the largest super-block of the formats that use it */
-            type == MB_ACTIVATION_I8G32 ? 128 : 256;
-        at.padded_k = (k + run - 1) / run * run;
+    const size_t run = mb_activation_run(type), group = mb_activation_group(type);
+    struct mb_activation_layout at = {.padded_k = (k + run - 1) / run * run};
+    size_t bytes = at.padded_k * (type == MB_ACTIVATION_BF16 ? sizeof(uint16_t) : sizeof(float));
+    if (group > 0) {
         at.scale = at.padded_k;
         at.scaled_sum = at.scale + at.padded_k / group * sizeof(float);
         at.sum32 =

@@ -101,8 +101,11 @@ const char *mb_scale_kind_name(enum mb_scale_kind scale)
 
 const char *mb_activation_name(enum mb_activation activation)
 {
-    static const char *const names[] = {"f32", "i8g32", "i8g256"};
-    return (size_t)activation < sizeof names / sizeof *names ? names[activation] : "unknown";
+    static const char *const names[] = {
+#define MB_ACTIVATION_ROW(id, name, ...) #name,
+#include "mixbit/codings.def"
+    };
+    return (size_t)activation < MB_ACTIVATION_COUNT ? names[activation] : "unknown";
 }
 
 size_t mb_format_row_bytes(enum mb_format format, uint64_t k)

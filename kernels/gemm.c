@@ -20,21 +20,28 @@ struct offsets {
 
 static bool in_place(const struct mb_gemm_plan *plan)
 {
-    return plan->decode == NULL || plan->decode->coding == MB_CODING_F32;
+    return plan->decode == NULL || plan->decode->coding == MB_CODING_F32 ||
+           plan->gemm->activation == MB_ACTIVATION_BF16;
+}
+
+/* What stands in place is floats of the gemm's own kind. */
+static enum mb_scale_kind scale_of(const struct mb_gemm_plan *plan)
+{
+    return in_place(plan) ? plan->gemm->scale : plan->decode->scale;
 }
 
 /* Weights per run: whole super-blocks, at least one. */
 static size_t run_k(const struct mb_gemm_plan *plan)
 {
-    const size_t superblock = plan->decode != NULL ? mb_scale_superblock_k(plan->decode->scale) : 1;
-    return plan->k_block < superblock ? superblock : plan->k_block / superblock * superblock;
+    const size_t step = mb_run_step(scale_of(plan), plan->gemm->activation);
+    return plan->k_block < step ? step : plan->k_block / step * step;
 }
 
 static struct offsets panel_offsets(const struct mb_gemm_plan *plan)
 {
     const size_t k = run_k(plan), line = MB_PANEL_ROWS * sizeof(float);
     const enum mb_scale_kind scale = plan->decode->scale;
-    if (scale == MB_SCALE_NONE)
+    if (mb_coding_is_float(plan->decode->coding))
         return (struct offsets){.bytes = k * line};
     const size_t groups = k / mb_scale_group(scale), superblocks = k / mb_scale_superblock_k(scale);
     const bool two_level = mb_scale_two_level(scale), has_min = mb_scale_has_min(scale);
@@ -65,11 +72,14 @@ static void decode_run(const struct mb_gemm_plan *plan, const uint8_t *panels, s
 {
     if (in_place(plan)) {
         for (size_t p = 0; p < count; p++) {
+            const size_t width =
+                plan->gemm->activation == MB_ACTIVATION_BF16 ? sizeof(uint16_t) : sizeof(float);
             union {
                 const uint8_t *packed;
+                uint8_t *code;
                 float *scale;
-            } at = {panels + p * panel_bytes + k0 * MB_PANEL_ROWS * sizeof(float)};
-            out[p] = (struct mb_decoded){.scale = at.scale};
+            } at = {panels + p * panel_bytes + k0 * MB_PANEL_ROWS * width};
+            out[p] = (struct mb_decoded){.code = at.code, .scale = at.scale};
         }
         return;
     }
@@ -93,8 +103,8 @@ static void decode_run(const struct mb_gemm_plan *plan, const uint8_t *panels, s
 
 void mb_gemm_run(const struct mb_gemm_plan *plan, const struct mb_gemv_args *args, void *workspace)
 {
-    const size_t block_k = plan->decode != NULL ? mb_scale_superblock_k(plan->decode->scale) : 1;
-    const size_t k = args->superblocks * block_k, run = run_k(plan), nr = plan->gemm->nr;
+    const size_t k = args->superblocks * mb_scale_superblock_k(scale_of(plan)), run = run_k(plan),
+                 nr = plan->gemm->nr;
     const size_t run_bytes =
         run * (plan->gemm->activation == MB_ACTIVATION_F32 ? sizeof(float) : 1);
     const size_t most =

@@ -12,18 +12,27 @@
  * = one rounding:
  *
  *   dot_g = sum (code - bias) * q, exact in int32
- *   one-level   f = fma(float(dot_g), d_g * as, f)              as: scale of the activations there,
- *                                                               per 32, or 256 with super-blocks of
- * 256 g32min    then f = fma(min_g, ss_g, f)                    ss_g = as_g * float(sum_g)
+ *   one-level   f = fma(float(dot_g), d_g * as, f)       as: scale of the activations there
+ *     min       then f = fma(min_g, ss_g, f)             ss_g = as_g * float(sum_g)
+ *     nested    (as of 256 weights, groups narrower)  s = 0; for g in the 256:
+ *               s = fma(float(dot_g), d_g, s);  f = fma(s, as, f)
  *   two-level   s = 0; for g in B: s = fma(float(dot_g), float(sc_g), s);
  *               f = fma(s, d_B * as_B, f)
- *     min       then: i = sum_g min_g * sum_g, exact in int32;  f = fma(-float(i), dmin_B * as_B,
- * f) floats      f = fma(w_k, x_k, f)
+ *     min       then: i = sum_g min_g * sum_g, exact in int32;
+ *               f = fma(-float(i), dmin_B * as_B, f)
+ *     as per 32 s = fma(float(dot_g), float(sc_g) * as_g, s);  f = fma(s, d_B, f);
+ *               min: t = fma(float(min_g), ss_g, t);  f = fma(-t, dmin_B, f)
+ *   floats      f = fma(w_k, x_k, f)
+ *   bf16 pairs  f = fma(w_2i+1, x_2i+1, f);  f = fma(w_2i, x_2i, f), subnormal operands and results
+ *               counting as zero of their sign: what VDPBF16PS does, whatever the control register
+ *               says (Intel SDM; checked on Zen 4). Small is judged after rounding, as x86 does: on
+ *               ARM sums within 2^-151 below 2^-126 are zero already.
  *
  * starting from f = 0. Padding super-blocks take part: codes of zero bytes times activations of 0.
  *
  * Activation rows (mb_activation_layout): amax over the group, scale = amax / 127, inverse = amax ?
- * 127 / amax : 0, q = round to nearest even (x * inverse). Sums are of the q. amax below 2^-120
+ * 127 / amax : 0, q = round to nearest even (x * inverse); i8row: amax over the row, one scale in
+ * every place. bf16: round to nearest even. Sums are of the q. amax below 2^-120
  * counts as 0 for the inverse alone (127 / amax would overflow): all q are 0 then. Non-finite x:
  * NaN takes no part in amax; a product that is NaN gives q = 0. */
 #ifndef MIXBIT_KERNELS_KERNEL_H
@@ -63,11 +72,11 @@ enum mb_op { MB_OP_PREPARE, MB_OP_DECODE, MB_OP_GEMV, MB_OP_GEMM };
  * is an odd multiple of 64 bytes: rows then never share L1 sets, whatever k is. Offsets are in
  * bytes from the row's start. */
 struct mb_activation_layout {
-    size_t padded_k;   /* i8g32: multiple of 128; i8g256: multiple of 256; f32: k */
-    size_t scale;      /* f32 [padded_k / 32] or [padded_k / 256] */
+    size_t padded_k;   /* column `run` of codings.def; what pads is 0 */
+    size_t scale;      /* int8: f32 [padded_k / 32] or [padded_k / 256] */
     size_t scaled_sum; /* i8g32: f32 [padded_k / 32], scale * sum */
-    size_t sum32;      /* int16 [padded_k / 32], both int8 types */
-    size_t sum16;      /* int16 [padded_k / 16], both int8 types */
+    size_t sum32;      /* int16 [padded_k / 32], int8 types */
+    size_t sum16;      /* int16 [padded_k / 16], int8 types */
     size_t row_bytes;
 };
 struct mb_activation_layout mb_activation_layout(enum mb_activation type, size_t k);
@@ -76,7 +85,7 @@ struct mb_activation_layout mb_activation_layout(enum mb_activation type, size_t
 struct mb_decoded {
     uint8_t *code; /* [k / 4][16][4]; floats: unused */
     float *scale;  /* one-level: d f32 [groups][16]; two-level: sub-scale as f32 [groups][16];
-                      floats: w [k][16] */
+                      floats: w [k][16]; bf16 pairs stay packed, in `code` */
     float *d;      /* two-level: [superblocks][16] */
     float *min; /* one-level with min: [groups][16]; two-level with min: dmin [superblocks][16] */
     int16_t *min_pairs; /* two-level with min: [groups / 2][16][2] */
@@ -131,7 +140,8 @@ struct mb_kernel {
     enum mb_op op;
     enum mb_isa isa;
     enum mb_coding coding;    /* gemv, decode: the packed coding. gemm: see max_code */
-    enum mb_scale_kind scale; /* gemm: G16X2S6 is served by G16X2, G32E8 by G32 */
+    enum mb_scale_kind scale; /* gemm: G16X2S6 is served by G16X2, G32E8 by G32, PAIR by NONE where
+                                 activations are f32 */
     enum mb_activation activation;
     unsigned max_code; /* gemm: largest decoded code it takes exactly (15 for u4, 31 u5, 63 u6, 255
                           u8) */
@@ -158,11 +168,11 @@ struct mb_kernel_table {
 #include "kernels/isa.def"
 
 /* The loop nest of the buffered GEMM, written once for all ISAs (gemm.c): for each nr columns, for
- * each k-block, decode, then all rows. f32 panels are multiplied where they stand, decode is not
- * called (and may be NULL). Workspace bytes for it. */
+ * each k-block, decode, then all rows. f32 panels and bf16 pairs are multiplied where they stand,
+ * decode is not called (and may be NULL). Workspace bytes for it. */
 struct mb_gemm_plan {
     const struct mb_kernel *decode, *gemm;
-    size_t k_block; /* weights per decoded run; rounded to super-blocks */
+    size_t k_block; /* weights per decoded run; rounded to mb_run_step */
 };
 size_t mb_gemm_workspace_bytes(const struct mb_gemm_plan *plan);
 void mb_gemm_run(const struct mb_gemm_plan *plan, const struct mb_gemv_args *args, void *workspace);

@@ -272,23 +272,35 @@ static inline void unpack_elements(const uint8_t *lane, size_t count, size_t wid
         memcpy(dst + kk * width, lane, width);
 }
 
-/* The width is a constant in each call, so that copies become single moves. */
-static void pack_float_row(const struct packing *p, const uint8_t *src, unsigned row,
+/* The width is a constant in each call, so that copies become single moves. A pair of halves is an
+ * element of 4 bytes; an odd row's last one has a zero behind it. */
+static void pack_float_row(const struct packing *p, size_t k, const uint8_t *src, unsigned row,
                            uint8_t *panel)
 {
-    if (p->info->block_bytes == 4)
-        pack_elements(src, p->superblocks, 4, panel + 4 * row);
+    const size_t whole = k / p->at.k, lane_bytes = p->at.bytes / MB_PANEL_ROWS;
+    uint8_t *lane = panel + lane_bytes * row;
+    if (lane_bytes == 4)
+        pack_elements(src, whole, 4, lane);
     else
-        pack_elements(src, p->superblocks, 2, panel + 2 * row);
+        pack_elements(src, whole, 2, lane);
+    if (whole == p->superblocks)
+        return;
+    memset(lane + whole * p->at.bytes, 0, lane_bytes);
+    if (src)
+        memcpy(lane + whole * p->at.bytes, src + whole * lane_bytes, p->info->block_bytes);
 }
 
-static void unpack_float_row(const struct packing *p, const uint8_t *panel, unsigned row,
+static void unpack_float_row(const struct packing *p, size_t k, const uint8_t *panel, unsigned row,
                              uint8_t *dst)
 {
-    if (p->info->block_bytes == 4)
-        unpack_elements(panel + 4 * row, p->superblocks, 4, dst);
+    const size_t whole = k / p->at.k, lane_bytes = p->at.bytes / MB_PANEL_ROWS;
+    const uint8_t *lane = panel + lane_bytes * row;
+    if (lane_bytes == 4)
+        unpack_elements(lane, whole, 4, dst);
     else
-        unpack_elements(panel + 2 * row, p->superblocks, 2, dst);
+        unpack_elements(lane, whole, 2, dst);
+    if (whole < p->superblocks)
+        memcpy(dst + whole * lane_bytes, lane + whole * p->at.bytes, p->info->block_bytes);
 }
 
 /* Blocks that a row of k weights has in super-block s. */
@@ -304,7 +316,7 @@ static void pack_lanes(const struct packing *p, size_t k, const uint8_t *src, un
 {
     if (mb_coding_is_float(p->info->coding)) {
         for (unsigned lane = lane0; lane < lane1; lane++)
-            pack_float_row(p, src ? src + (lane - lane0) * p->row_bytes : NULL, lane, panel);
+            pack_float_row(p, k, src ? src + (lane - lane0) * p->row_bytes : NULL, lane, panel);
         return;
     }
     /* Super-blocks outside, rows inside: the 64-byte vectors of a super-block stay in L1 while its
@@ -345,7 +357,7 @@ void mb_panel_unpack_rows(enum mb_format format, size_t n, size_t k, const uint8
         const uint8_t *panel = panels + row / MB_PANEL_ROWS * p.panel_bytes;
         const unsigned lane = row % MB_PANEL_ROWS;
         if (mb_coding_is_float(p.info->coding)) {
-            unpack_float_row(&p, panel, lane, rows);
+            unpack_float_row(&p, k, panel, lane, rows);
             continue;
         }
         for (size_t s = 0; s < p.superblocks; s++)

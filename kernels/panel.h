@@ -41,8 +41,9 @@
  *             (subtracted: w = d * sc * code - dmin * min)
  *
  * n is padded to 16 and k to the super-block with zero bytes. Floats: panels of 16 rows x 1 k,
- * [k][16] in the stored width, super-block = 1 k. Source: BLIS-style panels with a 4-deep k for u8
- * x s8 dot products (Intel SDM, VPDPBUSD). */
+ * [k][16] in the stored width, super-block = 1 k; bf16 (kind pair): [k / 2][16][2], super-block = 2
+ * k, what a dot product of pairs reads and what halves of a dword are floats of. Source: BLIS-style
+ * panels with a 4-deep k for u8 x s8 dot products (Intel SDM, VPDPBUSD). */
 #ifndef MIXBIT_KERNELS_PANEL_H
 #define MIXBIT_KERNELS_PANEL_H
 
@@ -187,10 +188,41 @@ static inline unsigned mb_scale_bytes(enum mb_scale_kind s)
 {
     return mb_scale_number(s) == MB_NUMBER_F16 ? 2 : 1;
 }
-/* Weights per activation scale: i8g256 goes with super-blocks of 256. */
-static inline unsigned mb_scale_activation_group(enum mb_scale_kind s)
+/* Columns of codings.def for activations. */
+static inline unsigned mb_activation_group(enum mb_activation a)
 {
-    return mb_scale_superblock_k(s) == 256 ? 256 : 32;
+    switch (a) {
+#define MB_ACTIVATION_ROW(id, name, group, ...) MB_CASE(MB_ACTIVATION_##id, group)
+#include "mixbit/codings.def"
+    default: return 0;
+    }
+}
+static inline unsigned mb_activation_step(enum mb_activation a)
+{
+    switch (a) {
+#define MB_ACTIVATION_ROW(id, name, group, step, ...) MB_CASE(MB_ACTIVATION_##id, step)
+#include "mixbit/codings.def"
+    default: return 1;
+    }
+}
+static inline unsigned mb_activation_run(enum mb_activation a)
+{
+    switch (a) {
+#define MB_ACTIVATION_ROW(id, name, group, step, run) MB_CASE(MB_ACTIVATION_##id, run)
+#include "mixbit/codings.def"
+    default: return 1;
+    }
+}
+/* Whether one-level sums of groups are added up in the weights' scales alone, and take the scale of
+ * the activations, which is that of many groups, once per 256 weights. */
+static inline bool mb_is_nested(enum mb_scale_kind s, enum mb_activation a)
+{
+    return !mb_scale_two_level(s) && mb_activation_group(a) == 256 && mb_scale_group(s) < 256;
+}
+/* Weights that a run of a product must be a multiple of, its end excepted. */
+static inline unsigned mb_run_step(enum mb_scale_kind s, enum mb_activation a)
+{
+    return mb_is_nested(s, a) ? 256 : mb_scale_superblock_k(s);
 }
 
 /* Zero point of the unsigned codes: w = d * unit * (code - bias) for scale kinds without a minimum;
@@ -223,7 +255,7 @@ static inline struct mb_superblock mb_superblock_layout(enum mb_coding c, enum m
     struct mb_superblock b = {0};
     b.k = mb_scale_superblock_k(s);
     if (mb_coding_is_float(c)) {
-        b.bytes = MB_PANEL_ROWS * (c == MB_CODING_F32 ? 4u : 2u);
+        b.bytes = b.k * MB_PANEL_ROWS * (c == MB_CODING_F32 ? 4u : 2u);
         return b;
     }
     const unsigned groups = b.k / mb_scale_group(s);

@@ -23,10 +23,10 @@ static float largest_magnitude(const float *x, size_t count)
     return amax;
 }
 
-/* Codes of one scale group; values past `count` are padding. */
-static float quantize_group(const float *x, size_t count, size_t group, int8_t *q)
+/* Codes of one scale group, or of 256 values of a row that has one scale; values past `count` are
+ * padding. */
+static float quantize_group(const float *x, size_t count, float amax, size_t group, int8_t *q)
 {
-    const float amax = largest_magnitude(x, count);
     const float inverse = amax >= 0x1p-120f && isfinite(amax) ? 127.0f / amax : 0.0f;
     for (size_t i = 0; i < group; i++) {
         const float scaled = i < count ? x[i] * inverse : 0.0f;
@@ -44,16 +44,19 @@ static int16_t sum_codes(const int8_t *q, size_t count)
     return (int16_t)sum;
 }
 
-static void prepare_int8(enum mb_activation type, size_t group, const float *x, size_t k, void *row)
+static void prepare_int8(enum mb_activation type, const float *x, size_t k, void *row)
 {
+    const size_t group = mb_activation_group(type);
+    const float row_amax = largest_magnitude(x, k);
     const struct mb_activation_layout layout = mb_activation_layout(type, k);
     uint8_t *bytes = row;
     int8_t *q = (int8_t *)bytes;
     float *scale = (float *)(void *)(bytes + layout.scale);
     for (size_t at = 0; at < layout.padded_k; at += group) {
-        const size_t left = at < k ? k - at : 0;
-        scale[at / group] =
-            quantize_group(x + (left > 0 ? at : 0), left < group ? left : group, group, q + at);
+        const size_t left = at < k ? k - at : 0, count = left < group ? left : group;
+        const float *from = x + (left > 0 ? at : 0);
+        const float amax = type == MB_ACTIVATION_I8ROW ? row_amax : largest_magnitude(from, count);
+        scale[at / group] = quantize_group(from, count, amax, group, q + at);
     }
     int16_t *sum16 = (int16_t *)(void *)(bytes + layout.sum16);
     int16_t *sum32 = (int16_t *)(void *)(bytes + layout.sum32);
@@ -70,10 +73,18 @@ static void prepare_int8(enum mb_activation type, size_t group, const float *x, 
 
 static void prepare(enum mb_activation type, const float *x, size_t k, void *row)
 {
-    if (type == MB_ACTIVATION_F32)
-        memcpy(row, x, k * sizeof *x);
-    else
-        prepare_int8(type, type == MB_ACTIVATION_I8G32 ? 32 : 256, x, k, row);
+    const size_t padded_k = mb_activation_layout(type, k).padded_k;
+    if (type == MB_ACTIVATION_F32) {
+        float *out = row;
+        for (size_t i = 0; i < padded_k; i++)
+            out[i] = i < k ? x[i] : 0;
+    } else if (type == MB_ACTIVATION_BF16) {
+        uint16_t *out = row;
+        for (size_t i = 0; i < padded_k; i++)
+            out[i] = i < k ? mb_bf16_from_float(x[i]) : 0;
+    } else {
+        prepare_int8(type, x, k, row);
+    }
 }
 
 /* ---- decode ---- */
@@ -189,9 +200,12 @@ static void decode(enum mb_coding coding, enum mb_scale_kind kind, const uint8_t
 {
     const struct mb_superblock layout = mb_superblock_layout(coding, kind);
     if (mb_coding_is_float(coding)) {
-        const size_t width = layout.bytes / ROWS;
-        for (size_t i = 0; i < superblocks * ROWS; i++)
-            out->scale[i] = load_weight(coding, panel + i * width);
+        const size_t width = layout.bytes / layout.k / ROWS;
+        for (size_t k = 0; k < superblocks * layout.k; k++)
+            for (size_t lane = 0; lane < ROWS; lane++)
+                out->scale[k * ROWS + lane] =
+                    load_weight(coding, panel + k / layout.k * layout.bytes +
+                                            (lane * layout.k + k % layout.k) * width);
         return;
     }
     for (size_t b = 0; b < superblocks; b++) {
@@ -209,19 +223,23 @@ static void decode(enum mb_coding coding, enum mb_scale_kind kind, const uint8_t
 
 /* One activation row, as the multiplication reads it. */
 struct activation {
+    enum mb_activation type;
     const int8_t *q;
+    const uint16_t *pairs; /* bf16 */
     const float *x, *scale, *scaled_sum;
     const int16_t *sum; /* at the granularity of the weights' groups */
     const int32_t *bias_sum;
 };
 
-static struct activation activation_row(enum mb_scale_kind kind, const uint8_t *row,
+static struct activation activation_row(enum mb_scale_kind kind, enum mb_activation type,
+                                        const uint8_t *row,
                                         const struct mb_activation_layout *layout,
                                         const int32_t *bias_sum)
 {
-    const size_t sum =
-        kind != MB_SCALE_NONE && mb_scale_group(kind) == 16 ? layout->sum16 : layout->sum32;
+    const size_t sum = mb_scale_group(kind) == 16 ? layout->sum16 : layout->sum32;
     return (struct activation){
+        .type = type,
+        .pairs = (const uint16_t *)(const void *)row,
         .q = (const int8_t *)row,
         .x = (const float *)(const void *)row,
         .scale = (const float *)(const void *)(row + layout->scale),
@@ -249,7 +267,9 @@ static float add_one_level(enum mb_scale_kind kind, const struct mb_decoded *w,
                            float f)
 {
     const size_t at = in * ROWS + lane, size = mb_scale_group(kind);
-    const float scale = a->scale[group * size / mb_scale_activation_group(kind)];
+    if (mb_is_nested(kind, a->type))
+        return fmaf((float)dot(w, a, group, in, size, lane), w->scale[at], f);
+    const float scale = a->scale[group * size / mb_activation_group(a->type)];
     f = fmaf((float)dot(w, a, group, in, size, lane), w->scale[at] * scale, f);
     return kind == MB_SCALE_G32MIN ? fmaf(w->min[at], a->scaled_sum[group], f) : f;
 }
@@ -259,13 +279,25 @@ static float add_two_level(enum mb_scale_kind kind, const struct mb_decoded *w,
                            float f)
 {
     const size_t size = mb_scale_group(kind), groups = MAX_K / size;
-    float s = 0;
+    const bool finer = mb_activation_group(a->type) < MAX_K;
+    float s = 0, scaled_minimum = 0;
     int32_t minimum = 0;
     for (size_t g = 0; g < groups; g++) {
         const size_t group = block * groups + g, local = in * groups + g;
-        s = fmaf((float)dot(w, a, group, local, size, lane), w->scale[local * ROWS + lane], s);
-        if (mb_scale_has_min(kind))
-            minimum += w->min_pairs[(local / 2 * ROWS + lane) * 2 + local % 2] * a->sum[group];
+        const float sub_scale = w->scale[local * ROWS + lane];
+        s = fmaf((float)dot(w, a, group, local, size, lane),
+                 finer ? sub_scale * a->scale[group * size / 32] : sub_scale, s);
+        if (!mb_scale_has_min(kind))
+            continue;
+        const int32_t sub_min = w->min_pairs[(local / 2 * ROWS + lane) * 2 + local % 2];
+        if (finer)
+            scaled_minimum = fmaf((float)sub_min, a->scaled_sum[group], scaled_minimum);
+        else
+            minimum += sub_min * a->sum[group];
+    }
+    if (finer) {
+        f = fmaf(s, w->d[in * ROWS + lane], f);
+        return mb_scale_has_min(kind) ? fmaf(-scaled_minimum, w->min[in * ROWS + lane], f) : f;
     }
     f = fmaf(s, w->d[in * ROWS + lane] * a->scale[block], f);
     if (mb_scale_has_min(kind))
@@ -273,16 +305,58 @@ static float add_two_level(enum mb_scale_kind kind, const struct mb_decoded *w,
     return f;
 }
 
-/* Continue f[16] with `superblocks` decoded ones, the first of which is number `first` of the row.
- */
+/* Zero of its sign where a number is subnormal. */
+static float flush(float x) { return fabsf(x) < 0x1p-126f ? copysignf(0.0f, x) : x; }
+
+/* a * b + c in one rounding, with subnormal operands and results as zero. A result is judged as if
+ * its exponent had no end: what rounds up to 2^-126 from below that place's last bit is zero. */
+static float flushed_fma(float a, float b, float c)
+{
+    const float x = flush(a), y = flush(b), z = flush(c), f = fmaf(x, y, z);
+    const bool small = fabs((double)x * y + z) < 0x1p-126 * (1 - 0x1p-25);
+    return small ? copysignf(0.0f, f) : f;
+}
+
+/* Two k of bf16 weights, packed, and bf16 activations. */
+static float add_pair(const uint8_t *panel, const struct activation *a, size_t pair, size_t in,
+                      size_t lane, float f)
+{
+    const uint8_t *w = panel + (in * ROWS + lane) * 4;
+    f = flushed_fma(mb_bf16_to_float(load_u16(w + 2)), mb_bf16_to_float(a->pairs[2 * pair + 1]), f);
+    return flushed_fma(mb_bf16_to_float(load_u16(w)), mb_bf16_to_float(a->pairs[2 * pair]), f);
+}
+
+/* Continue f[16] with groups [0, count) of one-level super-blocks, 256 weights at a time. */
+static void multiply_nested(enum mb_scale_kind kind, const struct mb_decoded *w, size_t count,
+                            const struct activation *a, size_t first, size_t lane, float *f)
+{
+    const size_t per_scale = 256 / mb_scale_group(kind);
+    for (size_t g = 0; g < count; g += per_scale) {
+        float s = 0;
+        for (size_t i = g; i < g + per_scale && i < count; i++)
+            s = add_one_level(kind, w, a, first + i, i, lane, s);
+        *f = fmaf(s, a->scale[(first + g) / per_scale], *f);
+    }
+}
+
+/* Continue f[16] with `superblocks` decoded ones, the first of which is number `first` of the row
+ * (nested kinds: that of a whole 256). */
 static void multiply(enum mb_scale_kind kind, const struct mb_decoded *w, size_t superblocks,
                      const struct activation *a, size_t first, float f[ROWS])
 {
-    const size_t groups = mb_scale_superblock_k(kind) / mb_scale_group(kind);
+    const size_t block_k = mb_scale_superblock_k(kind), groups = block_k / mb_scale_group(kind);
+    if (mb_is_nested(kind, a->type)) {
+        for (size_t lane = 0; lane < ROWS; lane++)
+            multiply_nested(kind, w, superblocks * groups, a, first * groups, lane, &f[lane]);
+        return;
+    }
     for (size_t b = 0; b < superblocks; b++)
         for (size_t lane = 0; lane < ROWS; lane++) {
-            if (kind == MB_SCALE_NONE) {
-                f[lane] = fmaf(w->scale[b * ROWS + lane], a->x[first + b], f[lane]);
+            if (a->type == MB_ACTIVATION_BF16) {
+                f[lane] = add_pair(w->code, a, first + b, b, lane, f[lane]);
+            } else if (a->type == MB_ACTIVATION_F32) {
+                for (size_t k = b * block_k; k < (b + 1) * block_k; k++)
+                    f[lane] = fmaf(w->scale[k * ROWS + lane], a->x[first * block_k + k], f[lane]);
             } else if (mb_scale_two_level(kind)) {
                 f[lane] = add_two_level(kind, w, a, first + b, b, lane, f[lane]);
             } else {
@@ -298,23 +372,40 @@ static const int32_t *bias_row(const int32_t *bias_sum, size_t stride, size_t ro
     return bias_sum != NULL ? bias_sum + row * stride : NULL;
 }
 
-static void gemv(enum mb_coding coding, enum mb_scale_kind kind, const struct mb_gemv_args *args)
+/* Super-blocks [b, b + count) of a panel, ready to be multiplied; bf16 pairs stay packed. */
+static struct mb_decoded decoded(enum mb_coding coding, enum mb_scale_kind kind,
+                                 enum mb_activation type, uint8_t *panel, size_t b, size_t count,
+                                 const struct mb_decoded *room)
+{
+    uint8_t *block = panel + b * mb_superblock_layout(coding, kind).bytes;
+    if (type == MB_ACTIVATION_BF16)
+        return (struct mb_decoded){.code = block};
+    decode(coding, kind, block, count, room);
+    return *room;
+}
+
+static void gemv(enum mb_coding coding, enum mb_scale_kind kind, enum mb_activation type,
+                 const struct mb_gemv_args *args)
 {
     uint8_t code[MAX_K * ROWS];
-    float scale[MAX_GROUPS * ROWS], d[ROWS], min[2 * ROWS];
+    float scale[MAX_GROUPS * ROWS], d[ROWS], min[MAX_GROUPS * ROWS];
     int16_t min_pairs[MAX_GROUPS * ROWS];
-    const struct mb_decoded w = {code, scale, d, min, min_pairs};
-    const size_t block_bytes = mb_superblock_layout(coding, kind).bytes;
+    const struct mb_decoded room = {code, scale, d, min, min_pairs};
+    const size_t step = mb_run_step(kind, type) / mb_scale_superblock_k(kind);
     for (size_t j = 0; j < args->n; j += ROWS) {
-        const uint8_t *panel = args->panels + j / ROWS * args->panel_bytes;
+        union {
+            const uint8_t *packed;
+            uint8_t *code;
+        } panel = {args->panels + j / ROWS * args->panel_bytes};
         float f[MR][ROWS] = {{0}};
-        for (size_t b = 0; b < args->superblocks; b++) {
-            decode(coding, kind, panel + b * block_bytes, 1, &w);
+        for (size_t b = 0; b < args->superblocks; b += step) {
+            const size_t count = args->superblocks - b < step ? args->superblocks - b : step;
+            const struct mb_decoded w = decoded(coding, kind, type, panel.code, b, count, &room);
             for (size_t r = 0; r < args->m; r++) {
                 const struct activation a =
-                    activation_row(kind, args->activations + r * args->layout->row_bytes,
+                    activation_row(kind, type, args->activations + r * args->layout->row_bytes,
                                    args->layout, bias_row(args->bias_sum, args->bias_stride, r));
-                multiply(kind, &w, 1, &a, b, f[r]);
+                multiply(kind, &w, count, &a, b, f[r]);
             }
         }
         const size_t columns = args->n - j < ROWS ? args->n - j : ROWS;
@@ -323,13 +414,13 @@ static void gemv(enum mb_coding coding, enum mb_scale_kind kind, const struct mb
     }
 }
 
-static void gemm(enum mb_scale_kind kind, const struct mb_gemm_args *args)
+static void gemm(enum mb_scale_kind kind, enum mb_activation type, const struct mb_gemm_args *args)
 {
     const size_t block = mb_scale_superblock_k(kind);
     for (size_t r = 0; r < args->m; r++) {
         const struct activation a =
-            activation_row(kind, args->activations + r * args->layout->row_bytes, args->layout,
-                           bias_row(args->bias_sum, args->bias_stride, r));
+            activation_row(kind, type, args->activations + r * args->layout->row_bytes,
+                           args->layout, bias_row(args->bias_sum, args->bias_stride, r));
         float f[ROWS] = {0}, *y = args->y + r * args->y_stride;
         if (!args->first)
             memcpy(f, y, args->n * sizeof(float));
@@ -345,78 +436,94 @@ static void gemm(enum mb_scale_kind kind, const struct mb_gemm_args *args)
     {                                                                                              \
         prepare((enum mb_activation)MB_ACTIVATION_OF_##type, x, k, row);                           \
     }
-#define PAIR(coding, kind, type)                                                                   \
+#define CODING(word) ((enum mb_coding)MB_CODING_OF_##word)
+#define SCALE(word) ((enum mb_scale_kind)MB_SCALE_OF_##word)
+#define ACTIVATION(word) ((enum mb_activation)MB_ACTIVATION_OF_##word)
+#define GEMV(coding, kind, type)                                                                   \
+    static void gemv_##coding##_##kind##_##type##_reference(const struct mb_gemv_args *args)       \
+    {                                                                                              \
+        gemv(CODING(coding), SCALE(kind), ACTIVATION(type), args);                                 \
+    }
+#define DECODE(coding, kind)                                                                       \
     static void decode_##coding##_##kind##_reference(const uint8_t *panel, size_t superblocks,     \
                                                      const struct mb_decoded *out)                 \
     {                                                                                              \
-        decode((enum mb_coding)MB_CODING_OF_##coding, (enum mb_scale_kind)MB_SCALE_OF_##kind,      \
-               panel, superblocks, out);                                                           \
-    }                                                                                              \
-    static void gemv_##coding##_##kind##_##type##_reference(const struct mb_gemv_args *args)       \
-    {                                                                                              \
-        gemv((enum mb_coding)MB_CODING_OF_##coding, (enum mb_scale_kind)MB_SCALE_OF_##kind, args); \
+        decode(CODING(coding), SCALE(kind), panel, superblocks, out);                              \
     }
-#define MB_FLOAT_ROW(coding) PAIR(coding, none, f32)
-#define MB_PAIR_ROW(coding, kind, type) PAIR(coding, kind, type)
-#define MB_TABLE_PAIR_ROW(coding, kind, type) PAIR(coding, kind, type)
-#define GEMM(kind)                                                                                 \
-    static void gemm_##kind##_reference(const struct mb_gemm_args *args)                           \
+#define GEMM(class, kind, type)                                                                    \
+    static void gemm_##class##_##kind##_##type##_reference(const struct mb_gemm_args *args)        \
     {                                                                                              \
-        gemm((enum mb_scale_kind)MB_SCALE_OF_##kind, args);                                        \
+        gemm(SCALE(kind), ACTIVATION(type), args);                                                 \
     }
-#define MB_GEMM_ROW(kind, type) GEMM(kind)
-GEMM(none)
+#define MB_FLOAT_ROW(coding, kind, type) DECODE(coding, kind) GEMV(coding, kind, type)
+#define MB_BF16_ROW(coding, kind, type) GEMV(coding, kind, type) GEMM(coding, kind, type)
+#define MB_PAIR_ROW(coding, kind, type) DECODE(coding, kind) GEMV(coding, kind, type)
+#define MB_TABLE_PAIR_ROW(coding, kind, type) DECODE(coding, kind) GEMV(coding, kind, type)
+#define MB_OTHER_ROW(coding, kind, type) GEMV(coding, kind, type)
+#define MB_OTHER_TABLE_ROW(coding, kind, type) GEMV(coding, kind, type)
+#define MB_GEMM_ROW(kind, type) GEMM(u8, kind, type)
+GEMM(f32, none, f32)
 #include "kernels/instances.def"
-#undef PAIR
+#undef GEMV
+#undef DECODE
 #undef GEMM
 
 #define MB_PREPARE_ROW(type)                                                                       \
     {.name = "prepare_" #type "_reference",                                                        \
      .op = MB_OP_PREPARE,                                                                          \
      .isa = MB_ISA_REFERENCE,                                                                      \
-     .activation = (enum mb_activation)MB_ACTIVATION_OF_##type,                                    \
+     .activation = ACTIVATION(type),                                                               \
      .mr = 1,                                                                                      \
      .revision = 1,                                                                                \
      .fn.prepare = prepare_##type##_reference},
-#define PAIR(coding_, kind, type)                                                                  \
+#define DECODE(coding_, kind)                                                                      \
     {.name = "decode_" #coding_ "_" #kind "_reference",                                            \
      .op = MB_OP_DECODE,                                                                           \
      .isa = MB_ISA_REFERENCE,                                                                      \
-     .coding = (enum mb_coding)MB_CODING_OF_##coding_,                                             \
-     .scale = (enum mb_scale_kind)MB_SCALE_OF_##kind,                                              \
+     .coding = CODING(coding_),                                                                    \
+     .scale = SCALE(kind),                                                                         \
      .nr = ROWS,                                                                                   \
      .revision = 1,                                                                                \
-     .fn.decode = decode_##coding_##_##kind##_reference},                                          \
-        {.name = "gemv_" #coding_ "_" #kind "_" #type "_8x16_reference",                           \
-         .op = MB_OP_GEMV,                                                                         \
-         .isa = MB_ISA_REFERENCE,                                                                  \
-         .coding = (enum mb_coding)MB_CODING_OF_##coding_,                                         \
-         .scale = (enum mb_scale_kind)MB_SCALE_OF_##kind,                                          \
-         .activation = (enum mb_activation)MB_ACTIVATION_OF_##type,                                \
-         .mr = MR,                                                                                 \
-         .nr = ROWS,                                                                               \
-         .revision = 1,                                                                            \
-         .fn.gemv = gemv_##coding_##_##kind##_##type##_reference},
-#define MB_FLOAT_ROW(coding) PAIR(coding, none, f32)
-#define MB_PAIR_ROW(coding, kind, type) PAIR(coding, kind, type)
-#define MB_TABLE_PAIR_ROW(coding, kind, type) PAIR(coding, kind, type)
-#define GEMM(class, coding_, kind, type)                                                           \
+     .fn.decode = decode_##coding_##_##kind##_reference},
+/* `record`: the type whose records are read, if it is another's. */
+#define GEMV_OF(coding_, kind, type, record)                                                       \
+    {.name = "gemv_" #coding_ "_" #kind "_" #type "_8x16_reference",                               \
+     .op = MB_OP_GEMV,                                                                             \
+     .isa = MB_ISA_REFERENCE,                                                                      \
+     .coding = CODING(coding_),                                                                    \
+     .scale = SCALE(kind),                                                                         \
+     .activation = ACTIVATION(type),                                                               \
+     .mr = MR,                                                                                     \
+     .nr = ROWS,                                                                                   \
+     .revision = 1,                                                                                \
+     .fn.gemv = gemv_##coding_##_##kind##_##record##_reference},
+#define GEMM_OF(class, kind, type, record)                                                         \
     {.name = "gemm_" #class "_" #kind "_" #type "_8x16_reference",                                 \
      .op = MB_OP_GEMM,                                                                             \
      .isa = MB_ISA_REFERENCE,                                                                      \
-     .coding = (enum mb_coding)MB_CODING_OF_##coding_,                                             \
-     .scale = (enum mb_scale_kind)MB_SCALE_OF_##kind,                                              \
-     .activation = (enum mb_activation)MB_ACTIVATION_OF_##type,                                    \
+     .coding = MB_MAX_CODE_OF_##class ? MB_CODING_B8 : MB_CODING_F32,                              \
+     .scale = SCALE(kind),                                                                         \
+     .activation = ACTIVATION(type),                                                               \
      .max_code = MB_MAX_CODE_OF_##class,                                                           \
      .mr = MR,                                                                                     \
      .nr = ROWS,                                                                                   \
      .revision = 1,                                                                                \
-     .fn.gemm = gemm_##kind##_reference},
-#define MB_GEMM_ROW(kind, type) GEMM(u8, b8, kind, type)
+     .fn.gemm = gemm_##class##_##kind##_##record##_reference},
+#define GEMV(coding, kind, type)                                                                   \
+    GEMV_OF(coding, kind, type, type) MB_TWIN_OF_##type(GEMV_OF, coding, kind)
+#define GEMM(class, kind, type)                                                                    \
+    GEMM_OF(class, kind, type, type) MB_TWIN_OF_##type(GEMM_OF, class, kind)
+#define MB_FLOAT_ROW(coding, kind, type) DECODE(coding, kind) GEMV(coding, kind, type)
+#define MB_BF16_ROW(coding, kind, type) GEMV(coding, kind, type) GEMM(coding, kind, type)
+#define MB_PAIR_ROW(coding, kind, type) DECODE(coding, kind) GEMV(coding, kind, type)
+#define MB_TABLE_PAIR_ROW(coding, kind, type) DECODE(coding, kind) GEMV(coding, kind, type)
+#define MB_OTHER_ROW(coding, kind, type) GEMV(coding, kind, type)
+#define MB_OTHER_TABLE_ROW(coding, kind, type) GEMV(coding, kind, type)
+#define MB_GEMM_ROW(kind, type) GEMM(u8, kind, type)
 
 static const struct mb_kernel kernels[] = {
     /* clang-format off */
-    GEMM(f32, f32, none, f32)
+    GEMM(f32, none, f32)
 #include "kernels/instances.def"
     /* clang-format on */
 };

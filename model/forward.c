@@ -210,6 +210,15 @@ static bool grow_prepared(struct mb_run *run, size_t bytes)
     return run->prepared != NULL;
 }
 
+/* What a matrix is multiplied by: in f32 arithmetic floats as they are. */
+static enum mb_activation type_of(const struct mb_run *run, const struct mb_weights *weights)
+{
+    return run->network->numerics == MB_NUMERICS_F32 &&
+                   mb_matmul_supports(weights->format, MB_ACTIVATION_F32)
+               ? MB_ACTIVATION_F32
+               : mb_matmul_activation(weights->format);
+}
+
 /* Each type once, one behind the other in one buffer. */
 static enum mb_status prepare(struct mb_run *run, const float *x, size_t x_stride, size_t rows,
                               size_t count, const struct mb_weights *const *weights,
@@ -219,7 +228,7 @@ static enum mb_status prepare(struct mb_run *run, const float *x, size_t x_strid
     enum mb_status status = MB_OK;
     *inputs = (struct inputs){.x = x, .k = weights[0]->k, .stride = x_stride};
     for (size_t i = 0; i < count && status == MB_OK; i++) {
-        const enum mb_activation type = mb_format_info(weights[i]->format)->activation;
+        const enum mb_activation type = type_of(run, weights[i]);
         size_t bytes = 0;
         if (place_of(inputs, type) < inputs->count)
             continue;
@@ -260,8 +269,7 @@ enum mb_status mb_run_multiply(struct mb_run *run, const float *x, size_t x_stri
         return MB_OK;
     enum mb_status status = prepare(run, x, x_stride, rows, count, weights, &inputs);
     for (size_t i = 0; i < count; i++) {
-        activations[i] =
-            &inputs.types[place_of(&inputs, mb_format_info(weights[i]->format)->activation)];
+        activations[i] = &inputs.types[place_of(&inputs, type_of(run, weights[i]))];
         stride[i] = weights[i]->n;
     }
     if (status == MB_OK)

@@ -58,7 +58,7 @@ enum mb_status mb_rows_as(const struct mb_tensor *tensor, enum mb_format format,
 
 enum mb_format mb_f32_format(enum mb_format format)
 {
-    return mb_format_info(format)->activation == MB_ACTIVATION_F32 ? format : MB_FORMAT_F32;
+    return mb_matmul_supports(format, MB_ACTIVATION_F32) ? format : MB_FORMAT_F32;
 }
 
 /* ---- packing ---- */

@@ -163,7 +163,7 @@ enum mb_status mb_bench_run(const struct mb_bench_case *bench, struct mb_threads
                                  .k = bench->k,
                                  .threads = count,
                                  .residency = bench->residency,
-                                 .activation = info->activation};
+                                 .activation = mb_matmul_activation(bench->format)};
     struct mb_device_info device = {.size = sizeof device};
     struct mb_arena own = {NULL, 0};
     double clock_ghz = 0;

@@ -27,7 +27,7 @@ static struct mb_cost key_of(const struct mb_contest *c, const struct mb_tune_ca
                            .k = c->shape.k,
                            .m = c->m,
                            .threads = c->threads,
-                           .activation = mb_format_info(c->format)->activation,
+                           .activation = c->activation,
                            .residency = c->residency,
                            .bytes = c->shape.n * mb_format_row_bytes(c->format, c->shape.k)};
     memcpy(cost.knobs, candidate->knobs, sizeof cost.knobs);
@@ -173,6 +173,7 @@ static enum mb_status take_turns(struct mb_contest *c, struct mb_workload *workl
         contenders[i] = (struct contender){workload, &c->candidates[i]};
         timed[i] = (struct mb_timed){run_contender, &contenders[i]};
     }
+    enter_contender(&contenders[0]);
     const double preparing_ns = prepare_ns(workload);
     const struct mb_measure_options options = {
         .budget_ns = c->budget_ns, .drop_ratio = loser_ratio, .enter = enter_contender};
@@ -234,7 +235,7 @@ static bool open_knob(struct mb_contest *c, int ops, enum mb_knob knob)
 {
     const struct mb_cost place = place_of(c);
     const struct mb_question question = {
-        .format = c->format, .m = c->m, .ops = ops, .place = &place};
+        .format = c->format, .activation = c->activation, .m = c->m, .ops = ops, .place = &place};
     struct mb_config config;
     if (!mb_profile_best_config(c->profile, &question, &config) ||
         (knob == MB_KNOB_STEP && config.kernel->op == MB_OP_GEMV && c->m > 1) ||
@@ -268,7 +269,7 @@ enum mb_status mb_contest_descend(struct mb_contest *contest, int ops, struct mb
 bool mb_contest_descent_is_due(struct mb_contest *contest, int ops)
 {
     const struct mb_cost place = place_of(contest);
-    const struct mb_selection usual = mb_select_default(contest->format);
+    const struct mb_selection usual = mb_select_default(contest->format, contest->activation);
     bool movable = false;
     for (unsigned knob = 0; knob < MB_KNOB_COUNT && !movable; knob++)
         movable = open_knob(contest, ops, (enum mb_knob)knob);
@@ -276,7 +277,8 @@ bool mb_contest_descent_is_due(struct mb_contest *contest, int ops)
         const struct mb_cost *cost = &contest->profile->entries[i].cost;
         const struct mb_kernel *kernel = mb_registry_find(cost->kernel);
         size_t knobs[MB_KNOB_COUNT];
-        if (kernel == NULL || cost->format != contest->format || cost->m != contest->m ||
+        if (kernel == NULL || cost->format != contest->format ||
+            cost->activation != contest->activation || cost->m != contest->m ||
             (ops >> kernel->op & 1) == 0 || !mb_cost_same_place(cost, &place))
             continue;
         mb_space_knobs(&usual, kernel, cost->m, knobs);

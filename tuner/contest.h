@@ -16,6 +16,7 @@
 struct mb_contest {
     struct mb_profile *profile; /* gets an entry for every candidate that was timed or failed */
     enum mb_format format;
+    enum mb_activation activation; /* of all candidates */
     struct mb_shape shape;
     size_t m, threads;
     enum mb_residency residency;

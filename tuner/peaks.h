@@ -12,7 +12,7 @@
 enum mb_peak_kind {
     MB_PEAK_DOT,       /* u8 x s8 with the cheapest accumulation (small codes) */
     MB_PEAK_DOT_EXACT, /* u8 x s8 for codes that use all 8 bits */
-    MB_PEAK_FMA,       /* f32 */
+    MB_PEAK_FMA,       /* f32; of a level for bf16 pairs their dot */
     MB_PEAK_KINDS
 };
 

@@ -15,6 +15,7 @@ enum { STREAM_STEP = 256, ACCUMULATORS = 12 };
 
 #define TARGET_AVX2 __attribute__((target("avx2,fma")))
 #define TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vnni")))
+#define TARGET_BF16 __attribute__((target("avx512f,avx512bw,avx512bf16")))
 
 /* One instruction on each accumulator (%0 to %11), with operands %12 and %13. */
 #define LINE(instruction, source, i) instruction " " source ", %13, %" #i "\n\t"
@@ -81,6 +82,20 @@ TARGET_AVX512 static void avx512_fma_memory(size_t iterations)
     LOOP(__m512, ON_12("vfmadd231ps", "%12%{1to16%}"), "+v", "m", x, "v", w);
 }
 
+/* Pairs of bf16: what the level's float products are made of. */
+TARGET_BF16 static void bf16_pairs(size_t iterations)
+{
+    const __m512i w = _mm512_set1_epi32(0x3f003f00), x = _mm512_set1_epi32(0x3e803e80);
+    LOOP(__m512, ON_12("vdpbf16ps", "%12"), "+v", "v", x, "v", w);
+}
+
+TARGET_BF16 static void bf16_pairs_memory(size_t iterations)
+{
+    const __m512i w = _mm512_set1_epi32(0x3f003f00);
+    const int32_t x = 0x3e803e80;
+    LOOP(__m512, ON_12("vdpbf16ps", "%12%{1to16%}"), "+v", "m", x, "v", w);
+}
+
 TARGET_AVX2 static void avx2_dot(size_t iterations)
 {
     const __m256i codes = _mm256_set1_epi8(3), activations = _mm256_set1_epi8(5);
@@ -126,11 +141,11 @@ TARGET_AVX2 static void avxvnni_dot(size_t iterations)
 #define PEAKS_512(isa)                                                                             \
     {isa, MB_PEAK_DOT, avx512_dot, 12 * 64}, {isa, MB_PEAK_DOT, avx512_dot_memory, 12 * 64},       \
         {isa, MB_PEAK_DOT_EXACT, avx512_dot, 12 * 64},                                             \
-        {isa, MB_PEAK_DOT_EXACT, avx512_dot_memory, 12 * 64},                                      \
-        {isa, MB_PEAK_FMA, avx512_fma, 12 * 16},                                                   \
     {                                                                                              \
-        isa, MB_PEAK_FMA, avx512_fma_memory, 12 * 16                                               \
+        isa, MB_PEAK_DOT_EXACT, avx512_dot_memory, 12 * 64                                         \
     }
+#define PEAKS_FMA_512(isa)                                                                         \
+    {isa, MB_PEAK_FMA, avx512_fma, 12 * 16}, { isa, MB_PEAK_FMA, avx512_fma_memory, 12 * 16 }
 
 static const struct mb_peak peaks[] = {
     {MB_ISA_AVX2, MB_PEAK_DOT, avx2_dot, 6 * 32},
@@ -142,7 +157,12 @@ static const struct mb_peak peaks[] = {
     {MB_ISA_AVXVNNI, MB_PEAK_DOT_EXACT, avxvnni_dot, 12 * 32},
     {MB_ISA_AVXVNNI, MB_PEAK_FMA, avx2_fma, 12 * 8},
     PEAKS_512(MB_ISA_AVX512VNNI),
+    PEAKS_FMA_512(MB_ISA_AVX512VNNI),
     PEAKS_512(MB_ISA_AVX512VBMI),
+    PEAKS_FMA_512(MB_ISA_AVX512VBMI),
+    PEAKS_512(MB_ISA_AVX512BF16),
+    {MB_ISA_AVX512BF16, MB_PEAK_FMA, bf16_pairs, 12 * 32},
+    {MB_ISA_AVX512BF16, MB_PEAK_FMA, bf16_pairs_memory, 12 * 32},
 };
 const struct mb_peak_table mb_peaks_x86 = {peaks, sizeof peaks / sizeof peaks[0]};
 
@@ -194,7 +214,8 @@ mb_read_fn mb_read_loop_x86(enum mb_isa isa)
     case MB_ISA_AVX2:
     case MB_ISA_AVXVNNI: return read_avx2;
     case MB_ISA_AVX512VNNI:
-    case MB_ISA_AVX512VBMI: return read_avx512;
+    case MB_ISA_AVX512VBMI:
+    case MB_ISA_AVX512BF16: return read_avx512;
     default: return NULL;
     }
 }

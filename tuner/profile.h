@@ -8,6 +8,8 @@
 
 #include <stdbool.h>
 
+enum { MB_PROFILE_FORMATS = 64 }; /* more than the largest format id */
+
 struct mb_profile_entry {
     struct mb_cost cost;
     bool current; /* the kernel exists in this build with this revision */
@@ -16,6 +18,8 @@ struct mb_profile_entry {
 struct mb_profile {
     struct mb_device_info device;
     struct mb_limits limits;
+    double max_error;                   /* see mb_tune_options; 0 reads as 1 */
+    uint8_t chosen[MB_PROFILE_FORMATS]; /* by format: activation type plus 1; 0: the default */
     size_t count, capacity;
     struct mb_profile_entry *entries;
 };
@@ -46,6 +50,7 @@ bool mb_config_equal(const struct mb_config *a, const struct mb_config *b);
 enum { MB_ALL_OPS = ~0 };
 struct mb_question {
     enum mb_format format;
+    enum mb_activation activation;
     size_t m;
     int ops;                     /* bit mask 1 << enum mb_op */
     const struct mb_cost *place; /* shape, threads and residency; NULL: all that were measured */
@@ -53,6 +58,10 @@ struct mb_question {
 /* The best way to run format at m rows; false when nothing that is usable here was measured. */
 bool mb_profile_best_config(const struct mb_profile *profile, const struct mb_question *question,
                             struct mb_config *config);
+/* Choose an activation type for every format by what is in the profile (profile_activation.c):
+ * after loading, after measuring. */
+void mb_profile_settle(struct mb_profile *profile);
+
 /* Append without looking for the key: for a loader that checks keys itself. */
 enum mb_status mb_profile_append(struct mb_profile *profile, const struct mb_cost *cost);
 

@@ -64,13 +64,15 @@ enum mb_cost_quality mb_profile_cost(const struct mb_profile *profile, enum mb_f
 {
     const bool here = mb_profile_match(profile, NULL, 0) != MB_PROFILE_OTHER_MACHINE;
     const uint32_t mask = mb_isa_allowed_mask();
+    const enum mb_activation activation = mb_profile_activation(profile, format);
     const double weights = (double)n * (double)k;
     const struct mb_cost *exact = NULL;
     struct neighbours near = {NULL, NULL};
     for (size_t i = 0; i < profile->count; i++) {
         const struct mb_cost *entry = &profile->entries[i].cost;
-        if (entry->format != format || entry->m != m || entry->threads != threads ||
-            entry->residency != residency || !mb_entry_is_usable(&profile->entries[i], here, mask))
+        if (entry->format != format || entry->activation != activation || entry->m != m ||
+            entry->threads != threads || entry->residency != residency ||
+            !mb_entry_is_usable(&profile->entries[i], here, mask))
             continue;
         if (entry->n == n && entry->k == k &&
             (exact == NULL || entry->median_ns < exact->median_ns))

@@ -110,9 +110,10 @@ enum mb_status mb_profile_save(const struct mb_profile *profile, const char *pat
     for (size_t i = 0; i < profile->count; i++)
         if (json_array_append_new(entries, cost_to_json(&profile->entries[i].cost)) != 0)
             goto out;
-    json_t *root = json_pack("{s:s, s:i, s:o, s:o, s:O}", "schema", schema_name, "version",
+    json_t *root = json_pack("{s:s, s:i, s:o, s:o, s:f, s:O}", "schema", schema_name, "version",
                              SCHEMA_VERSION, "device", device_to_json(&profile->device), "limits",
-                             limits_to_json(&profile->limits), "entries", entries);
+                             limits_to_json(&profile->limits), "max_error",
+                             profile->max_error > 0 ? profile->max_error : 1, "entries", entries);
     if (root == NULL)
         goto out;
     status = mb_json_save(path, root, error);
@@ -309,7 +310,7 @@ static enum mb_status read_names(const json_t *object, struct mb_cost *cost,
     if (name == NULL)
         return refuse(place, "residency", "expected \"L2\", \"L3\" or \"memory\"");
     cost->residency = (enum mb_residency)i;
-    for (i = 0; i <= MB_ACTIVATION_I8G256; i++)
+    for (i = 0; i < MB_ACTIVATION_COUNT; i++)
         if (strcmp(mb_activation_name((enum mb_activation)i), activation) == 0) {
             cost->activation = (enum mb_activation)i;
             return MB_OK;
@@ -470,8 +471,13 @@ enum mb_status mb_profile_load(const char *path, struct mb_profile **profile,
     snprintf(place.text, sizeof place.text, "%s: limits", path);
     if (status == MB_OK)
         status = read_limits(json_object_get(root, "limits"), &loaded->limits, &place);
+    snprintf(place.text, sizeof place.text, "%s", path);
+    if (status == MB_OK && json_object_get(root, "max_error") != NULL) /* the key came later */
+        status = read_figure(root, "max_error", &loaded->max_error, &place);
     if (status == MB_OK)
         status = read_entries(root, loaded, path, error);
+    if (status == MB_OK)
+        mb_profile_settle(loaded);
 out:
     json_decref(root);
     if (status == MB_OK) {

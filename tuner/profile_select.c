@@ -29,7 +29,7 @@ bool mb_cost_same_place(const struct mb_cost *a, const struct mb_cost *b)
 static bool in_question(const struct mb_profile_entry *entry, const struct mb_question *q)
 {
     const struct mb_cost *cost = &entry->cost;
-    return cost->format == q->format && cost->m == q->m &&
+    return cost->format == q->format && cost->activation == q->activation && cost->m == q->m &&
            (q->place == NULL || mb_cost_same_place(cost, q->place)) &&
            mb_entry_is_usable(entry, true, mb_isa_allowed_mask()) &&
            (q->ops >> mb_registry_find(cost->kernel)->op & 1) != 0;
@@ -86,7 +86,7 @@ bool mb_profile_best_config(const struct mb_profile *profile, const struct mb_qu
         if (scores[s].sum > scores[best].sum)
             best = s;
     *config = scores[best].config;
-    const struct mb_selection usual = mb_select_default(question->format);
+    const struct mb_selection usual = mb_select_default(question->format, question->activation);
     struct mb_config simple = *config;
     mb_space_knobs(&usual, simple.kernel, question->m, simple.knobs);
     for (size_t s = 0; s < count; s++)
@@ -98,12 +98,13 @@ bool mb_profile_best_config(const struct mb_profile *profile, const struct mb_qu
 
 /* Distinct m's measured for a format, ascending. */
 static size_t measured_ms(const struct mb_profile *profile, enum mb_format format,
-                          size_t ms[MS_MOST])
+                          enum mb_activation activation, size_t ms[MS_MOST])
 {
     size_t count = 0;
     for (size_t i = 0; i < profile->count; i++) {
         const size_t m = profile->entries[i].cost.m;
-        const struct mb_question question = {.format = format, .m = m, .ops = MB_ALL_OPS};
+        const struct mb_question question = {
+            .format = format, .activation = activation, .m = m, .ops = MB_ALL_OPS};
         size_t at = 0;
         while (at < count && ms[at] < m)
             at++;
@@ -140,13 +141,15 @@ static void merge(struct mb_selection *selection, const struct mb_selection *own
 static void apply_format(const struct mb_profile *profile, enum mb_format format)
 {
     size_t ms[MS_MOST];
-    const size_t count = measured_ms(profile, format, ms);
+    const enum mb_activation activation = mb_profile_activation(profile, format);
+    const size_t count = measured_ms(profile, format, activation, ms);
     if (count == 0)
         return;
-    struct mb_selection selection = mb_select_default(format), own;
+    struct mb_selection selection = mb_select_default(format, activation), own;
     size_t gemv_until = 0, gemm_from = SIZE_MAX;
     for (size_t i = 0; i < count; i++) {
-        const struct mb_question question = {.format = format, .m = ms[i], .ops = MB_ALL_OPS};
+        const struct mb_question question = {
+            .format = format, .activation = activation, .m = ms[i], .ops = MB_ALL_OPS};
         struct mb_config config;
         if (!mb_profile_best_config(profile, &question, &config) ||
             !mb_space_selection(config.kernel, format, ms[i], config.knobs, &own))
@@ -180,13 +183,17 @@ static bool same_but_threads(const struct mb_cost *a, const struct mb_cost *b)
 {
     struct mb_cost moved = *a;
     moved.threads = b->threads;
-    return mb_cost_same_place(&moved, b) && a->format == b->format && a->m == b->m;
+    return mb_cost_same_place(&moved, b) && a->format == b->format &&
+           a->activation == b->activation && a->m == b->m;
 }
 
 static double best_ns_of(const struct mb_profile *profile, const struct mb_cost *place)
 {
-    const struct mb_question q = {
-        .format = place->format, .m = place->m, .ops = MB_ALL_OPS, .place = place};
+    const struct mb_question q = {.format = place->format,
+                                  .activation = place->activation,
+                                  .m = place->m,
+                                  .ops = MB_ALL_OPS,
+                                  .place = place};
     return best_ns_at(profile, &q, place);
 }
 

@@ -37,6 +37,7 @@ static const double long_run_ns = 15e9;  /* after this long two sweeps are far e
 struct cell {
     enum mb_residency residency;
     enum mb_format format;
+    enum mb_activation activation;
     struct mb_shape shape;
     bool search;    /* this format's knobs, here */
     uint64_t fresh; /* bit i: point i was measured in this run */
@@ -131,6 +132,9 @@ static enum mb_status check_options(const struct mb_tune_options *o, struct mb_e
         if (o->shapes[i].n == 0 || o->shapes[i].k == 0)
             return mb_error_set(error, MB_ERR_SHAPE, -1, "cannot tune a shape of n %zu, k %zu",
                                 o->shapes[i].n, o->shapes[i].k);
+    if (!(o->max_error >= 0 && o->max_error <= 1000))
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1, "cannot tune to %g times the usual error",
+                            o->max_error);
     if (!(o->total_weights >= 0 && o->total_weights < 1e15))
         return mb_error_set(error, MB_ERR_ARGUMENT, -1, "cannot tune a model of %g weights",
                             o->total_weights);
@@ -142,9 +146,24 @@ static enum mb_status check_options(const struct mb_tune_options *o, struct mb_e
     return MB_OK;
 }
 
+/* One for every activation type that may be chosen: side by side, so that they meet the same phase
+ * of the machine. */
+static void add_cells(struct tuning *t, enum mb_residency residency, enum mb_format format,
+                      struct mb_shape shape)
+{
+    for (size_t a = 0; a < MB_ACTIVATION_COUNT; a++) {
+        const enum mb_activation activation = (enum mb_activation)a;
+        if (activation == mb_format_info(format)->activation ||
+            (t->profile->max_error != 1 && mb_matmul_supports(format, activation)))
+            t->cells[t->cell_count++] = (struct cell){
+                .residency = residency, .format = format, .activation = activation, .shape = shape};
+    }
+}
+
 static enum mb_status collect_cells(struct tuning *t)
 {
-    t->cells = calloc(MB_RESIDENCY_COUNT * t->shape_count * t->format_count, sizeof *t->cells);
+    t->cells = calloc(MB_RESIDENCY_COUNT * t->shape_count * t->format_count * MB_ACTIVATION_COUNT,
+                      sizeof *t->cells);
     if (t->cells == NULL)
         return MB_ERR_MEMORY;
     for (size_t r = 0; r < MB_RESIDENCY_COUNT; r++)
@@ -152,9 +171,7 @@ static enum mb_status collect_cells(struct tuning *t)
             for (size_t f = 0; f < t->format_count; f++)
                 /* Otherwise stored in its fall-back format, which is measured as such. */
                 if (mb_format_row_bytes(t->formats[f], t->shapes[s].k) != 0)
-                    t->cells[t->cell_count++] = (struct cell){.residency = (enum mb_residency)r,
-                                                              .format = t->formats[f],
-                                                              .shape = t->shapes[s]};
+                    add_cells(t, (enum mb_residency)r, t->formats[f], t->shapes[s]);
     return MB_OK;
 }
 
@@ -178,7 +195,8 @@ static double weights_of(const struct cell *cell)
 /* Where a format's knobs are searched: at the residency that the model has in this format (or the
  * nearest that is measured), the first shape that is quick, else the smallest. NULL: no shape fits.
  */
-static struct cell *search_cell(const struct tuning *t, enum mb_format format)
+static struct cell *search_cell(const struct tuning *t, enum mb_format format,
+                                enum mb_activation activation)
 {
     const double bits = mb_format_info(format)->bits;
     const int home =
@@ -186,7 +204,7 @@ static struct cell *search_cell(const struct tuning *t, enum mb_format format)
     struct cell *best = NULL;
     for (size_t i = 0; i < t->cell_count; i++) {
         struct cell *cell = &t->cells[i];
-        if (cell->format != format)
+        if (cell->format != format || cell->activation != activation)
             continue;
         const int distance = abs((int)cell->residency - home);
         const int best_distance = best != NULL ? abs((int)best->residency - home) : INT_MAX;
@@ -202,11 +220,12 @@ static struct cell *search_cell(const struct tuning *t, enum mb_format format)
 static void order_cells(struct tuning *t)
 {
     size_t first = 0;
-    for (size_t f = 0; f < t->format_count; f++) {
-        struct cell *cell = search_cell(t, t->formats[f]);
-        if (cell != NULL)
-            cell->search = true;
-    }
+    for (size_t f = 0; f < t->format_count; f++)
+        for (size_t a = 0; a < MB_ACTIVATION_COUNT; a++) {
+            struct cell *cell = search_cell(t, t->formats[f], (enum mb_activation)a);
+            if (cell != NULL)
+                cell->search = true;
+        }
     for (size_t i = 0; i < t->cell_count; i++)
         if (t->cells[i].search) {
             const struct cell moved = t->cells[i];
@@ -288,7 +307,8 @@ static void add_found(const struct tuning *t, const struct cell *cell, size_t i,
                       struct mb_contest *contest)
 {
     const struct cell *from = t->cells;
-    while (from < t->cells + t->cell_count && (!from->search || from->format != cell->format))
+    while (from < t->cells + t->cell_count &&
+           (!from->search || from->format != cell->format || from->activation != cell->activation))
         from++;
     if (from == t->cells + t->cell_count)
         return;
@@ -298,8 +318,11 @@ static void add_found(const struct tuning *t, const struct cell *cell, size_t i,
                                   .residency = from->residency};
     static const enum mb_op ops[] = {MB_OP_GEMV, MB_OP_GEMM};
     for (size_t o = 0; o < 2; o++) {
-        struct mb_question question = {
-            .format = cell->format, .m = contest->m, .ops = 1 << ops[o], .place = &place};
+        struct mb_question question = {.format = cell->format,
+                                       .activation = cell->activation,
+                                       .m = contest->m,
+                                       .ops = 1 << ops[o],
+                                       .place = &place};
         if (i >= t->m_count)
             question.m = ops[o] == MB_OP_GEMM ? t->m_most : crossover_ms[0];
         struct mb_config config;
@@ -324,8 +347,8 @@ static bool open_contest(struct tuning *t, struct cell *cell, size_t i, bool rev
     if (revisit && (cell->fresh >> i & 1) == 0)
         return false;
     contest->m = point_m(t, i);
-    contest->count = mb_space_candidates(cell->format, &cell->shape, contest->m, t->limits,
-                                         cell->residency, contest->candidates);
+    contest->count = mb_space_candidates(cell->format, cell->activation, &cell->shape, contest->m,
+                                         t->limits, cell->residency, contest->candidates);
     contest->revisit = contest->keep_better = revisit;
     contest->budget_ns = t->budget_ns * (i < t->m_count ? 1 : search_share);
     /* A point is decided by its kernels: what was found may have moved since. */
@@ -382,6 +405,7 @@ static enum mb_status visit(struct tuning *t, struct cell *cell, bool revisit)
     struct mb_tune_candidate candidates[MB_CANDIDATES_MAX];
     struct mb_contest contest = {.profile = t->profile,
                                  .format = cell->format,
+                                 .activation = cell->activation,
                                  .shape = cell->shape,
                                  .threads = t->threads,
                                  .residency = cell->residency,
@@ -392,8 +416,10 @@ static enum mb_status visit(struct tuning *t, struct cell *cell, bool revisit)
     for (size_t i = 0; is_due(t, cell, i, revisit) && status == MB_OK; i++) {
         const bool late = out_of_time(t);
         char note[96];
-        snprintf(note, sizeof note, "%s %zux%zu m %zu", mb_format_info(cell->format)->name,
-                 cell->shape.n, cell->shape.k, point_m(t, i));
+        const bool usual = cell->activation == mb_format_info(cell->format)->activation;
+        snprintf(note, sizeof note, "%s%s%s %zux%zu m %zu", mb_format_info(cell->format)->name,
+                 usual ? "" : " ", usual ? "" : mb_activation_name(cell->activation), cell->shape.n,
+                 cell->shape.k, point_m(t, i));
         status =
             mb_progress_report(t->options->progress, fmin(t->done++, t->total), t->total, note);
         if (status != MB_OK)
@@ -478,6 +504,7 @@ static enum mb_status try_threads(struct tuning *t)
         struct tuning other = *t;
         struct cell cell = {.residency = t->cells[0].residency,
                             .format = t->cells[0].format,
+                            .activation = t->cells[0].activation,
                             .shape = t->cells[0].shape};
         other.threads = counts[i];
         if (counts[i] > t->threads) /* more threads may be faster than these limits say */
@@ -512,6 +539,9 @@ enum mb_status mb_tune(struct mb_profile *profile, const struct mb_tune_options 
     if (match == MB_PROFILE_OTHER_MACHINE)
         return mb_error_set(error, MB_ERR_STALE, -1,
                             "this profile can't be added to here: %s; start a new one", why);
+    if (options->max_error > 0)
+        profile->max_error = options->max_error;
+    mb_profile_settle(profile);
     status = begin(&t);
     if (status == MB_OK && match == MB_PROFILE_STALE) {
         /* Half of a table from one build and half from another compares nothing. */
@@ -526,6 +556,7 @@ enum mb_status mb_tune(struct mb_profile *profile, const struct mb_tune_options 
         status = sweep(&t);
     if (status == MB_OK && options->thread_counts)
         status = try_threads(&t);
+    mb_profile_settle(profile);
     if (status == MB_OK)
         status = mb_progress_report(options->progress, t.total, t.total, "tuned");
     mb_arena_free(&t.arena);

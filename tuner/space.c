@@ -37,8 +37,10 @@ static bool applies(enum mb_knob knob, const struct mb_kernel *kernel, size_t m)
 
 bool mb_space_fits(const struct mb_kernel *kernel, enum mb_format format, size_t m)
 {
-    const struct mb_format_info *info = mb_format_info(format);
-    if (info == NULL || !mb_kernel_fits(kernel, info))
+    if (!mb_matmul_supports(format, kernel->activation))
+        return false;
+    const struct mb_format_info as = mb_format_as(format, kernel->activation);
+    if (!mb_kernel_fits(kernel, &as))
         return false;
     /* From 2 rows on decoding into a buffer may pay; below that gemm only adds a pass over memory.
      */
@@ -89,8 +91,8 @@ bool mb_space_selection(const struct mb_kernel *kernel, enum mb_format format, s
 {
     if (!mb_space_fits(kernel, format, m))
         return false;
-    const struct mb_format_info *info = mb_format_info(format);
-    *selection = mb_select_default(format);
+    const struct mb_format_info as = mb_format_as(format, kernel->activation);
+    *selection = mb_select_default(format, kernel->activation);
     if (knobs != NULL)
         turn_knobs(selection, kernel, m, knobs);
     if (kernel->op == MB_OP_GEMV) {
@@ -101,7 +103,7 @@ bool mb_space_selection(const struct mb_kernel *kernel, enum mb_format format, s
             selection->crossover = m;
         return true;
     }
-    const struct mb_kernel *decode = helper(MB_OP_DECODE, kernel->isa, info);
+    const struct mb_kernel *decode = helper(MB_OP_DECODE, kernel->isa, &as);
     if (decode != NULL)
         selection->gemm.decode = decode;
     selection->gemm.gemm = kernel;
@@ -112,13 +114,13 @@ bool mb_space_selection(const struct mb_kernel *kernel, enum mb_format format, s
 
 unsigned mb_space_revision(const struct mb_kernel *kernel, enum mb_format format)
 {
-    const struct mb_format_info *info = mb_format_info(format);
+    const struct mb_format_info as = mb_format_as(format, kernel->activation);
     unsigned revision = kernel->revision;
-    const struct mb_kernel *prepare = helper(MB_OP_PREPARE, kernel->isa, info);
+    const struct mb_kernel *prepare = helper(MB_OP_PREPARE, kernel->isa, &as);
     if (prepare != NULL)
         revision += prepare->revision;
     const struct mb_kernel *decode =
-        kernel->op == MB_OP_GEMM ? helper(MB_OP_DECODE, kernel->isa, info) : NULL;
+        kernel->op == MB_OP_GEMM ? helper(MB_OP_DECODE, kernel->isa, &as) : NULL;
     if (decode != NULL)
         revision += decode->revision;
     return revision;
@@ -209,8 +211,9 @@ static int compare_bounds(const void *a, const void *b)
     return (left->bound_ns > right->bound_ns) - (left->bound_ns < right->bound_ns);
 }
 
-size_t mb_space_candidates(enum mb_format format, const struct mb_shape *shape, size_t m,
-                           const struct mb_limits *limits, enum mb_residency residency,
+size_t mb_space_candidates(enum mb_format format, enum mb_activation activation,
+                           const struct mb_shape *shape, size_t m, const struct mb_limits *limits,
+                           enum mb_residency residency,
                            struct mb_tune_candidate candidates[MB_CANDIDATES_MAX])
 {
     const uint32_t mask = mb_isa_allowed_mask();
@@ -220,7 +223,8 @@ size_t mb_space_candidates(enum mb_format format, const struct mb_shape *shape, 
     for (size_t i = mb_registry_count(); i-- > 0 && count < MB_CANDIDATES_MAX;) {
         const struct mb_kernel *kernel = mb_registry_at(i);
         struct mb_tune_candidate *candidate = &candidates[count];
-        if ((mask >> kernel->isa & 1) == 0 || (kernel->isa == MB_ISA_REFERENCE && count > 0) ||
+        if (kernel->activation != activation || (mask >> kernel->isa & 1) == 0 ||
+            (kernel->isa == MB_ISA_REFERENCE && count > 0) ||
             !mb_space_candidate(kernel, format, shape, m, NULL, limits, residency, candidate))
             continue;
         count++;

@@ -4,8 +4,8 @@
  * A candidate is a complete selection for the dispatch layer: the one kernel that makes it
  * different from the others (which fixes the ISA level and the tile), and the knobs it runs with.
  * Kernels are compared at the default knobs first; then each knob is moved along its row of values,
- * the best so far being held. Another activation type would be another kernel here, once there are
- * any. */
+ * the best so far being held. A kernel is for one activation type: those of another type are
+ * candidates of a contest of their own, since their results differ (mb_profile_settle decides). */
 #ifndef MIXBIT_TUNER_SPACE_H
 #define MIXBIT_TUNER_SPACE_H
 
@@ -52,10 +52,11 @@ size_t mb_space_variants(const struct mb_tune_candidate *from, enum mb_knob knob
  * allowed levels. */
 unsigned mb_space_revision(const struct mb_kernel *kernel, enum mb_format format);
 
-/* All candidates on allowed levels, the reference only when there is nothing else; the most
- * promising bound first. Returns how many were written. */
-size_t mb_space_candidates(enum mb_format format, const struct mb_shape *shape, size_t m,
-                           const struct mb_limits *limits, enum mb_residency residency,
+/* All candidates with activations of this type on allowed levels, the reference only when there is
+ * nothing else; the most promising bound first. Returns how many were written. */
+size_t mb_space_candidates(enum mb_format format, enum mb_activation activation,
+                           const struct mb_shape *shape, size_t m, const struct mb_limits *limits,
+                           enum mb_residency residency,
                            struct mb_tune_candidate candidates[MB_CANDIDATES_MAX]);
 
 /* Lower bound of the time and what sets it, for a kernel of this level and format. 0 when the

@@ -56,7 +56,8 @@ void mb_workload_prepare(struct mb_workload *workload, size_t iterations);
 void mb_workload_compare(const struct mb_workload *workload, const float *y, double *error,
                          double *worst);
 /* One product, compared with the exact one: *error is RMS over RMS of the exact; *failed is set
- * when that is above the format's bound or any single output is off by far more than rounding. */
+ * when that is above the format's bound (0.03 where a profile or a candidate set another type of
+ * activations than the default) or any single output is off by far more than rounding. */
 enum mb_status mb_workload_check(struct mb_workload *workload, double *error, int *failed);
 
 /* Set limit and fraction of a row whose times and kernel are known (tuner/bench.c). MB_ERR_VERIFY

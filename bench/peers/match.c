@@ -149,17 +149,17 @@ static struct mb_match_row row_of(const struct match *match, const struct mb_mat
                                   size_t variant, size_t m)
 {
     const struct mb_match_case *asked = match->asked;
-    return (struct mb_match_row){
-        .peer = peer,
-        .variant = peer != NULL ? peer->peer->variant_names[variant] : NULL,
-        .ratio = NAN,
-        .bench = {.format = asked->format,
-                  .m = m,
-                  .n = asked->n,
-                  .k = asked->k,
-                  .threads = mb_threads_count(match->workload.threads),
-                  .residency = asked->residency,
-                  .activation = mb_format_info(asked->format)->activation}};
+    return (struct mb_match_row){.peer = peer,
+                                 .variant =
+                                     peer != NULL ? peer->peer->variant_names[variant] : NULL,
+                                 .ratio = NAN,
+                                 .bench = {.format = asked->format,
+                                           .m = m,
+                                           .n = asked->n,
+                                           .k = asked->k,
+                                           .threads = mb_threads_count(match->workload.threads),
+                                           .residency = asked->residency,
+                                           .activation = mb_matmul_activation(asked->format)}};
 }
 
 /* Every variant of every peer that has the format; a peer with none gives one row that says why. */

@@ -35,9 +35,13 @@ enum mb_scale_kind {
     MB_SCALE_COUNT
 };
 
-/* Activations as kernels read them: f32, or int8 with one f32 scale per 32 or 256 (llama.cpp's
- * Q8_0/Q8_1 and Q8_K). */
-enum mb_activation { MB_ACTIVATION_F32, MB_ACTIVATION_I8G32, MB_ACTIVATION_I8G256 };
+/* Activations as kernels read them: f32, rounded to bf16, or int8 with one f32 scale per 32, per
+ * 256 (llama.cpp's Q8_0/Q8_1 and Q8_K) or per row. The list is codings.def. */
+enum mb_activation {
+#define MB_ACTIVATION_ROW(id, ...) MB_ACTIVATION_##id,
+#include "codings.def"
+    MB_ACTIVATION_COUNT
+};
 
 /** What a tensor does in the network: presets and fall-backs depend on it. */
 enum mb_role {

@@ -58,17 +58,23 @@ MB_API enum mb_status mb_pack_rows(const struct mb_weights *weights, const void 
 MB_API enum mb_status mb_unpack_rows(const struct mb_weights *weights, size_t row0, size_t row1,
                                      void *dst);
 
-/** Bytes that m prepared rows of k activations take; MB_ERR_SHAPE when k is no multiple of the
- * values that share a scale (32, 256; 1 for f32). */
+/** The type of activations that a format is multiplied by unless the caller says otherwise: its
+ * default (mb_format_info), or what a profile that was applied chose within its error limit. */
+MB_API enum mb_activation mb_matmul_activation(enum mb_format format);
+/** Whether a format can be multiplied by activations of this type: by its default type always. */
+MB_API bool mb_matmul_supports(enum mb_format format, enum mb_activation activation);
+
+/** Bytes that m prepared rows of k activations take; MB_ERR_SHAPE when k is no multiple of 32
+ * (int8 types; floats take any k). */
 MB_API enum mb_status mb_activations_size(enum mb_activation type, size_t m, size_t k,
                                           size_t *bytes);
 MB_API enum mb_status mb_activations_init(struct mb_activations *activations,
                                           enum mb_activation type, size_t m, size_t k, void *data);
 
 /**
- * Quantize (or copy) rows [row0, row1) of x, row-major f32, x_stride floats apart, x pointing at
- * row 0. Numeric  amax / 127 per group, round to nearest even. Non-finite inputs give an
- * unspecified but defined row (no trap). Threads  re-entrant for disjoint row ranges.
+ * Quantize (or round, or copy) rows [row0, row1) of x, row-major f32, x_stride floats apart, x
+ * pointing at row 0. Numeric  amax / 127 per group, round to nearest even. Non-finite inputs give
+ * an unspecified but defined row (no trap). Threads  re-entrant for disjoint row ranges.
  */
 MB_API enum mb_status mb_activations_prepare(const struct mb_activations *activations,
                                              const float *x, size_t x_stride, size_t row0,
@@ -86,9 +92,11 @@ MB_API enum mb_status mb_workspace_size(const struct mb_weights *weights,
  * >= n floats. Memory   y must overlap nothing; workspace is mb_workspace_size() bytes, 64-byte
  * aligned; nothing is allocated. Threads  re-entrant; callers split n into ranges. Numeric  int32
  * dot exact; relative RMS error below mb_format_info(format)->error_bound against the dequantized
- *          product in f64, for the format's default activation type.
- * Source   layout: kernels/panel.h; arithmetic: kernels/kernel.h.
- * @return MB_OK, MB_ERR_SHAPE, MB_ERR_UNSUPPORTED (activation type the format cannot take); y is
+ *          product in f64, for the format's default activation type (others: coarser or finer,
+ *          docs/measuring.md "Activation types").
+ *          Zeros give zeros; a weight or a scale that is no number, or infinite, makes the outputs
+ * of its row so, and no others. Source   layout: kernels/panel.h; arithmetic: kernels/kernel.h.
+ * @return MB_OK, MB_ERR_SHAPE, MB_ERR_UNSUPPORTED (not mb_matmul_supports()); y is
  * untouched on error.
  */
 MB_API enum mb_status mb_matmul_range(const struct mb_weights *weights,

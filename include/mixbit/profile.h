@@ -91,6 +91,11 @@ MB_API const struct mb_cost *mb_profile_at(const struct mb_profile *profile, siz
 /** Add or replace by key. */
 MB_API enum mb_status mb_profile_put(struct mb_profile *profile, const struct mb_cost *cost);
 
+/** The type of activations that the profile runs a known format with: the default one, or the
+ * fastest of those within the error limit that it was tuned with. Costs are of that type. */
+MB_API enum mb_activation mb_profile_activation(const struct mb_profile *profile,
+                                                enum mb_format format);
+
 enum mb_cost_quality { MB_COST_EXACT, MB_COST_INTERPOLATED, MB_COST_NONE };
 /**
  * Best measured cost of format at (n, k, m, threads, residency), failed and outdated entries left
@@ -135,6 +140,10 @@ struct mb_tune_options {
     const struct mb_progress *progress;
     double total_weights; /* that a token's pass walks through: copies of a matrix add up to as much
                              as the model would weigh; 0: the sum of the shapes */
+    /** Other activation types are tried, and chosen where they are faster, if their error is at
+     * most this many times that of a format's default type: 1 the default alone, above 1 speed for
+     * accuracy, below 1 accuracy for speed; 0: as the profile was tuned before, at first 1. */
+    double max_error;
     int thread_counts; /* nonzero: try other numbers of threads too, on one format and shape: one,
                           half the best kind of cores, all of it, and with each further kind */
 };

@@ -34,6 +34,20 @@ MB_INLINE uint8x16_t v_u8(v_int v) { return vreinterpretq_u8_s32(v); }
 MB_INLINE int8x16_t v_s8(v_int v) { return vreinterpretq_s8_s32(v); }
 MB_INLINE v_int v_from_u8(uint8x16_t v) { return vreinterpretq_s32_u8(v); }
 
+/* Subnormal operands and results of floats count as zero (FPCR's FZ) until they are restored to
+ * what is returned. */
+MB_INLINE unsigned v_flush_subnormals(void)
+{
+    uint64_t before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before | 1u << 24) : "memory");
+    return (unsigned)before;
+}
+MB_INLINE void v_restore_subnormals(unsigned before)
+{
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)before) : "memory");
+}
+
 /* ---- memory ---- */
 
 /* Bring a line into L1; ask L2 for one. */
@@ -142,9 +156,13 @@ MB_INLINE v_float v_load_f16(const void *p)
 {
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
 }
-MB_INLINE v_float v_load_bf16(const void *p)
+/* The halves of dwords that are pairs of bf16. BFDOT rounds otherwise (to odd), so there is no dot.
+ */
+#define V_PAIR_DOT 0
+MB_INLINE v_float v_pair_low(v_code v) { return vreinterpretq_f32_s32(v << 16); }
+MB_INLINE v_float v_pair_high(v_code v)
 {
-    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
+    return vreinterpretq_f32_s32(vandq_s32(v, vdupq_n_s32((int)0xffff0000)));
 }
 MB_INLINE v_int v_load_u16(const void *p) { return vreinterpretq_s32_u32(vmovl_u16(vld1_u16(p))); }
 MB_INLINE uint8x8_t v_load_4_bytes(const void *p)
@@ -205,6 +223,15 @@ MB_INLINE void v_sub_scales6(const uint8_t *sub_scale, int8_t out[2][8][16])
 }
 
 /* ---- preparing activations ---- */
+
+/* V_LANES floats as bf16, round to nearest even; a NaN stays one, quiet. */
+MB_INLINE void v_store_bf16(void *p, v_float x)
+{
+    const uint32x4_t bits = vreinterpretq_u32_f32(x), upper = vshrq_n_u32(bits, 16);
+    const uint32x4_t sum = bits + (vdupq_n_u32(0x7fff) + (upper & vdupq_n_u32(1)));
+    const uint32x4_t quiet = upper | vdupq_n_u32(0x40);
+    vst1_u16(p, vmovn_u32(vbslq_u32(vceqq_f32(x, x), vshrq_n_u32(sum, 16), quiet)));
+}
 
 /* A comparison, not FMAXNM: what is no number, signalling or not, takes no part. */
 MB_INLINE v_float v_abs_max(v_float x, v_float max)

@@ -133,11 +133,17 @@ MB_INLINE v_int mb_decode_min_pair(const uint8_t *superblock, size_t pair, unsig
                : v_load_high_pairs(superblock + at.sub_scale + pair * 32 + part * 2 * V_LANES);
 }
 
-MB_INLINE v_float mb_decode_float(const uint8_t *p, const enum mb_coding coding)
+/* Register `part` of the weights at k of a float panel. */
+MB_INLINE v_float mb_decode_float(const uint8_t *panel, size_t k, const unsigned part,
+                                  const enum mb_coding coding)
 {
-    return coding == MB_CODING_F16    ? v_load_f16(p)
-           : coding == MB_CODING_BF16 ? v_load_bf16(p)
-                                      : v_load_float((const float *)(const void *)p);
+    const size_t lane = part * V_LANES;
+    if (coding == MB_CODING_F32)
+        return v_load_float((const float *)(const void *)panel + k * MB_PANEL_ROWS + lane);
+    if (coding == MB_CODING_F16)
+        return v_load_f16(panel + 2 * (k * MB_PANEL_ROWS + lane));
+    const v_code pairs = v_load(panel + k / 2 * 4 * MB_PANEL_ROWS + 4 * lane);
+    return k % 2 ? v_pair_high(pairs) : v_pair_low(pairs);
 }
 
 /* Stored scales in the coding's unit. */
@@ -197,9 +203,11 @@ MB_INLINE void mb_decode_panel(const uint8_t *panel, size_t superblocks,
 {
     const struct mb_superblock at = mb_superblock_layout(coding, scale);
     if (mb_coding_is_float(coding)) {
-        const size_t width = at.bytes / MB_PANEL_ROWS;
-        for (size_t i = 0; i < superblocks * MB_PANEL_ROWS; i += V_LANES)
-            v_store_float(out->scale + i, mb_decode_float(panel + i * width, coding));
+        for (size_t k = 0; k < superblocks * at.k; k += at.k)
+            MB_EACH (i, at.k)
+                MB_EACH (part, V_PARTS)
+                    v_store_float(out->scale + (k + i) * MB_PANEL_ROWS + part * V_LANES,
+                                  mb_decode_float(panel, k + i, part, coding));
         return;
     }
     uint8_t *code = out->code;

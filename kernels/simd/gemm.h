@@ -111,15 +111,15 @@ MB_INLINE void mb_tile_dots(const struct mb_gemm_args *a, const struct mb_row *r
 
 MB_INLINE void mb_tile_one_level(const struct mb_gemm_args *a, const struct mb_row *row,
                                  const unsigned rows, const unsigned registers,
-                                 const enum mb_scale_kind scale, const unsigned max_code,
-                                 mb_tile_float f)
+                                 const enum mb_scale_kind scale, const enum mb_activation type,
+                                 const unsigned max_code, mb_tile_float f)
 {
     const unsigned group = mb_scale_group(scale);
     for (size_t g = 0; g < a->k / group; g++) {
         mb_tile_int dot;
         mb_tile_dots(a, row, g, rows, registers, scale, max_code, dot);
         MB_EACH (r, rows) {
-            const size_t at = g * group / mb_scale_activation_group(scale);
+            const size_t at = g * group / mb_activation_group(type);
             const v_float as = v_broadcast_float(row[r].scale + at);
             MB_EACH (v, registers) {
                 const v_float d = mb_tile_scale(a->panels[v / V_PARTS].scale, g, v);
@@ -134,67 +134,103 @@ MB_INLINE void mb_tile_one_level(const struct mb_gemm_args *a, const struct mb_r
     }
 }
 
-/* The end of super-block b: y takes s, and the minima times the activation sums. */
-MB_INLINE void mb_tile_superblock(const struct mb_gemm_args *a, const struct mb_row *row,
-                                  size_t row0, size_t count, size_t b, const unsigned rows,
-                                  const unsigned registers, const enum mb_scale_kind scale,
-                                  mb_tile_float s)
+/* ---- sums of 256 weights, added to y: registers have room for them and the dots only ---- */
+
+/* Whether f stays in y. */
+MB_INLINE bool mb_is_in_y(const enum mb_scale_kind scale, const enum mb_activation type)
+{
+    return mb_scale_two_level(scale) || mb_is_nested(scale, type);
+}
+
+/* What the sums of the b-th 256 weights, or of their minima, still have to be multiplied by;
+ * `stored` holds the weights' part. */
+MB_INLINE v_float mb_tile_factor(const float *stored, const struct mb_row *row, size_t b,
+                                 unsigned v, const enum mb_scale_kind scale,
+                                 const enum mb_activation type)
+{
+    if (mb_is_nested(scale, type))
+        return v_broadcast_float(row->scale + b);
+    const v_float d = mb_tile_scale(stored, b, v);
+    return mb_is_finer(scale, type) ? d : v_mul(d, v_broadcast_float(row->scale + b));
+}
+
+/* The minima of super-block b: int32 sums, exact, or floats where activations are finer. */
+MB_INLINE void mb_tile_minima(const struct mb_gemm_args *a, const struct mb_row *row, size_t row0,
+                              size_t count, size_t b, const unsigned rows, const unsigned registers,
+                              const enum mb_scale_kind scale, const enum mb_activation type)
 {
     const unsigned pairs = 256 / mb_scale_group(scale) / 2;
+    const bool finer = mb_is_finer(scale, type);
     mb_tile_int sum;
-    MB_EACH (r, rows) {
-        const v_float as = v_broadcast_float(row[r].scale + b);
-        MB_EACH (v, registers) {
-            const v_float d = v_mul(mb_tile_scale(a->panels[v / V_PARTS].d, b, v), as);
-            if (r < count)
-                mb_tile_store(a, row0 + r, v, v_fma(s[r][v], d, mb_tile_load(a, row0 + r, v)));
-            sum[r][v] = v_zero();
-        }
-    }
-    if (!mb_scale_has_min(scale))
-        return;
+    mb_tile_float scaled;
+    MB_EACH (r, rows)
+        MB_EACH (v, registers)
+            sum[r][v] = v_zero(), scaled[r][v] = v_zero_float();
     for (size_t p = b * pairs; p < (b + 1) * pairs; p++)
         MB_EACH (v, registers) {
             const int16_t *pair = a->panels[v / V_PARTS].min_pairs + p * 2 * MB_PANEL_ROWS;
             const v_int min = v_load(pair + v % V_PARTS * 2 * V_LANES);
-            MB_EACH (r, rows)
-                sum[r][v] = v_dot2(sum[r][v], min, v_broadcast4(row[r].sum + 2 * p));
+            const v_float even = v_to_float(v_int_and(min, 0xffff)),
+                          odd = v_to_float(v_int_sra(min, 16));
+            MB_EACH (r, rows) {
+                if (!finer) {
+                    sum[r][v] = v_dot2(sum[r][v], min, v_broadcast4(row[r].sum + 2 * p));
+                    continue;
+                }
+                const float *ss = row[r].scaled_sum + 2 * p;
+                scaled[r][v] = v_fma(even, v_broadcast_float(ss), scaled[r][v]);
+                scaled[r][v] = v_fma(odd, v_broadcast_float(ss + 1), scaled[r][v]);
+            }
         }
-    MB_EACH (r, rows) {
-        const v_float as = v_broadcast_float(row[r].scale + b);
+    MB_EACH (r, rows)
         MB_EACH (v, registers) {
-            const v_float dmin = v_mul(mb_tile_scale(a->panels[v / V_PARTS].min, b, v), as);
+            const v_float minima = finer ? scaled[r][v] : v_to_float(sum[r][v]);
+            const v_float dmin =
+                mb_tile_factor(a->panels[v / V_PARTS].min, &row[r], b, v, scale, type);
             if (r < count)
-                mb_tile_store(a, row0 + r, v,
-                              v_fnma(v_to_float(sum[r][v]), dmin, mb_tile_load(a, row0 + r, v)));
+                mb_tile_store(a, row0 + r, v, v_fnma(minima, dmin, mb_tile_load(a, row0 + r, v)));
         }
-    }
 }
 
-/* Continues y, which holds f: registers have room for s and the dots only. */
-MB_INLINE void mb_tile_two_level(const struct mb_gemm_args *a, const struct mb_row *row,
-                                 size_t row0, size_t count, const unsigned rows,
-                                 const unsigned registers, const enum mb_scale_kind scale,
-                                 const unsigned max_code)
+MB_INLINE void mb_tile_sums(const struct mb_gemm_args *a, const struct mb_row *row, size_t row0,
+                            size_t count, const unsigned rows, const unsigned registers,
+                            const enum mb_scale_kind scale, const enum mb_activation type,
+                            const unsigned max_code)
 {
     const unsigned group = mb_scale_group(scale), groups = 256 / group;
-    for (size_t b = 0; b < a->k / 256; b++) {
+    const size_t all = a->k / group; /* nested rows may end within 256 */
+    for (size_t b = 0; b * groups < all; b++) {
         mb_tile_float s;
         MB_EACH (r, rows)
             MB_EACH (v, registers)
                 s[r][v] = v_zero_float();
-        for (size_t g = b * groups; g < (b + 1) * groups; g++) {
+        for (size_t g = b * groups; g < (b + 1) * groups && g < all; g++) {
             mb_tile_int dot;
             mb_tile_dots(a, row, g, rows, registers, scale, max_code, dot);
             MB_EACH (v, registers) {
                 const v_float sc = mb_tile_scale(a->panels[v / V_PARTS].scale, g, v);
-                MB_EACH (r, rows)
-                    s[r][v] = v_fma(v_to_float(dot[r][v]), sc, s[r][v]);
+                MB_EACH (r, rows) {
+                    const float *as = row[r].scale + g * group / 32;
+                    const v_float factor =
+                        mb_is_finer(scale, type) ? v_mul(sc, v_broadcast_float(as)) : sc;
+                    s[r][v] = v_fma(v_to_float(dot[r][v]), factor, s[r][v]);
+                }
             }
         }
-        mb_tile_superblock(a, row, row0, count, b, rows, registers, scale, s);
+        MB_EACH (r, rows)
+            MB_EACH (v, registers)
+                if (r < count)
+                    mb_tile_store(
+                        a, row0 + r, v,
+                        v_fma(s[r][v],
+                              mb_tile_factor(a->panels[v / V_PARTS].d, &row[r], b, v, scale, type),
+                              mb_tile_load(a, row0 + r, v)));
+        if (mb_scale_has_min(scale))
+            mb_tile_minima(a, row, row0, count, b, rows, registers, scale, type);
     }
 }
+
+/* ---- floats ---- */
 
 MB_INLINE void mb_tile_floats(const struct mb_gemm_args *a, const struct mb_row *row,
                               const unsigned rows, const unsigned registers, mb_tile_float f)
@@ -212,48 +248,69 @@ MB_INLINE void mb_tile_floats(const struct mb_gemm_args *a, const struct mb_row 
     }
 }
 
+MB_INLINE void mb_tile_pairs(const struct mb_gemm_args *a, const struct mb_row *row,
+                             const unsigned rows, const unsigned registers, mb_tile_float f)
+{
+#pragma GCC unroll 2
+    for (size_t pair = 0; pair < a->k / 2; pair++)
+        MB_EACH (step, MB_PAIR_STEPS) {
+            v_code w[MB_TILE_REGISTERS];
+            MB_EACH (v, registers)
+                w[v] = v_load(a->panels[v / V_PARTS].code + pair * 4 * MB_PANEL_ROWS +
+                              v % V_PARTS * V_BYTES);
+            MB_EACH (r, rows) {
+                const v_code act = v_broadcast4(row[r].code + 4 * pair);
+                MB_EACH (v, registers)
+                    f[r][v] = mb_pair_step(f[r][v], w[v], act, step);
+            }
+        }
+}
+
 /* One tile: y[row0 .. row0 + count)[0 .. n). `rows` is count rounded up to a height that is
  * compiled: the rows above count repeat the last one and are not stored. */
 MB_INLINE void mb_tile(const struct mb_gemm_args *a, size_t row0, size_t count, const unsigned rows,
                        const unsigned registers, const enum mb_scale_kind scale,
-                       const unsigned max_code)
+                       const enum mb_activation type, const unsigned max_code)
 {
+    const bool in_y = mb_is_in_y(scale, type);
     mb_tile_float f;
     struct mb_row row[MB_TILE_ROWS];
     MB_EACH (r, rows) {
         const size_t at = row0 + (r < count ? r : count - 1);
-        row[r] =
-            mb_row_at(a->activations, a->layout, a->bias_sum, a->bias_stride, at, a->k0, scale);
+        row[r] = mb_row_at(a->activations, a->layout, a->bias_sum, a->bias_stride, at, a->k0, scale,
+                           type);
         MB_EACH (v, registers)
             f[r][v] = a->first ? v_zero_float() : mb_tile_load(a, at, v);
     }
-    if (scale == MB_SCALE_NONE)
+    if (type == MB_ACTIVATION_BF16)
+        mb_tile_pairs(a, row, rows, registers, f);
+    else if (type == MB_ACTIVATION_F32)
         mb_tile_floats(a, row, rows, registers, f);
-    else if (!mb_scale_two_level(scale))
-        mb_tile_one_level(a, row, rows, registers, scale, max_code, f);
-    if (!mb_scale_two_level(scale) || a->first)
+    else if (!in_y)
+        mb_tile_one_level(a, row, rows, registers, scale, type, max_code, f);
+    if (!in_y || a->first)
         MB_EACH (r, rows)
             MB_EACH (v, registers)
                 if (r < count)
                     mb_tile_store(a, row0 + r, v, f[r][v]);
-    if (mb_scale_two_level(scale))
-        mb_tile_two_level(a, row, row0, count, rows, registers, scale, max_code);
+    if (in_y)
+        mb_tile_sums(a, row, row0, count, rows, registers, scale, type, max_code);
 }
 
 /* Tiles of mr rows, then one of a third, two thirds or all of that height. */
 MB_INLINE void mb_tile_rows(const struct mb_gemm_args *a, const unsigned mr,
                             const unsigned registers, const enum mb_scale_kind scale,
-                            const unsigned max_code)
+                            const enum mb_activation type, const unsigned max_code)
 {
     const unsigned step = mr / 3;
     for (size_t row = 0; row < a->m; row += mr) {
         const size_t count = a->m - row < mr ? a->m - row : mr;
         if (count > 2 * step)
-            mb_tile(a, row, count, 3 * step, registers, scale, max_code);
+            mb_tile(a, row, count, 3 * step, registers, scale, type, max_code);
         else if (count > step)
-            mb_tile(a, row, count, 2 * step, registers, scale, max_code);
+            mb_tile(a, row, count, 2 * step, registers, scale, type, max_code);
         else
-            mb_tile(a, row, count, step, registers, scale, max_code);
+            mb_tile(a, row, count, step, registers, scale, type, max_code);
     }
 }
 
@@ -274,7 +331,8 @@ MB_INLINE void mb_sum_negatives(const uint8_t *code, size_t groups, int32_t *sum
  * and its second copy is not stored. Flipped signs go in runs short enough for their sums to stay
  * in L1. */
 MB_INLINE void mb_gemm(const struct mb_gemm_args *args, const unsigned mr, const unsigned nr,
-                       const enum mb_scale_kind scale, const unsigned max_code)
+                       const enum mb_scale_kind scale, const enum mb_activation type,
+                       const unsigned max_code)
 {
     enum { SIGNED_K = 2048 };
     _Alignas(64) int32_t sums[V_FLIPPED_SIGNS ? SIGNED_K / 32 * MB_PANEL_ROWS : 1];
@@ -282,14 +340,16 @@ MB_INLINE void mb_gemm(const struct mb_gemm_args *args, const unsigned mr, const
     struct mb_gemm_args a = *args;
     a.panels = panels;
     if (!mb_is_flipped(max_code)) {
-        mb_tile_rows(&a, mr, nr / V_LANES, scale, max_code);
+        const unsigned before = mb_enter(type);
+        mb_tile_rows(&a, mr, nr / V_LANES, scale, type, max_code);
+        mb_leave(type, before);
         return;
     }
     panels[0].min = (float *)(void *)sums; /* free: no kind with a minimum has signed codes */
     for (size_t done = 0; done < args->k; done += a.k, a.k0 += a.k, a.first = false) {
         a.k = args->k - done < SIGNED_K ? args->k - done : SIGNED_K;
         mb_sum_negatives(panels[0].code, a.k / 32, sums);
-        mb_tile_rows(&a, mr, nr / V_LANES, scale, max_code);
+        mb_tile_rows(&a, mr, nr / V_LANES, scale, type, max_code);
         panels[0].code += a.k * MB_PANEL_ROWS;
         panels[0].scale += a.k / 32 * MB_PANEL_ROWS;
         if (mb_scale_two_level(scale))

@@ -7,6 +7,7 @@
  *   MB_GEMV_FLOAT_TILES(X, ...)          the same for floats
  *   MB_GEMM_TILE, MB_GEMM_FLOAT_TILE     mr, nr
  *   MB_INSTANCE_TABLES_ONLY              for a level that differs only where codings have a table
+ *   MB_INSTANCE_BF16_ONLY                for one that differs only in dots of bf16
  *
  * A row's words are pasted into the kernel's name and, through words.h, into the constants that its
  * inlined body folds on: the name says all that the code knows. */
@@ -31,7 +32,7 @@
 #define GEMM_TILE(...) GEMM_TILE2(__VA_ARGS__)
 #define GEMM_TILE2(class, kind, type, mr, nr) GEMM(class, kind, type, mr, nr)
 #define PAIR(coding, kind, type) DECODE(coding, kind) MB_GEMV_TILES(GEMV_TILE, coding, kind, type)
-#if defined(MB_INSTANCE_TABLES_ONLY)
+#if defined(MB_INSTANCE_TABLES_ONLY) || defined(MB_INSTANCE_BF16_ONLY)
 #define FLOAT_GEMM
 #else
 #define FLOAT_GEMM GEMM_TILE(f32, none, f32, MB_GEMM_FLOAT_TILE)
@@ -53,12 +54,12 @@
 #define GEMV(coding, kind, type, mr, nr)                                                           \
     static void SYMBOL_MATMUL(gemv, coding, kind, type, mr, nr)(const struct mb_gemv_args *args)   \
     {                                                                                              \
-        mb_gemv(args, mr, nr, CODING(coding), SCALE(kind));                                        \
+        mb_gemv(args, mr, nr, CODING(coding), SCALE(kind), ACTIVATION(type));                      \
     }
 #define GEMM(class, kind, type, mr, nr)                                                            \
     static void SYMBOL_MATMUL(gemm, class, kind, type, mr, nr)(const struct mb_gemm_args *args)    \
     {                                                                                              \
-        mb_gemm(args, mr, nr, SCALE(kind), MB_MAX_CODE_OF_##class);                                \
+        mb_gemm(args, mr, nr, SCALE(kind), ACTIVATION(type), MB_MAX_CODE_OF_##class);              \
     }
 #include "kernels/simd/rows.h"
 FLOAT_GEMM
@@ -85,7 +86,11 @@ FLOAT_GEMM
      .signed_codes = mb_is_signed_##coding_,                                                       \
      .revision = MB_BODY_REVISION,                                                                 \
      .fn.decode = SYMBOL_DECODE(coding_, kind)},
-#define GEMV(coding_, kind, type, mr_, nr_)                                                        \
+#define GEMV(coding, kind, type, mr, nr)                                                           \
+    GEMV_OF(coding, kind, mr, nr, type, type) MB_TWIN_OF_##type(GEMV_OF, coding, kind, mr, nr)
+#define GEMM(class, kind, type, mr, nr)                                                            \
+    GEMM_OF(class, kind, mr, nr, type, type) MB_TWIN_OF_##type(GEMM_OF, class, kind, mr, nr)
+#define GEMV_OF(coding_, kind, mr_, nr_, type, record)                                             \
     {.name = TEXT(SYMBOL_MATMUL(gemv, coding_, kind, type, mr_, nr_)),                             \
      .op = MB_OP_GEMV,                                                                             \
      .isa = MB_INSTANCE_ID,                                                                        \
@@ -95,8 +100,8 @@ FLOAT_GEMM
      .mr = mr_,                                                                                    \
      .nr = nr_,                                                                                    \
      .revision = MB_BODY_REVISION,                                                                 \
-     .fn.gemv = SYMBOL_MATMUL(gemv, coding_, kind, type, mr_, nr_)},
-#define GEMM(class, kind, type, mr_, nr_)                                                          \
+     .fn.gemv = SYMBOL_MATMUL(gemv, coding_, kind, record, mr_, nr_)},
+#define GEMM_OF(class, kind, mr_, nr_, type, record)                                               \
     {.name = TEXT(SYMBOL_MATMUL(gemm, class, kind, type, mr_, nr_)),                               \
      .op = MB_OP_GEMM,                                                                             \
      .isa = MB_INSTANCE_ID,                                                                        \
@@ -108,7 +113,7 @@ FLOAT_GEMM
      .mr = mr_,                                                                                    \
      .nr = nr_,                                                                                    \
      .revision = MB_BODY_REVISION,                                                                 \
-     .fn.gemm = SYMBOL_MATMUL(gemm, class, kind, type, mr_, nr_)},
+     .fn.gemm = SYMBOL_MATMUL(gemm, class, kind, record, mr_, nr_)},
 enum {
 #define MB_CODING_ROW(id, word, p8, p4, p2, p1, max, ...)                                          \
     mb_is_signed_##word = V_SIGNED_CODES && (max) > 127,

@@ -139,10 +139,22 @@ MB_INLINE v_float v_fnma(v_float a, v_float b, v_float c) { return _mm512_fnmadd
 /* ---- widening loads: V_LANES elements ---- */
 
 MB_INLINE v_float v_load_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
-MB_INLINE v_float v_load_bf16(const void *p)
+/* The halves of dwords that are pairs of bf16, and their dot: two fma, the upper half's first, in
+ * one instruction (kernel.h). */
+MB_INLINE v_float v_pair_low(v_code v) { return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)); }
+MB_INLINE v_float v_pair_high(v_code v)
 {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));
+    return _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32((int)0xffff0000)));
 }
+#if defined(__AVX512BF16__)
+#define V_PAIR_DOT 1
+MB_INLINE v_float v_dot_pair(v_float f, v_code w, v_code x)
+{
+    return _mm512_dpbf16_ps(f, (__m512bh)w, (__m512bh)x);
+}
+#else
+#define V_PAIR_DOT 0
+#endif
 /* Scales of one byte (kernels/half.h): 2^(e - 128), subnormal for e < 2; half of a UE4M3. */
 MB_INLINE v_float v_load_e8m0(const void *p)
 {
@@ -176,6 +188,19 @@ MB_INLINE v_int v_load_high_pairs(const void *p)
 }
 
 /* ---- preparing activations ---- */
+
+/* 16 floats as bf16, round to nearest even; a NaN stays one, quiet. (vcvtneps2bf16 would make zeros
+ * of subnormals.) */
+MB_INLINE void v_store_bf16(void *p, v_float x)
+{
+    const __m512i bits = _mm512_castps_si512(x), upper = _mm512_srli_epi32(bits, 16);
+    const __m512i last = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+    const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), last);
+    const __m512i half =
+        _mm512_mask_or_epi32(_mm512_srli_epi32(sum, 16), _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q),
+                             upper, _mm512_set1_epi32(0x40));
+    _mm256_storeu_si256(p, _mm512_cvtepi32_epi16(half));
+}
 
 MB_INLINE v_float v_abs_max(v_float x, v_float max)
 {

@@ -17,6 +17,22 @@ typedef int32_t __attribute__((may_alias, aligned(1))) v_dword;
 /* Columns that go through a chain of dots together: all, since a partial sum is one register. */
 MB_INLINE unsigned v_dot_registers(unsigned registers) { return registers; }
 
+/* Subnormal operands and results of floats count as zero (MXCSR's DAZ and FTZ) until they are
+ * restored to what is returned. The statements are of memory, so loads and stores between stay
+ * there, and with them what is computed from the one for the other. */
+MB_INLINE unsigned v_flush_subnormals(void)
+{
+    unsigned before, on;
+    __asm__ volatile("stmxcsr %0" : "=m"(before));
+    on = before | 0x8040;
+    __asm__ volatile("ldmxcsr %0" : : "m"(on) : "memory");
+    return before;
+}
+MB_INLINE void v_restore_subnormals(unsigned before)
+{
+    __asm__ volatile("ldmxcsr %0" : : "m"(before) : "memory");
+}
+
 /* Bring a line into L1; ask L2 for one. */
 MB_INLINE void v_touch(const void *p) { _mm_prefetch(p, _MM_HINT_T0); }
 MB_INLINE void v_fetch(const void *p) { _mm_prefetch(p, _MM_HINT_T1); }

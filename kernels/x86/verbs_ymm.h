@@ -104,9 +104,12 @@ MB_INLINE v_float v_fnma(v_float a, v_float b, v_float c) { return _mm256_fnmadd
 /* ---- widening loads: V_LANES elements ---- */
 
 MB_INLINE v_float v_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
-MB_INLINE v_float v_load_bf16(const void *p)
+/* The halves of dwords that are pairs of bf16. There is no dot of them. */
+#define V_PAIR_DOT 0
+MB_INLINE v_float v_pair_low(v_code v) { return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)); }
+MB_INLINE v_float v_pair_high(v_code v)
 {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
+    return _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32((int)0xffff0000)));
 }
 /* Scales of one byte (kernels/half.h): 2^(e - 128), subnormal for e < 2; half of a UE4M3. */
 MB_INLINE v_float v_load_e8m0(const void *p)
@@ -137,6 +140,19 @@ MB_INLINE v_int v_load_high_pairs(const void *p)
 }
 
 /* ---- preparing activations ---- */
+
+/* V_LANES floats as bf16, round to nearest even; a NaN stays one, quiet. */
+MB_INLINE void v_store_bf16(void *p, v_float x)
+{
+    const __m256i bits = _mm256_castps_si256(x), upper = _mm256_srli_epi32(bits, 16);
+    const __m256i last = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+    const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), last);
+    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    const __m256i quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+    const __m256i half = _mm256_blendv_epi8(_mm256_srli_epi32(sum, 16), quiet, is_nan);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(half, half), 0xd8);
+    _mm_storeu_si128(p, _mm256_castsi256_si128(packed));
+}
 
 MB_INLINE v_float v_abs_max(v_float x, v_float max)
 {

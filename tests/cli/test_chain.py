@@ -33,6 +33,28 @@ class Measuring(Case):
             self.assertTrue(math.isclose(row["gmacs"], gmacs, rel_tol=1e-6))
             self.assertLess(row["error"], 0.02)
 
+    def test_bench_with_another_type_of_activations(self):
+        for activation in ("i8g32", "i8g256", "i8row"):
+            (row,) = self.run_json("bench", "--formats", "q4_0", "--activation", activation, "--m", "20", "--n", "64", "--k", "512",
+                                   "--residency", "L2", "--threads", "1", status=DONE_OR_BUSY)
+            self.assertEqual(row["activation"], activation)
+            self.assertIn(f"_{activation}_", row["kernel"])
+
+    def test_tune_within_an_error_limit(self):
+        path = self.path("p.json")
+        document = self.run_json("tune", "--model", MODEL, "--formats", "q4_0", "--max-error", "2", "-o", path)
+        self.assertEqual(document["max_error"], 2)
+        self.assertEqual({e["activation"] for e in document["entries"]}, {"i8g32", "i8g256", "i8row"})
+        again = self.run_json("tune", "--model", MODEL, "--formats", "q4_0", "-o", path)
+        self.assertEqual(again["max_error"], 2)
+        self.assertEqual(document["entries"], again["entries"])
+        rows = self.run_json("bench", "--tuned", "--formats", "q4_0", "--m", "1,512", "--n", "256", "--k", "256", "--residency", "L2",
+                             env=environment(MIXBIT_PROFILE=path), status=DONE_OR_BUSY)
+        self.assertEqual(len({row["activation"] for row in rows}), 1)
+        for row in rows:
+            self.assertIn((row["kernel"], row["activation"]), {(e["kernel"], e["activation"]) for e in document["entries"]})
+        self.fails("bench", "--tuned", env=environment(MIXBIT_PROFILE=self.path("none.json")), status=1, says="no profile")
+
     def test_tune_keeps_what_is_there(self):
         path = self.path("p.json")
         first = self.run_json("tune", "--model", MODEL, "--formats", "q4_0", "-o", path)
@@ -131,7 +153,7 @@ class Solving(Case):
         self.fails("solve", MODEL, "-s", sensitivity(), "-p", profile(), "--max-ram", "4bpw", status=2, says="--max-ram")
 
     def test_without_a_profile(self):
-        env = environment(XDG_CACHE_HOME=self.path("none"))
+        env = environment(MIXBIT_PROFILE=self.path("none.json"))
         done = self.run_mixbit("solve", MODEL, "-s", sensitivity(), "--max-size", "5M", "-o", "p.json", env=env)
         self.assertIn("no profile", done.stderr)
         self.fails("solve", MODEL, "-s", sensitivity(), "--min-decode", "10", status=1, says="mixbit tune", env=env)

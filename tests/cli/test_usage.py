@@ -70,6 +70,10 @@ class Mistakes(Case):
         self.fails("probe", "-t", "1", "-t", "2", status=2, says="twice")
         self.fails("bench", "--m", "1,,2", status=2, says="--m")
         self.fails("bench", "--residency", "L9", status=2, says=["L2", "memory", "L9"])
+        self.fails("bench", "--formats", "q4_0", "--activation", "bf16", status=2, says=["bf16", "q4_0"])
+        self.fails("bench", "--activation", "i8", status=2, says=["i8g256", "i8row"])
+        self.fails("bench", "--activation", "i8row", "--tuned", status=2, says="--tuned")
+        self.fails("tune", "--max-error", "0", status=2, says="above zero")
         self.fails("tune", "--time-limit", "-3", status=2, says="above zero")
         self.fails("tune", "--time-limit", "nan", status=2, says="a number")
 

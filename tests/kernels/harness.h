@@ -32,7 +32,8 @@ enum fill {
     FILL_RANDOM,
     FILL_MAX_PLUS,  /* all codes at their largest, all activations at +127: what saturates int16 */
     FILL_MAX_MINUS, /* the same at -127 */
-    FILL_MAX_MIXED, /* largest and smallest codes, activations +-127 */
+    FILL_MAX_MIXED, /* largest and smallest codes, activations +-127; floats: sums around the
+                       smallest normal number */
     FILL_ZERO_CODES,
     FILL_ODD_SCALES, /* zero, negative, subnormal and largest f16 scales */
     FILL_COUNT
@@ -44,9 +45,12 @@ void data_make_rows(enum mb_format format, enum fill fill, size_t n, size_t k, s
                     uint8_t *dst);
 void data_make_activations(enum fill fill, size_t m, size_t k, struct rng *rng, float *x);
 
+/* The i-th product that there are kernels for: a format's row with one of the activation types that
+ * it can be multiplied by; NULL past the end. */
+const struct mb_format_info *data_product(size_t i);
+
 /* Operands of a product, and what the reference makes of them. */
 struct data {
-    enum mb_format format;
     const struct mb_format_info *info;
     enum fill fill;
     size_t m, n, k;
@@ -57,11 +61,11 @@ struct data {
     int32_t *bias_sum;
     float *expected; /* [m][n] */
 };
-void data_create(struct data *data, enum mb_format format, enum fill fill, size_t m, size_t n,
-                 size_t k, uint64_t seed);
+void data_create(struct data *data, const struct mb_format_info *info, enum fill fill, size_t m,
+                 size_t n, size_t k, uint64_t seed);
 void data_destroy(struct data *data);
 
-/* The reference kernel for the format; op is not MB_OP_GEMM. */
+/* The reference kernel for the product; op is not MB_OP_GEMM. */
 const struct mb_kernel *data_reference(enum mb_op op, const struct mb_format_info *info);
 
 /* ---- checking one kernel (harness.c) ---- */

@@ -134,6 +134,7 @@ static void make_floats(enum mb_coding coding, enum fill fill, size_t count, str
     for (size_t i = 0; i < count; i++) {
         const float value = fill == FILL_ODD_SCALES ? odd[rng_below(rng, sizeof odd / sizeof *odd)]
                             : fill == FILL_ZERO_CODES ? 0.0f
+                            : fill == FILL_MAX_MIXED  ? rng_gauss(rng) * 0x1p-126f
                                                       : rng_gauss(rng);
         const uint32_t bits = mb_float_bits(value);
         const uint16_t half =
@@ -172,6 +173,24 @@ void data_make_activations(enum fill fill, size_t m, size_t k, struct rng *rng, 
         default: x[i] = rng_gauss(rng) * (rng_below(rng, 100) == 0 ? 20.0f : 1.0f);
         }
     }
+}
+
+const struct mb_format_info *data_product(size_t i)
+{
+    enum { MOST = 256 };
+    static struct mb_format_info products[MOST];
+    static size_t count;
+    for (size_t f = 0; count < MOST && f < mb_format_count(); f++) {
+        if (f == 0 && count > 0) /* listed before */
+            break;
+        for (int a = 0; a < MB_ACTIVATION_COUNT && count < MOST; a++) {
+            const struct mb_format_info as =
+                mb_format_as(mb_format_at(f)->id, (enum mb_activation)a);
+            if (data_reference(MB_OP_GEMV, &as) != NULL)
+                products[count++] = as;
+        }
+    }
+    return i < count ? &products[i] : NULL;
 }
 
 const struct mb_kernel *data_reference(enum mb_op op, const struct mb_format_info *info)
@@ -230,14 +249,14 @@ static void make_expected(struct data *data)
     }
 }
 
-void data_create(struct data *data, enum mb_format format, enum fill fill, size_t m, size_t n,
-                 size_t k, uint64_t seed)
+void data_create(struct data *data, const struct mb_format_info *info, enum fill fill, size_t m,
+                 size_t n, size_t k, uint64_t seed)
 {
+    const enum mb_format format = info->id;
     struct rng rng = rng_seed(seed ^ (uint64_t)format << 32 ^ (uint64_t)fill << 40 ^ k);
-    const struct mb_format_info *info = mb_format_info(format);
     const size_t superblock = mb_scale_superblock_k(info->scale);
     const bool biased = mb_coding_bias(info->coding, info->scale) != 0;
-    *data = (struct data){.format = format, .info = info, .fill = fill, .m = m, .n = n, .k = k};
+    *data = (struct data){.info = info, .fill = fill, .m = m, .n = n, .k = k};
     data->superblocks = (k + superblock - 1) / superblock;
     data->panel_bytes = mb_panel_bytes(format, k);
     data->groups = biased ? data->superblocks * superblock / mb_scale_group(info->scale) : 0;

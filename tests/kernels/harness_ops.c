@@ -43,17 +43,17 @@ static struct shapes k_shapes(const struct mb_format_info *info)
 }
 
 /* Call `check` with data of every k, and of every fill at one k. */
-static bool each_data(struct harness *harness, enum mb_format format, size_t m, size_t n,
-                      bool (*check)(struct harness *harness, const struct data *data))
+static bool each_data(struct harness *harness, const struct mb_format_info *info, size_t m,
+                      size_t n, bool (*check)(struct harness *harness, const struct data *data))
 {
-    const struct shapes ks = k_shapes(mb_format_info(format));
+    const struct shapes ks = k_shapes(info);
     for (size_t i = 0; i < ks.count; i++)
         for (int fill = 0; fill < FILL_COUNT; fill++) {
             if ((fill != FILL_RANDOM && i != 2) || (test_is_quick() && i != 0 && i != 2))
                 continue;
             harness->at = (struct harness_case){
-                .format = format, .fill = (enum fill)fill, .m = m, .n = n, .k = ks.value[i]};
-            data_create(&harness->data, format, (enum fill)fill, m, n, ks.value[i], harness->seed);
+                .format = info->id, .fill = (enum fill)fill, .m = m, .n = n, .k = ks.value[i]};
+            data_create(&harness->data, info, (enum fill)fill, m, n, ks.value[i], harness->seed);
             const bool good = check(harness, &harness->data);
             data_destroy(&harness->data);
             if (!good)
@@ -62,17 +62,20 @@ static bool each_data(struct harness *harness, enum mb_format format, size_t m, 
     return true;
 }
 
-/* Call `check` for every format that the kernel fits; a kernel that fits none is wrong as well. */
-static bool each_format(struct harness *harness, size_t m, size_t n,
-                        bool (*check)(struct harness *harness, const struct data *data))
+/* Call `check` for every product that the kernel fits (decoding knows no activations: once a
+ * format); a kernel that fits none is wrong as well. */
+static bool each_product(struct harness *harness, size_t m, size_t n,
+                         bool (*check)(struct harness *harness, const struct data *data))
 {
     size_t fitting = 0;
     const struct mb_format_info *info;
-    for (size_t i = 0; (info = mb_format_at(i)) != NULL; i++) {
-        if (!mb_kernel_fits(harness->kernel, info))
+    for (size_t i = 0; (info = data_product(i)) != NULL; i++) {
+        const bool again = harness->kernel->op == MB_OP_DECODE &&
+                           info->activation != mb_format_info(info->id)->activation;
+        if (again || !mb_kernel_fits(harness->kernel, info))
             continue;
         fitting++;
-        if (!each_data(harness, info->id, m, n, check))
+        if (!each_data(harness, info, m, n, check))
             return false;
     }
     return fitting > 0 || harness_fail(harness, "fits no format");
@@ -173,9 +176,9 @@ enum { DECODED_ARRAYS = 5 };
 static void decoded_bytes(const struct mb_format_info *info, size_t bytes[DECODED_ARRAYS])
 {
     const size_t k = mb_scale_superblock_k(info->scale);
-    const bool floats = info->scale == MB_SCALE_NONE, two = mb_scale_two_level(info->scale);
+    const bool floats = mb_coding_is_float(info->coding), two = mb_scale_two_level(info->scale);
     const bool min = mb_scale_has_min(info->scale);
-    const size_t groups = floats ? 1 : k / mb_scale_group(info->scale);
+    const size_t groups = k / mb_scale_group(info->scale);
     bytes[0] = floats ? 0 : k * 16;
     bytes[1] = groups * 64;
     bytes[2] = two ? 64 : 0;
@@ -248,19 +251,29 @@ static bool check_decode_data(struct harness *harness, const struct data *data)
 
 /* ---- gemm ---- */
 
+/* What gemm reads of one super-block. */
+static void gemm_bytes(const struct mb_format_info *info, size_t bytes[DECODED_ARRAYS])
+{
+    decoded_bytes(info, bytes);
+    if (info->activation != MB_ACTIVATION_BF16)
+        return;
+    bytes[0] = mb_superblock_layout(info->coding, info->scale).bytes;
+    bytes[1] = 0;
+}
+
 struct gemm_guards {
     struct guard parts[MAX_PANELS_IN_FLIGHT][DECODED_ARRAYS], activations, bias, y;
     struct mb_decoded panels[MAX_PANELS_IN_FLIGHT];
 };
 
 /* Decode super-blocks [first, first + count) of each panel so that every array ends at its guard
- * page. Panels beyond n hold NaN, as stale workspace may. */
+ * page; bf16 pairs stand there as they are. Panels beyond n hold NaN, as stale workspace may. */
 static void place_panels(const struct mb_kernel *kernel, struct gemm_guards *guards,
                          const struct data *data, size_t panels, size_t first, size_t count)
 {
     const size_t block_bytes = mb_superblock_layout(data->info->coding, data->info->scale).bytes;
     size_t bytes[DECODED_ARRAYS];
-    decoded_bytes(data->info, bytes);
+    gemm_bytes(data->info, bytes);
     for (size_t p = 0; p < panels; p++) {
         void *part[DECODED_ARRAYS];
         for (size_t i = 0; i < DECODED_ARRAYS; i++)
@@ -269,6 +282,11 @@ static void place_panels(const struct mb_kernel *kernel, struct gemm_guards *gua
         guards->panels[p] = as_decoded(part);
         if (p >= (data->n + 15) / 16)
             continue;
+        if (kernel->activation == MB_ACTIVATION_BF16) {
+            memcpy(guards->panels[p].code,
+                   data->panels + p * data->panel_bytes + first * block_bytes, count * block_bytes);
+            continue;
+        }
         data_reference(MB_OP_DECODE, data->info)
             ->fn.decode(data->panels + p * data->panel_bytes + first * block_bytes, count,
                         &guards->panels[p]);
@@ -328,12 +346,14 @@ static bool check_gemm_shapes(struct harness *harness, const struct data *data,
             for (size_t m = 1; m <= data->m; m++)
                 if (!run_gemm(harness, data, guards, m, ns.value[i], data->superblocks))
                     return false;
-    for (size_t split = 1; split < data->superblocks && split < 4; split++)
-        if (data->superblocks / split < 64) /* floats: a super-block is one k */
+    const size_t step = mb_run_step(data->info->scale, data->info->activation) /
+                        mb_scale_superblock_k(data->info->scale);
+    for (size_t split = step; split < data->superblocks && split < 4 * step; split += step)
+        if (data->superblocks / split < 64) /* floats: a super-block is one or two k */
             if (!run_gemm(harness, data, guards, data->m, nr, split) ||
                 !run_gemm(harness, data, guards, 1, 1, split))
                 return false;
-    if (data->superblocks >= 64)
+    if (data->superblocks >= 64 && step == 1)
         return run_gemm(harness, data, guards, data->m, nr, data->superblocks / 3 | 1);
     return true;
 }
@@ -345,7 +365,7 @@ static bool check_gemm_data(struct harness *harness, const struct data *data)
     struct gemm_guards guards = {.activations = guard_create(data->m * data->layout.row_bytes),
                                  .bias = guard_create(data->m * data->groups * 4),
                                  .y = guard_create(data->m * (data->n + 16) * sizeof(float))};
-    decoded_bytes(data->info, bytes);
+    gemm_bytes(data->info, bytes);
     for (size_t p = 0; p < panels; p++)
         for (size_t i = 0; i < DECODED_ARRAYS; i++)
             guards.parts[p][i] = guard_create(data->superblocks * bytes[i]);
@@ -391,21 +411,21 @@ static float prepare_value(enum prepare_fill fill, size_t i, struct rng *rng)
 
 /* The fields of two records; what pads a record to its length is nobody's. */
 static bool compare_records(struct harness *harness, const struct mb_activation_layout *layout,
-                            const uint8_t *got, const uint8_t *want, size_t k)
+                            const uint8_t *got, const uint8_t *want)
 {
     const enum mb_activation type = harness->kernel->activation;
-    const size_t padded = layout->padded_k;
+    const size_t padded = layout->padded_k, group = mb_activation_group(type);
     const struct {
         const char *name;
         size_t at, bytes;
     } fields[] = {
-        {"x", 0, type == MB_ACTIVATION_F32 ? k * 4 : 0},
-        {"q", 0, type == MB_ACTIVATION_F32 ? 0 : padded},
-        {"scale", layout->scale,
-         type == MB_ACTIVATION_F32 ? 0 : padded / (type == MB_ACTIVATION_I8G32 ? 32 : 256) * 4},
+        {"x", 0, type == MB_ACTIVATION_F32 ? padded * 4 : 0},
+        {"bf16 x", 0, type == MB_ACTIVATION_BF16 ? padded * 2 : 0},
+        {"q", 0, group == 0 ? 0 : padded},
+        {"scale", layout->scale, group == 0 ? 0 : padded / group * 4},
         {"scaled_sum", layout->scaled_sum, type == MB_ACTIVATION_I8G32 ? padded / 32 * 4 : 0},
-        {"sum32", layout->sum32, type == MB_ACTIVATION_F32 ? 0 : padded / 32 * 2},
-        {"sum16", layout->sum16, type == MB_ACTIVATION_F32 ? 0 : padded / 16 * 2},
+        {"sum32", layout->sum32, group == 0 ? 0 : padded / 32 * 2},
+        {"sum16", layout->sum16, group == 0 ? 0 : padded / 16 * 2},
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         for (size_t b = 0; b < fields[i].bytes; b++)
@@ -440,7 +460,7 @@ static bool run_prepare(struct harness *harness, enum prepare_fill fill, size_t 
         if (!guard_left_intact(&got, layout.row_bytes))
             good = harness_fail(harness, "wrote before the row");
         else if (fill != NOT_FINITE) /* any record will do, as long as nothing traps */
-            good = compare_records(harness, &layout, row, expected, k);
+            good = compare_records(harness, &layout, row, expected);
     }
     guard_destroy(&x_guard);
     guard_destroy(&got);
@@ -453,14 +473,14 @@ bool harness_check_prepare(struct harness *harness)
     static const size_t blocks[] = {1, 2, 3, 4, 5, 7, 8, 9, 17, 33},
                         lengths[] = {1, 2, 3, 7, 8, 15, 16, 17, 100, 1000};
     const enum mb_activation type = harness->kernel->activation;
-    const size_t block = type == MB_ACTIVATION_I8G32 ? 32 : type == MB_ACTIVATION_I8G256 ? 256 : 0;
+    const size_t block = mb_activation_group(type) > 0 ? 32 : 0; /* the last group may be short */
     mb_prepare_fn reference = NULL;
     const struct mb_format_info *info;
-    for (size_t i = 0; reference == NULL && (info = mb_format_at(i)) != NULL; i++)
+    for (size_t i = 0; reference == NULL && (info = data_product(i)) != NULL; i++)
         if (info->activation == type)
             reference = data_reference(MB_OP_PREPARE, info)->fn.prepare;
     if (reference == NULL)
-        return harness_fail(harness, "no format reads its activations");
+        return harness_fail(harness, "no product reads its activations");
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         for (int fill = 0; fill < PREPARE_FILLS; fill++)
             if (!run_prepare(harness, (enum prepare_fill)fill,
@@ -473,7 +493,7 @@ bool harness_check_prepare(struct harness *harness)
 
 bool harness_check_decode(struct harness *harness)
 {
-    return each_format(harness, 1, 16, check_decode_data);
+    return each_product(harness, 1, 16, check_decode_data);
 }
 
 static bool tile_is_sound(struct harness *harness)
@@ -490,11 +510,11 @@ bool harness_check_gemv(struct harness *harness)
 {
     const struct shapes ns = n_shapes(harness->kernel->nr);
     return tile_is_sound(harness) &&
-           each_format(harness, harness->kernel->mr, largest(&ns), check_gemv_data);
+           each_product(harness, harness->kernel->mr, largest(&ns), check_gemv_data);
 }
 
 bool harness_check_gemm(struct harness *harness)
 {
     return tile_is_sound(harness) &&
-           each_format(harness, 2 * harness->kernel->mr + 1, harness->kernel->nr, check_gemm_data);
+           each_product(harness, 2 * harness->kernel->mr + 1, harness->kernel->nr, check_gemm_data);
 }

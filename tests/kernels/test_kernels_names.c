@@ -2,9 +2,9 @@
 /* A kernel's name is its identity in profiles, benches and logs, so it has to say what its
  * descriptor says: prepare_<activation>_<isa> decode_<coding>_<scale kind>_<isa>
  *   gemv_<coding>_<scale kind>_<activation>_<MRxNR>_<isa>
- *   gemm_<u4 u5 u6 u8 f32>_<scale kind>_<activation>_<MRxNR>_<isa>
+ *   gemm_<u4 u5 u6 u8 f32 bf16>_<scale kind>_<activation>_<MRxNR>_<isa>
  * The names are taken apart here and each part is held against its field. */
-#include "dispatch/dispatch.h"
+#include "kernels/harness.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -44,8 +44,8 @@ static bool is_tile(const char *text, unsigned mr, unsigned nr)
 
 static bool is_decoded_width(const char *text, const struct mb_kernel *kernel)
 {
-    if (kernel->scale == MB_SCALE_NONE)
-        return strcmp(text, "f32") == 0;
+    if (kernel->scale == MB_SCALE_NONE || kernel->scale == MB_SCALE_PAIR)
+        return strcmp(text, mb_activation_name(kernel->activation)) == 0;
     const int bits = text[0] == 'u' && strlen(text) == 2 ? text[1] - '0' : 0;
     return bits > 0 && bits <= 8 && kernel->max_code == (1u << bits) - 1;
 }
@@ -136,8 +136,10 @@ static void test_reference_fills_every_slot(void **state)
 {
     (void)state;
     mb_isa_set_allowed_mask(0);
-    for (size_t i = 0; i < mb_format_count(); i++) {
-        const struct mb_selection *s = mb_select(mb_format_at(i)->id);
+    const struct mb_format_info *info;
+    for (size_t i = 0; (info = data_product(i)) != NULL; i++) {
+        const struct mb_selection *s = mb_select_as(info->id, info->activation);
+        assert_int_equal(s->activation, info->activation);
         assert_non_null(s->prepare);
         assert_non_null(s->gemm.decode);
         assert_non_null(s->gemm.gemm);
@@ -162,15 +164,16 @@ static void test_levels_leave_nothing_to_the_reference(void **state)
             continue;
         }
         mb_isa_set_allowed_mask((2u << isa) - 1); /* this level and those before it */
-        for (size_t i = 0; i < mb_format_count(); i++) {
-            const struct mb_selection *s = mb_select(mb_format_at(i)->id);
+        const struct mb_format_info *info;
+        for (size_t i = 0; (info = data_product(i)) != NULL; i++) {
+            const struct mb_selection *s = mb_select_as(info->id, info->activation);
             const struct mb_kernel *used[] = {s->prepare, s->gemv[0], s->gemv[7], s->gemm.decode,
                                               s->gemm.gemm};
             for (size_t j = 0; j < sizeof used / sizeof *used; j++)
                 if (used[j]->isa == MB_ISA_REFERENCE &&
                     (used[j]->op != MB_OP_DECODE || used[j]->coding != MB_CODING_F32))
-                    fail_msg("%s on %s is served by %s", mb_format_at(i)->name,
-                             mb_isa_name((enum mb_isa)isa), used[j]->name);
+                    fail_msg("%s on %s is served by %s", info->name, mb_isa_name((enum mb_isa)isa),
+                             used[j]->name);
         }
     }
     mb_isa_set_allowed_mask(UINT32_MAX);

@@ -13,7 +13,7 @@ from pathlib import Path
 source, objdump, objects = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 MOST_OTHERS = 3  # of the loop itself: count, compare, jump
 WIDTH = {"x": 128, "y": 256, "z": 512}
-BITS_PER_PRODUCT = {"vpdpbusd": 8, "vpmaddubsw": 8, "vfmadd231ps": 32, "vpmaddwd": 16}
+BITS_PER_PRODUCT = {"vpdpbusd": 8, "vpmaddubsw": 8, "vfmadd231ps": 32, "vdpbf16ps": 16, "vpmaddwd": 16}
 SUMS = {"vpaddw", "vpaddd"}
 CLOCK_ADDS = int(re.search(r"MB_CLOCK_CYCLES = (\d+)", (source / "tuner/peaks.h").read_text()).group(1))
 LOADS = 256 * 8  # bits that an iteration of a read loop covers: STREAM_STEP
@@ -58,7 +58,7 @@ def check_peak(name, expression, body):
     check(f"{name}: {' '.join(others)}: few enough others", len(others) <= MOST_OTHERS, True)
     loads = [o for i, o in inside if "(" in o]
     check(f"{name}: reads memory in {len(loads)} instructions", len(loads), factors[0] if name.endswith("_memory") else 0)
-    chains = [i for i, _ in inside if i in SUMS or i in ("vpdpbusd", "vfmadd231ps")]
+    chains = [i for i, _ in inside if i in SUMS or i in ("vpdpbusd", "vfmadd231ps", "vdpbf16ps")]
     check(f"{name}: accumulations", len(chains), factors[0])
 
 

@@ -81,7 +81,7 @@ static void test_sizes(void **state)
                      MB_ERR_SHAPE);
     assert_int_equal(mb_activations_size(MB_ACTIVATION_F32, 1, SIZE_MAX, &bytes), MB_ERR_SHAPE);
     assert_int_equal(mb_activations_size(MB_ACTIVATION_I8G32, 1, 48, &bytes), MB_ERR_SHAPE);
-    assert_int_equal(mb_activations_size(MB_ACTIVATION_I8G256, 1, 32, &bytes), MB_ERR_SHAPE);
+    assert_int_equal(mb_activations_size(MB_ACTIVATION_I8G256, 1, 48, &bytes), MB_ERR_SHAPE);
     assert_int_equal(mb_activations_size(MB_ACTIVATION_F32, 1, 5, &bytes), MB_OK);
     assert_int_equal(mb_activations_size((enum mb_activation)99, 1, 32, &bytes), MB_ERR_ARGUMENT);
 }
@@ -239,8 +239,9 @@ static void test_group_refusals(void **state)
     float *y[2] = {first, second}, *no_y[2] = {first, NULL};
     const size_t strides[2] = {N, N}, narrow[2] = {N, N - 1};
     const struct mb_activations a256 = make_activations(MB_ACTIVATION_I8G256, 2, K, x),
-                                a32 = make_activations(MB_ACTIVATION_I8G32, 2, K, x);
-    const struct mb_activations *inputs[2] = {&a256, &a32}, *swapped[2] = {&a256, &a256},
+                                a32 = make_activations(MB_ACTIVATION_I8G32, 2, K, x),
+                                floats = make_activations(MB_ACTIVATION_F32, 2, K, x);
+    const struct mb_activations *inputs[2] = {&a256, &a32}, *swapped[2] = {&a256, &floats},
                                 *missing[2] = {&a256, NULL};
     assert_int_equal(mb_matmul_group(NULL, 2, list, swapped, y, strides), MB_ERR_UNSUPPORTED);
     assert_int_equal(mb_matmul_group(NULL, 2, list, missing, y, strides), MB_ERR_ARGUMENT);
@@ -254,6 +255,7 @@ static void test_group_refusals(void **state)
         assert_true(first[i] == 0 && second[i] == 0);
     mb_free_aligned(a256.data);
     mb_free_aligned(a32.data);
+    mb_free_aligned(floats.data);
     mb_free_aligned(q4_k.data);
     mb_free_aligned(q4_0.data);
     mb_free_aligned(x);

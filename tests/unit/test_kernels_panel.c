@@ -255,7 +255,9 @@ static void check_layout(const struct mb_format_info *info, size_t n, size_t k)
 
 static void check_float_layout(const struct mb_format_info *info, size_t n, size_t k)
 {
-    const size_t width = info->block_bytes, panel = 16 * k * width;
+    /* Pairs: two k of a row side by side, a zero behind an odd row. */
+    const size_t width = info->block_bytes, together = info->scale == MB_SCALE_PAIR ? 2 : 1;
+    const size_t padded = (k + together - 1) / together * together, panel = 16 * padded * width;
     assert_int_equal(mb_panel_bytes(info->id, k), panel);
     uint8_t *rows = random_rows(info, n * k, n + k, false);
     uint8_t *panels = malloc((n + 15) / 16 * panel), zeros[4] = {0};
@@ -263,9 +265,11 @@ static void check_float_layout(const struct mb_format_info *info, size_t n, size
     memset(panels, 0xff, (n + 15) / 16 * panel);
     mb_panel_pack_rows(info->id, n, k, rows, 0, n, panels);
     for (size_t row = 0; row < (n + 15) / 16 * 16; row++)
-        for (size_t i = 0; i < k; i++)
-            assert_memory_equal(panels + row / 16 * panel + (i * 16 + row % 16) * width,
-                                row < n ? rows + (row * k + i) * width : zeros, width);
+        for (size_t i = 0; i < padded; i++) {
+            const size_t at = (i / together * 16 + row % 16) * together + i % together;
+            assert_memory_equal(panels + row / 16 * panel + at * width,
+                                row < n && i < k ? rows + (row * k + i) * width : zeros, width);
+        }
     free(rows);
     free(panels);
 }
@@ -378,7 +382,8 @@ static void test_panel_bytes(void **state)
     assert_int_equal(mb_panel_bytes(MB_FORMAT_TQ1_0, 256), 1024 + 64);
     assert_int_equal(mb_panel_bytes(MB_FORMAT_MXFP4, 32), 1024 + 64);
     assert_int_equal(mb_panel_bytes(MB_FORMAT_NVFP4, 128), 2 * (512 + 64));
-    assert_int_equal(mb_panel_bytes(MB_FORMAT_BF16, 5), 5 * 16 * 2);
+    assert_int_equal(mb_panel_bytes(MB_FORMAT_BF16, 5), 6 * 16 * 2);
+    assert_int_equal(mb_panel_bytes(MB_FORMAT_F16, 5), 5 * 16 * 2);
     assert_int_equal(mb_panel_bytes(MB_FORMAT_Q4_0, 33), 0);
     assert_int_equal(mb_panel_bytes(MB_FORMAT_NONE, 256), 0);
     assert_int_equal(mb_panel_bytes(MB_FORMAT_F32, SIZE_MAX / 64 + 1), 0);

@@ -351,7 +351,7 @@ static void the_crossover_lies_between_what_was_measured(void **state)
 static void put_knobs(struct mb_profile *profile, const struct mb_kernel *kernel, size_t m,
                       enum mb_knob knob, size_t value, double ns)
 {
-    const struct mb_selection usual = mb_select_default(MB_FORMAT_Q4_0);
+    const struct mb_selection usual = mb_select_default(MB_FORMAT_Q4_0, MB_ACTIVATION_I8G32);
     struct mb_cost cost = cost_of(kernel, 256, 4096, m, ns);
     mb_space_knobs(&usual, kernel, m, cost.knobs);
     if (value != SIZE_MAX)
@@ -364,7 +364,7 @@ static void knobs_are_turned_when_that_gains_enough(void **state)
     (void)state;
     const struct mb_kernel *gemv = kernel_for(8, MB_OP_GEMV, 0);
     const struct mb_kernel *gemm = kernel_for(512, MB_OP_GEMM, 0);
-    const struct mb_selection usual = mb_select_default(MB_FORMAT_Q4_0);
+    const struct mb_selection usual = mb_select_default(MB_FORMAT_Q4_0, MB_ACTIVATION_I8G32);
     for (int enough = 0; enough < 2; enough++) {
         const double gain = enough ? 0.95 : 0.99;
         struct mb_profile *profile = empty_profile();
@@ -398,7 +398,7 @@ static void knobs_must_have_been_confirmed(void **state)
     elsewhere.residency = MB_RESIDENCY_MEMORY;
     put(profile, elsewhere);
     mb_profile_apply(profile);
-    const size_t usual = mb_select_default(MB_FORMAT_Q4_0).gemm.k_block;
+    const size_t usual = mb_select_default(MB_FORMAT_Q4_0, MB_ACTIVATION_I8G32).gemm.k_block;
     assert_int_equal(mb_select(MB_FORMAT_Q4_0)->gemm.k_block, usual);
     mb_select_set(MB_FORMAT_Q4_0, NULL);
     mb_profile_free(profile);

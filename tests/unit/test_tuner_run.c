@@ -132,7 +132,7 @@ static void a_default_run_searches_knobs_and_places_the_crossover(void **state)
     options.ms = NULL;
     options.thread_counts = 1;
     assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
-    const struct mb_selection usual = mb_select_default(MB_FORMAT_Q4_0);
+    const struct mb_selection usual = mb_select_default(MB_FORMAT_Q4_0, MB_ACTIVATION_I8G32);
     size_t crossover = 0, prefetches = 0, k_blocks = 0, others = 0;
     for (size_t i = 0; i < mb_profile_count(profile); i++) {
         const struct mb_cost *cost = mb_profile_at(profile, i);

@@ -40,7 +40,8 @@ static void every_format_has_candidates_that_the_dispatch_layer_would_run(void *
         for (size_t i = 0; i < sizeof ms / sizeof ms[0]; i++) {
             const enum mb_format format = mb_format_at(f)->id;
             const size_t count =
-                mb_space_candidates(format, &shape, ms[i], NULL, MB_RESIDENCY_L3, candidates);
+                mb_space_candidates(format, mb_format_info(format)->activation, &shape, ms[i], NULL,
+                                    MB_RESIDENCY_L3, candidates);
             assert_true(count > 0);
             for (size_t c = 0; c < count; c++) {
                 const struct mb_kernel *kernel = candidates[c].kernel;
@@ -64,8 +65,8 @@ static void allowed_levels_bound_the_candidates(void **state)
         if (!isa.supported)
             continue;
         assert_int_equal(mb_isa_allow(isa.name, NULL), MB_OK);
-        const size_t count =
-            mb_space_candidates(MB_FORMAT_Q4_K, &shape, 512, NULL, MB_RESIDENCY_L3, candidates);
+        const size_t count = mb_space_candidates(MB_FORMAT_Q4_K, MB_ACTIVATION_I8G256, &shape, 512,
+                                                 NULL, MB_RESIDENCY_L3, candidates);
         /* A level may leave formats to those it builds on: alone it has the reference there. */
         for (size_t c = 0; c < count; c++)
             assert_true(candidates[c].kernel->isa == i ||
@@ -96,7 +97,8 @@ static void knobs_change_how_a_product_runs_and_not_its_bits(void **state)
         for (size_t i = 0; i < 4; i++) {
             struct mb_tune_candidate from[MB_CANDIDATES_MAX], variants[MB_CANDIDATES_MAX];
             const size_t count =
-                mb_space_candidates(formats[f], &shape, ms[i], NULL, MB_RESIDENCY_L3, from);
+                mb_space_candidates(formats[f], mb_format_info(formats[f])->activation, &shape,
+                                    ms[i], NULL, MB_RESIDENCY_L3, from);
             w.m = ms[i];
             mb_workload_run(&w, 1);
             memcpy(expected, w.y, ms[i] * shape.n * sizeof *expected);
@@ -134,8 +136,8 @@ static void knobs_that_make_no_difference_are_left_out(void **state)
     const struct mb_shape small = {32, 256}, large = {4096, 4096};
     struct mb_tune_candidate from[MB_CANDIDATES_MAX], variants[MB_CANDIDATES_MAX];
     for (size_t i = 0; i < 2; i++) {
-        const size_t count =
-            mb_space_candidates(MB_FORMAT_Q4_0, &small, i == 0 ? 1 : 512, NULL, 0, from);
+        const size_t count = mb_space_candidates(MB_FORMAT_Q4_0, MB_ACTIVATION_I8G32, &small,
+                                                 i == 0 ? 1 : 512, NULL, 0, from);
         for (size_t c = 0; c < count; c++) {
             if (i == 1 && from[c].kernel->op != MB_OP_GEMM)
                 continue;
@@ -279,8 +281,8 @@ static void a_wrong_candidate_is_recorded_and_never_ranked(void **state)
                                  .residency = MB_RESIDENCY_L2,
                                  .candidates = candidates,
                                  .budget_ns = 1};
-    contest.count =
-        mb_space_candidates(MB_FORMAT_Q4_0, &contest.shape, 1, NULL, MB_RESIDENCY_L2, candidates);
+    contest.count = mb_space_candidates(MB_FORMAT_Q4_0, MB_ACTIVATION_I8G32, &contest.shape, 1,
+                                        NULL, MB_RESIDENCY_L2, candidates);
     const size_t right = contest.count;
     struct mb_kernel wrong = *a_kernel(MB_OP_GEMV);
     wrong.name = "gemv_b4_g32_i8g32_1x16_wrong";
@@ -340,8 +342,8 @@ static void a_revisit_keeps_the_better_figure_of_the_leaders(void **state)
         mb_workload_create(&workload, MB_FORMAT_Q4_0, 48, 64, 1, 0, NULL, &arena, &error), MB_OK);
     for (size_t round = 0; round < 4; round++) {
         contest.revisit = round > 0;
-        contest.count = mb_space_candidates(MB_FORMAT_Q4_0, &contest.shape, 1, NULL,
-                                            MB_RESIDENCY_L2, candidates);
+        contest.count = mb_space_candidates(MB_FORMAT_Q4_0, MB_ACTIVATION_I8G32, &contest.shape, 1,
+                                            NULL, MB_RESIDENCY_L2, candidates);
         const size_t count = contest.count;
         assert_int_equal(mb_contest_run(&contest, &workload), MB_OK);
         assert_int_equal(mb_profile_count(profile), count);
