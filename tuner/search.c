@@ -368,8 +368,11 @@ static bool open_late_contest(struct tuning *t, struct cell *cell, size_t i, boo
                                   .k = cell->shape.k,
                                   .threads = t->threads,
                                   .residency = cell->residency};
-    const struct mb_question question = {
-        .format = cell->format, .m = point_m(t, i), .ops = MB_ALL_OPS, .place = &place};
+    const struct mb_question question = {.format = cell->format,
+                                         .activation = cell->activation,
+                                         .m = point_m(t, i),
+                                         .ops = MB_ALL_OPS,
+                                         .place = &place};
     struct mb_config config;
     if (revisit || i >= t->m_count || mb_profile_best_config(t->profile, &question, &config))
         return false;
@@ -379,8 +382,9 @@ static bool open_late_contest(struct tuning *t, struct cell *cell, size_t i, boo
     contest->count = 0;
     add_found(t, cell, i, contest);
     if (contest->count == 0)
-        contest->count = mb_space_candidates(cell->format, &cell->shape, contest->m, t->limits,
-                                             cell->residency, contest->candidates) > 0;
+        contest->count =
+            mb_space_candidates(cell->format, cell->activation, &cell->shape, contest->m, t->limits,
+                                cell->residency, contest->candidates) > 0;
     return contest->count > 0;
 }
 
