@@ -297,6 +297,16 @@ char *mb_bundled_profile(void)
     return find_bundled(below, sizeof below / sizeof *below, "profiles", name);
 }
 
+enum mb_status mb_step_text(struct mb_cli *cli, const char *given, const char *name,
+                            const char *option, char **path)
+{
+    *path = given ? strdup(given) : mb_bundled_text(name);
+    return *path ? MB_OK
+                 : mb_usage(cli,
+                            "%s: the text that comes with mixbit (%s) was not found; name a file",
+                            option, name);
+}
+
 /* Windows of an effort. Normal scores second halves, as evaluation does. Quick scores every
  * position but a window's first: half the forward passes for the same count, at the price of
  * positions with little context. */
