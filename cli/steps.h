@@ -92,6 +92,10 @@ struct mb_sense_request {
     const struct mb_format_list *formats; /* NULL or empty: the defaults */
     const char *output;                   /* table; the journal is <output>.journal. Required. */
     struct mb_threads *threads;
+    enum mb_method method;
+    size_t surrogate_probes, shard, shards; /* as in mb_sense_options */
+    struct mb_measures **measures; /* NULL: not wanted; else every measure (model/sense.h), and a
+                                      finished table is not used */
 };
 /* Sense, or go on where an interrupted run stopped; save the table; the journal goes when it is
  * done. A finished table of the same model, text and candidates at `output` is used as it is. */
@@ -99,6 +103,9 @@ enum mb_status mb_step_sense(struct mb_cli *cli, struct mb_model *model,
                              const struct mb_sense_request *request, struct mb_sensitivity **table);
 enum mb_status mb_step_load_sensitivity(struct mb_cli *cli, struct mb_model *model,
                                         const char *path, struct mb_sensitivity **table);
+/* The one table of a job's shards, all of whose files are given. */
+enum mb_status mb_step_merge(struct mb_cli *cli, const char *const *paths, size_t count,
+                             struct mb_sensitivity **table);
 /* Refuse to evaluate on the text that a table was sensed on: MB_ERR_ARGUMENT. */
 enum mb_status mb_step_check_texts(struct mb_cli *cli, const char *sensed_hash,
                                    const char *evaluated_hash);
