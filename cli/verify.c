@@ -8,13 +8,14 @@
 
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { LEAST_FITS = 4, WINDOWS = 64, DRAWS = 100 };
 
 struct options {
     const char *text, *eval_text, *profile, *sensitivity;
     size_t mixes, fits, seed, windows, window, context, threads, repeats;
-    int effort;
+    int effort, numerics;
     struct mb_format_list formats;
     struct mb_verify_limits limits;
 };
@@ -65,6 +66,7 @@ static enum mb_status open_table(struct work *work)
     char *path = mb_path_beside(cli->positionals[0], ".sensitivity.json");
     const struct mb_sense_request sense = {.text = work->text,
                                            .effort = o->effort,
+                                           .numerics = (enum mb_numerics)o->numerics,
                                            .formats = &work->formats,
                                            .output = path,
                                            .threads = work->threads};
@@ -93,6 +95,12 @@ static enum mb_status open_tables(struct work *work)
     status = open_table(work);
     if (status == MB_OK)
         status = mb_step_check_texts(cli, work->table->text_hash, work->held_out.text_hash);
+    if (status == MB_OK && strcmp(work->table->method, mb_method_name(MB_METHOD_KL)) != 0 &&
+        strncmp(work->table->method, mb_method_name(MB_METHOD_SURROGATE), 9) != 0)
+        status = mb_usage(cli,
+                          "the table's method is %s; measured mixes are judged by KL, which needs "
+                          "a table of method kl or surrogate",
+                          work->table->method);
     /* The fixed part is zero here: what this forecast calls decode and prefill are their products.
      */
     const struct mb_forecast_request forecast = {.table = work->table,
@@ -210,6 +218,8 @@ static const struct mb_option table[] = {
                    "cost profile (default: this device's, measured when it is missing)"),
     MB_FORMATS_ROW(struct options, formats, "candidate formats (default: every quantized one)"),
     MB_EFFORT_ROW(struct options, effort),
+    MB_NUMERICS_ROW(struct options, numerics,
+                    "how a table that is missing is sensed, as in sense and plan", "f32"),
     MB_WINDOWS_ROW(struct options, windows, "windows of text to measure on (default: 64)", 2),
     MB_WINDOW_ROW(struct options, window, "512, or the model's context"),
     MB_CONTEXT_ROW(struct options, context),

@@ -30,12 +30,12 @@ static void measured_times(const struct mb_assignment *row, double times[MB_VERI
     times[MB_VERIFY_PREFILL_MATMUL] = row->speed.prefill_matmul_ns;
 }
 
-/* Half-width of a sum of independent losses. Windows are shared, so entries do hang together; that
- * part moves all mixes alike, and is in the scale of the correction. */
+/* Half-width of a sum of losses. They were measured on the same windows, so they may all be off the
+ * same way: half-widths are added as they are, which bounds any correlation. */
 static double sum_half(const struct mb_forecast *forecast, const struct mb_mix *mix)
 {
     const struct mb_problem *problem = NULL;
-    double squares = 0;
+    double half = 0;
     for (int r = 0; r < MB_RESIDENCY_COUNT && problem == NULL; r++)
         problem = forecast->problem[r];
     for (size_t u = 0; problem != NULL && u < problem->unit_count; u++) {
@@ -44,11 +44,10 @@ static double sum_half(const struct mb_forecast *forecast, const struct mb_mix *
         for (size_t c = 0; c < unit->candidate_count; c++) {
             const struct mb_candidate *candidate = &unit->candidates[c];
             if (candidate->format == format)
-                squares += (candidate->loss_high - candidate->loss) *
-                           (candidate->loss_high - candidate->loss);
+                half += candidate->loss_high - candidate->loss;
         }
     }
-    return sqrt(squares);
+    return half;
 }
 
 static enum mb_status fit(struct mb_cli *cli, const struct mb_comparison *comparison, size_t fits,
@@ -238,8 +237,6 @@ static bool judge(struct mb_cli *cli, const char *what, double value, bool most,
 static size_t judge_all(struct mb_cli *cli, const struct mb_verification *v,
                         const struct mb_verify_limits *limits, char *missed, size_t room)
 {
-    static const char *const names[MB_VERIFY_TIMES] = {"decode", "decode, matrix products",
-                                                       "prefill", "prefill, matrix products"};
     size_t misses = 0;
     for (int t = 0; t < MB_VERIFY_TIMES; t++) {
         char what[64];
