@@ -175,7 +175,9 @@ static json_t *summary_json(const struct mb_verification *v)
     for (int t = 0; t < MB_VERIFY_TIMES; t++)
         (void)json_object_set_new(
             summary, mb_verify_keys[t],
-            json_pack("{s:f, s:f}", "median_error", v->median[t], "worst_error", v->worst[t]));
+            json_pack("{s:f, s:f, s:f, s:f, s:f}", "median_error", v->median[t], "worst_error",
+                      v->worst[t], "factor", v->factor[t], "median_error_without_factor",
+                      v->spread_median[t], "worst_error_without_factor", v->spread_worst[t]));
     (void)json_object_set_new(summary, "kl",
                               json_pack("{s:f, s:f, s:f, s:f, s:f}", "rank_correlation",
                                         v->rank_correlation, "coverage", v->coverage, "half_width",
