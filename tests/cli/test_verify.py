@@ -64,7 +64,8 @@ class Verify(Case):
                    status=2, says="text")
         self.fails("verify", MODEL, "--formats", "q4_0", status=2, says="two formats")
         self.fails("verify", MODEL, "--fit", "3", status=2, says="--fit")
-        self.fails("verify", MODEL, "-s", sensitivity(), "-p", profile(), *SMALL, "--formats", "q4_0,q5_K", status=1)
+        self.fails("verify", MODEL, "-s", sensitivity(), "-p", profile(), "--text", CALIB, "--eval-text", HELDOUT, "--formats",
+                   "q4_0,q5_K", status=1, says="q5_K")
 
 
 if __name__ == "__main__":
