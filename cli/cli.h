@@ -40,7 +40,7 @@ enum mb_option_kind {
     MB_OPTION_SIZE     /* struct mb_size_limit, "80M", "80Mi", "4.25bpw" */
 };
 
-enum { MB_LIST_LENGTH = 32 };
+enum { MB_LIST_LENGTH = 256 };
 
 struct mb_texts {
     size_t count;

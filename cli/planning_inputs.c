@@ -4,22 +4,11 @@
 #include "cli/planning.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 void mb_planning_note(struct mb_planning *run, const char *text)
 {
     if (run->note_count < MB_PLANNING_NOTES)
         snprintf(run->notes[run->note_count++], sizeof run->notes[0], "%s", text);
-}
-
-static enum mb_status choose_text(struct mb_planning *run, const char *given, const char *name,
-                                  const char *option, char **path)
-{
-    *path = given ? strdup(given) : mb_bundled_text(name);
-    return *path ? MB_OK
-                 : mb_usage(run->cli,
-                            "%s: the text that comes with mixbit (%s) was not found; name a file",
-                            option, name);
 }
 
 static enum mb_status check_outputs(struct mb_planning *run)
@@ -40,9 +29,9 @@ enum mb_status mb_planning_open(struct mb_planning *run)
     struct mb_cli *cli = run->cli;
     enum mb_status status = mb_model_open(cli->positionals[0], &run->model, &cli->error);
     if (status == MB_OK)
-        status = choose_text(run, o->text, "calib.txt", "--text", &run->text);
+        status = mb_step_text(cli, o->text, "calib.txt", "--text", &run->text);
     if (status == MB_OK)
-        status = choose_text(run, o->eval_text, "heldout.txt", "--eval-text", &run->eval_text);
+        status = mb_step_text(cli, o->eval_text, "heldout.txt", "--eval-text", &run->eval_text);
     if (status == MB_OK)
         status = mb_step_threads(cli, o->threads, &run->threads);
     run->device.size = sizeof run->device;

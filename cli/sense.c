@@ -1,26 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sense: what each tensor loses in each format, measured; resumable through the journal beside the
- * output. */
+ * output. Runs whole or in shards that `sense merge` puts together again. */
 #include "cli/option_rows.h"
+#include "model/agreement.h"
 
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct options {
-    const char *text, *output;
+    const char *text, *output, *shard;
     struct mb_format_list formats;
-    size_t windows, window, threads;
-    int effort, numerics;
+    size_t windows, window, threads, surrogate;
+    int effort, numerics, method;
+    bool compare;
 };
+
+static const char *const methods[] = {"kl",  "reverse",      "js",        "sqnr", "cosine",
+                                      "ppl", "weight-error", "surrogate", NULL};
 
 /* Per format: the sum over tensors, which is what a uniform file should lose, and the tensor that
  * loses most. */
 static void print_summary(const struct mb_sensitivity *table)
 {
     struct mb_table *text = mb_table_create();
+    char sum_title[48];
+    (void)snprintf(sum_title, sizeof sum_title, "sum of %s",
+                   strcmp(table->method, "kl") == 0 ? "KL" : table->method);
     mb_table_column(text, "format", "format", MB_ALIGN_LEFT);
-    mb_table_column(text, "sum", "sum of KL", MB_ALIGN_RIGHT);
+    mb_table_column(text, "sum", sum_title, MB_ALIGN_RIGHT);
     mb_table_column(text, "worst", "largest", MB_ALIGN_RIGHT);
     mb_table_column(text, "tensor", "in", MB_ALIGN_LEFT);
     for (size_t f = 0; f < table->format_count; f++) {
@@ -53,51 +62,177 @@ static void print_summary(const struct mb_sensitivity *table)
     mb_table_free(text);
 }
 
-static enum mb_status run(struct mb_cli *cli, const void *given)
+/* ---- methods against each other ---- */
+
+/* Mean tau over models that arXiv 2604.13440 gives (its table of methods), NaN where it has none.
+ */
+static double published(const char *name)
 {
-    const struct options *options = given;
+    static const struct {
+        const char *name;
+        double tau;
+    } rows[] = {{"reverse", 0.7911}, {"sqnr", 0.7111}, {"forward as coded", -0.1275}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (strcmp(rows[i].name, name) == 0)
+            return rows[i].tau;
+    return (double)NAN;
+}
+
+static enum mb_status print_agreement(struct mb_cli *cli, const struct mb_measures *measures)
+{
+    struct mb_agreement rows[MB_AGREEMENT_ROWS];
+    const enum mb_status status = mb_agreement(measures, rows, &cli->error);
+    if (status != MB_OK)
+        return status;
+    struct mb_table *table = mb_table_create();
+    mb_table_column(table, "method", "method", MB_ALIGN_LEFT);
+    mb_table_column(table, "tau", "tau", MB_ALIGN_RIGHT);
+    mb_table_column(table, "tau_low", "from", MB_ALIGN_RIGHT);
+    mb_table_column(table, "tau_high", "to", MB_ALIGN_RIGHT);
+    mb_table_column(table, "tau_ties", "with ties", MB_ALIGN_RIGHT);
+    mb_table_column(table, "decided", "decided pairs", MB_ALIGN_RIGHT);
+    mb_table_column(table, "decided_share", "of all", MB_ALIGN_RIGHT);
+    mb_table_column(table, "tau_tensors", "tensors only", MB_ALIGN_RIGHT);
+    mb_table_column(table, "tau_published", "published", MB_ALIGN_RIGHT);
+    for (size_t i = 0; i < MB_AGREEMENT_ROWS; i++) {
+        const struct mb_agreement *row = &rows[i];
+        mb_table_text(table, row->name);
+        mb_table_number(table, row->tau, "%.3f");
+        mb_table_number(table, row->low, "%.3f");
+        mb_table_number(table, row->high, "%.3f");
+        mb_table_number(table, row->tied, "%.3f");
+        mb_table_number(table, row->decided, "%.3f");
+        mb_table_number(table, row->decided_share, "%.3f");
+        mb_table_number(table, row->units, "%.3f");
+        mb_table_number(table, published(row->name), "%.4f");
+    }
+    enum mb_status printed = MB_OK;
+    if (cli->common.json) {
+        printed = mb_print_json(cli, json_pack("{s:s, s:I, s:I, s:o}", "schema", "mixbit-agreement",
+                                               "entries", (json_int_t)measures->entry_count,
+                                               "windows", (json_int_t)measures->windows, "methods",
+                                               mb_table_json(table)));
+    } else {
+        (void)printf("Kendall's tau-b against the true change of ln perplexity, %zu entries "
+                     "(tensor x format), %zu windows:\n",
+                     measures->entry_count, measures->windows);
+        mb_table_print(table, stdout);
+    }
+    mb_table_free(table);
+    return printed;
+}
+
+/* ---- the verb ---- */
+
+static enum mb_status parse_shard(struct mb_cli *cli, const char *text,
+                                  struct mb_sense_request *request)
+{
+    char extra;
+    if (text == NULL)
+        return MB_OK;
+    if (sscanf(text, "%zu/%zu%c", &request->shard, &request->shards, &extra) != 2 ||
+        request->shard == 0 || request->shard > request->shards || text[0] == '-')
+        return mb_usage(cli, "--shard: expected PART/PARTS like 2/8, found '%.40s'", text);
+    return MB_OK;
+}
+
+static enum mb_status check(struct mb_cli *cli, const struct options *options)
+{
+    if (cli->positional_count > 1)
+        return mb_usage(cli, "sense takes one model; 'mixbit sense merge A B ... -o OUT' takes "
+                             "shards");
+    if (options->text == NULL)
+        return mb_usage(cli, "--text is missing: a file of plain text to run the model on");
+    if (options->surrogate > 0 && options->method != MB_METHOD_KL &&
+        options->method != MB_METHOD_SURROGATE)
+        return mb_usage(cli, "--surrogate is a method of its own: leave out --method");
+    if (options->compare && (options->shard != NULL || options->surrogate > 0 ||
+                             options->method >= MB_METHOD_WEIGHT_ERROR))
+        return mb_usage(cli, "--compare runs every probe: leave out --shard, --surrogate and "
+                             "methods without probes");
+    return MB_OK;
+}
+
+static enum mb_status print(struct mb_cli *cli, const char *where,
+                            const struct mb_sensitivity *table, const struct mb_measures *measures)
+{
+    if (measures != NULL)
+        return print_agreement(cli, measures);
+    if (cli->common.json) {
+        json_t *root;
+        const enum mb_status status = mb_json_load(where, (size_t)1 << 30, &root, &cli->error);
+        return status == MB_OK ? mb_print_json(cli, root) : status;
+    }
+    print_summary(table);
+    (void)printf("%s\n", where);
+    return MB_OK;
+}
+
+static enum mb_status run_sense(struct mb_cli *cli, const struct options *options)
+{
     struct mb_model *model = NULL;
     struct mb_threads *threads = NULL;
     struct mb_sensitivity *table = NULL;
+    struct mb_measures *measures = NULL;
     char *output = NULL;
-    enum mb_status status = MB_OK;
-    if (options->text == NULL)
-        return mb_usage(cli, "--text is missing: a file of plain text to run the model on");
-    status = mb_model_open(cli->positionals[0], &model, &cli->error);
+    struct mb_sense_request request = {
+        .text = options->text,
+        .windows = options->windows,
+        .window = options->window,
+        .effort = options->effort,
+        .numerics = (enum mb_numerics)options->numerics,
+        .formats = &options->formats,
+        .method = options->surrogate > 0 ? MB_METHOD_SURROGATE : (enum mb_method)options->method,
+        .measures = options->compare ? &measures : NULL};
+    if (request.method == MB_METHOD_SURROGATE)
+        request.surrogate_probes = options->surrogate > 0 ? options->surrogate : 2;
+    enum mb_status status = check(cli, options);
+    if (status == MB_OK)
+        status = parse_shard(cli, options->shard, &request);
+    if (status == MB_OK)
+        status = mb_model_open(cli->positionals[0], &model, &cli->error);
     if (options->output == NULL)
         output = mb_path_beside(cli->positionals[0], ".sensitivity.json");
-    const char *where = options->output != NULL ? options->output : output;
-    if (status == MB_OK && where == NULL)
+    request.output = options->output != NULL ? options->output : output;
+    if (status == MB_OK && request.output == NULL)
         status = mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
     if (status == MB_OK)
-        status = mb_step_check_output(cli, where);
+        status = mb_step_check_output(cli, request.output);
     if (status == MB_OK)
         status = mb_step_threads(cli, options->threads, &threads);
-    if (status == MB_OK) {
-        const struct mb_sense_request request = {.text = options->text,
-                                                 .windows = options->windows,
-                                                 .window = options->window,
-                                                 .effort = options->effort,
-                                                 .numerics = (enum mb_numerics)options->numerics,
-                                                 .formats = &options->formats,
-                                                 .output = where,
-                                                 .threads = threads};
+    request.threads = threads;
+    if (status == MB_OK)
         status = mb_step_sense(cli, model, &request, &table);
-    }
-    if (status == MB_OK && cli->common.json) {
-        json_t *root;
-        status = mb_json_load(where, (size_t)1 << 30, &root, &cli->error);
-        if (status == MB_OK)
-            status = mb_print_json(cli, root);
-    } else if (status == MB_OK) {
-        print_summary(table);
-        (void)printf("%s\n", where);
-    }
+    if (status == MB_OK)
+        status = print(cli, request.output, table, measures);
+    mb_measures_free(measures);
     mb_sensitivity_free(table);
     mb_threads_destroy(threads);
     mb_model_close(model);
     free(output);
     return status;
+}
+
+static enum mb_status run_merge(struct mb_cli *cli, const struct options *options)
+{
+    struct mb_sensitivity *table = NULL;
+    if (options->output == NULL || cli->positional_count < 2)
+        return mb_usage(cli, "expected 'mixbit sense merge SHARD... -o OUT'");
+    enum mb_status status = mb_step_check_output(cli, options->output);
+    if (status == MB_OK)
+        status = mb_step_merge(cli, cli->positionals + 1, cli->positional_count - 1, &table);
+    if (status == MB_OK)
+        status = mb_sensitivity_save(table, options->output, &cli->error);
+    if (status == MB_OK)
+        status = print(cli, options->output, table, NULL);
+    mb_sensitivity_free(table);
+    return status;
+}
+
+static enum mb_status run(struct mb_cli *cli, const void *given)
+{
+    return strcmp(cli->positionals[0], "merge") == 0 ? run_merge(cli, given)
+                                                     : run_sense(cli, given);
 }
 
 static const struct mb_option table[] = {
@@ -112,6 +247,27 @@ static const struct mb_option table[] = {
                     "the probed tensor as its own kernel runs it, rounded activations included, or "
                     "dequantized in f32",
                     "f32"),
+    {.name = "method",
+     .kind = MB_OPTION_CHOICE,
+     .offset = offsetof(struct options, method),
+     .choices = methods,
+     .fallback = "kl",
+     .help = "what a loss is; docs/sensing.md explains each"},
+    {.name = "surrogate",
+     .kind = MB_OPTION_COUNT,
+     .offset = offsetof(struct options, surrogate),
+     .value = "N",
+     .minimum = 1,
+     .help = "probe N formats per tensor, estimate the others from their weight error"},
+    {.name = "compare",
+     .kind = MB_OPTION_FLAG,
+     .offset = offsetof(struct options, compare),
+     .help = "run every method; print Kendall's tau of each against the true perplexity change"},
+    {.name = "shard",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, shard),
+     .value = "I/N",
+     .help = "part I of N of the work; 'sense merge' joins the parts"},
     MB_OUTPUT_ROW(struct options, output,
                   "the table (default: MODEL.sensitivity.json here); the journal is beside it"),
     MB_THREADS_ROW(struct options, threads),
@@ -120,14 +276,15 @@ static const struct mb_option table[] = {
 const struct mb_verb mb_verb_sense = {
     .name = "sense",
     .summary = "measure what each tensor loses in each format",
-    .positionals = "MODEL",
+    .positionals = "MODEL | merge SHARD...",
     .min_positionals = 1,
-    .max_positionals = 1,
+    .max_positionals = MB_LIST_LENGTH,
     .options = table,
     .options_bytes = sizeof(struct options),
     .details = "Every tensor is quantized alone and the model's predictions are compared with the "
                "unquantized model's: KL divergence in nats per token, with an interval over "
-               "windows. Ctrl-C loses at most one probe; the same command goes on.",
+               "windows. Ctrl-C loses at most one probe; the same command goes on. "
+               "'mixbit sense merge s1.json s2.json -o s.json' joins shards.",
     .example = "mixbit sense model.f16.gguf --text calib.txt -o sensitivity.json",
     .run = run,
 };

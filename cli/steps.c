@@ -2,6 +2,7 @@
 /* Steps that several verbs share: outputs checked before the work begins, what a model's tensors
  * mean for candidates and sizes, texts, and sensing with its journal. */
 #include "cli/steps.h"
+#include "model/sense.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -225,18 +226,26 @@ const char *const mb_effort_names[] = {"quick", "normal", NULL};
 const char *const mb_numerics_names[] = {"kernel", "f32", NULL};
 
 /* The table at `path` when it answers the request already; NULL otherwise. */
-static struct mb_sensitivity *finished_table(struct mb_model *model, const char *path,
-                                             enum mb_numerics numerics,
+static struct mb_sensitivity *finished_table(struct mb_model *model,
+                                             const struct mb_sense_request *request,
                                              const struct mb_windows *windows,
                                              const struct mb_format_list *formats)
 {
+    const char *path = request->output;
+    char method[32];
+    if (request->method == MB_METHOD_SURROGATE)
+        (void)snprintf(method, sizeof method, "surrogate %zu", request->surrogate_probes);
+    else
+        (void)snprintf(method, sizeof method, "%s", mb_method_name(request->method));
     struct mb_sensitivity *table = NULL;
     if (access(path, F_OK) != 0 || mb_sensitivity_load(path, &table, NULL) != MB_OK)
         return NULL;
     bool same = strcmp(table->model_hash, mb_model_hash(model)) == 0 &&
                 strcmp(table->text_hash, windows->text_hash) == 0 &&
-                strcmp(table->numerics, mb_numerics_name(numerics)) == 0 &&
-                table->windows == windows->count && table->window == windows->window;
+                table->windows == windows->count && table->window == windows->window &&
+                strcmp(table->numerics, mb_numerics_name(request->numerics)) == 0 &&
+                strcmp(table->method, method) == 0 && table->shards == request->shards &&
+                (request->shards == 0 || table->shard == request->shard);
     for (size_t f = 0; f < formats->count; f++) {
         bool found = false;
         for (size_t c = 0; c < table->format_count; c++)
@@ -297,6 +306,16 @@ char *mb_bundled_profile(void)
     return find_bundled(below, sizeof below / sizeof *below, "profiles", name);
 }
 
+enum mb_status mb_step_text(struct mb_cli *cli, const char *given, const char *name,
+                            const char *option, char **path)
+{
+    *path = given ? strdup(given) : mb_bundled_text(name);
+    return *path ? MB_OK
+                 : mb_usage(cli,
+                            "%s: the text that comes with mixbit (%s) was not found; name a file",
+                            option, name);
+}
+
 /* Windows of an effort. Normal scores second halves, as evaluation does. Quick scores every
  * position but a window's first: half the forward passes for the same count, at the price of
  * positions with little context. */
@@ -338,7 +357,8 @@ enum mb_status mb_step_sense(struct mb_cli *cli, struct mb_model *model,
     enum mb_status status = mb_step_windows(cli, model, request->text, window, count, &windows);
     if (status != MB_OK)
         goto out;
-    *table = finished_table(model, request->output, request->numerics, &windows, &formats);
+    if (request->measures == NULL)
+        *table = finished_table(model, request, &windows, &formats);
     if (*table != NULL) {
         mb_note(cli, "using %s, sensed before with the same model, text and formats",
                 request->output);
@@ -354,9 +374,15 @@ enum mb_status mb_step_sense(struct mb_cli *cli, struct mb_model *model,
         .journal_path = journal,
         .threads = request->threads,
         .progress = mb_stage_progress(cli),
+        .method = request->method,
+        .surrogate_probes = request->surrogate_probes,
+        .shard = request->shard,
+        .shards = request->shards,
     };
     mb_stage_begin(cli, "sensing %zu windows of %zu tokens", windows.count, windows.window);
-    status = mb_sense(model, &options, table, &cli->error);
+    status = request->measures != NULL
+                 ? mb_sense_measures(model, &options, table, request->measures, &cli->error)
+                 : mb_sense(model, &options, table, &cli->error);
     mb_stage_end(cli);
     if (status == MB_ERR_INTERRUPTED)
         (void)mb_error_set(
@@ -389,6 +415,31 @@ enum mb_status mb_step_load_sensitivity(struct mb_cli *cli, struct mb_model *mod
                               "'mixbit sense'",
                               path, mb_model_path(model));
     }
+    if (status == MB_OK && (*table)->shards > 0) {
+        status =
+            mb_error_set(&cli->error, MB_ERR_STALE, -1,
+                         "'%s' is shard %zu/%zu of a table; 'mixbit sense merge' makes a whole "
+                         "one of all shards",
+                         path, (*table)->shard, (*table)->shards);
+        mb_sensitivity_free(*table);
+        *table = NULL;
+    }
+    return status;
+}
+
+enum mb_status mb_step_merge(struct mb_cli *cli, const char *const *paths, size_t count,
+                             struct mb_sensitivity **table)
+{
+    struct mb_sensitivity *shards[MB_LIST_LENGTH] = {NULL};
+    enum mb_status status = MB_OK;
+    *table = NULL;
+    for (size_t i = 0; status == MB_OK && i < count; i++)
+        status = mb_sensitivity_load(paths[i], &shards[i], &cli->error);
+    if (status == MB_OK)
+        status = mb_sensitivity_merge((const struct mb_sensitivity *const *)shards, count, paths,
+                                      table, &cli->error);
+    for (size_t i = 0; i < count; i++)
+        mb_sensitivity_free(shards[i]);
     return status;
 }
 

@@ -27,6 +27,10 @@ char *mb_path_beside(const char *model_path, const char *suffix);
 char *mb_bundled_text(const char *name);
 /* The profile of this machine that came with the program (profiles/<key>.json), or NULL; free(). */
 char *mb_bundled_profile(void);
+/* The text that was given, or the one that comes with mixbit; free(*path). `option` names it in
+ * messages. */
+enum mb_status mb_step_text(struct mb_cli *cli, const char *given, const char *name,
+                            const char *option, char **path);
 
 /* ---- what a model has (steps.c) ---- */
 
@@ -88,6 +92,10 @@ struct mb_sense_request {
     const struct mb_format_list *formats; /* NULL or empty: the defaults */
     const char *output;                   /* table; the journal is <output>.journal. Required. */
     struct mb_threads *threads;
+    enum mb_method method;
+    size_t surrogate_probes, shard, shards; /* as in mb_sense_options */
+    struct mb_measures **measures; /* NULL: not wanted; else every measure (model/sense.h), and a
+                                      finished table is not used */
 };
 /* Sense, or go on where an interrupted run stopped; save the table; the journal goes when it is
  * done. A finished table of the same model, text and candidates at `output` is used as it is. */
@@ -95,6 +103,9 @@ enum mb_status mb_step_sense(struct mb_cli *cli, struct mb_model *model,
                              const struct mb_sense_request *request, struct mb_sensitivity **table);
 enum mb_status mb_step_load_sensitivity(struct mb_cli *cli, struct mb_model *model,
                                         const char *path, struct mb_sensitivity **table);
+/* The one table of a job's shards, all of whose files are given. */
+enum mb_status mb_step_merge(struct mb_cli *cli, const char *const *paths, size_t count,
+                             struct mb_sensitivity **table);
 /* Refuse to evaluate on the text that a table was sensed on: MB_ERR_ARGUMENT. */
 enum mb_status mb_step_check_texts(struct mb_cli *cli, const char *sensed_hash,
                                    const char *evaluated_hash);
@@ -119,6 +130,11 @@ enum mb_status mb_mix_preset(struct mb_cli *cli, const struct mb_model *model, c
 /* MB_ERR_STALE when the plan is of another model. */
 enum mb_status mb_mix_plan(struct mb_cli *cli, struct mb_model *model, const struct mb_plan *plan,
                            struct mb_mix *mix);
+/* First a subset of `formats` (two or more), then for each tensor one of the subset: from nearly
+ * uniform to all mixed up. *state is the generator's, seeded by the caller. */
+enum mb_status mb_mix_random(struct mb_cli *cli, const struct mb_model *model,
+                             const struct mb_format_list *formats, const char *name,
+                             uint64_t *state, struct mb_mix *mix);
 void mb_mix_free(struct mb_mix *mix);
 /* Every uniform format of `formats` (NULL: the default candidates), then every preset that uses
  * formats of ours; those that store the same as an earlier one are left out. Free each and the

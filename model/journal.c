@@ -15,13 +15,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { CHECKSUM = 16, NUMBER = 16, MAX_FILE_BYTES = 1 << 28 };
+enum { CHECKSUM = 16, NUMBER = 16, FIXED = 4, MAX_FILE_BYTES = 1 << 28 };
 static const char MAGIC[] = "mixbit-journal 1 ";
 
 struct entry {
     char *tensor;
     enum mb_format format;
     struct mb_loss loss;
+    double *values;
 };
 
 struct mb_journal {
@@ -29,7 +30,7 @@ struct mb_journal {
     int descriptor; /* -1: in memory only */
     off_t bytes;
     struct entry *entries;
-    size_t count, room;
+    size_t count, room, values;
 };
 
 static enum mb_status out_of_memory(struct mb_error *error)
@@ -70,19 +71,20 @@ static void encode_name(const char *name, char *out)
 }
 
 /* The line of an entry, its newline included; free() it. */
-static char *format_entry(const char *tensor, enum mb_format format, const struct mb_loss *loss)
+static char *format_entry(const char *tensor, enum mb_format format, const struct mb_loss *loss,
+                          const double *values, size_t count)
 {
     const struct mb_format_info *info = mb_format_info(format);
     const double numbers[] = {loss->mean, loss->low, loss->high, loss->weight_error};
-    const size_t room = CHECKSUM + 1 + 32 + 4 * (NUMBER + 1) + 3 * strlen(tensor) + 2;
+    const size_t room = CHECKSUM + 1 + 32 + (FIXED + count) * (NUMBER + 1) + 3 * strlen(tensor) + 2;
     char *line = info ? malloc(room) : NULL;
     if (line == NULL)
         return NULL;
     char *at = line + CHECKSUM + 1;
     at += sprintf(at, "%s", info->name);
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+    for (size_t i = 0; i < FIXED + count; i++) {
         uint64_t bits;
-        memcpy(&bits, &numbers[i], sizeof bits);
+        memcpy(&bits, i < FIXED ? &numbers[i] : &values[i - FIXED], sizeof bits);
         at += sprintf(at, " %016" PRIx64, bits);
     }
     *at++ = ' ';
@@ -150,7 +152,7 @@ static bool decode_name(char *name)
 
 static enum mb_status remember(struct mb_journal *journal, const char *tensor,
                                enum mb_format format, const struct mb_loss *loss,
-                               struct mb_error *error)
+                               const double *values, struct mb_error *error)
 {
     if (journal->count == journal->room) {
         const size_t room = journal->room ? 2 * journal->room : 64;
@@ -161,9 +163,15 @@ static enum mb_status remember(struct mb_journal *journal, const char *tensor,
         journal->room = room;
     }
     char *copy = strdup(tensor);
-    if (copy == NULL)
+    double *kept = malloc((journal->values + 1) * sizeof *kept);
+    if (copy == NULL || kept == NULL) {
+        free(copy);
+        free(kept);
         return out_of_memory(error);
-    journal->entries[journal->count++] = (struct entry){copy, format, *loss};
+    }
+    if (journal->values > 0)
+        memcpy(kept, values, journal->values * sizeof *kept);
+    journal->entries[journal->count++] = (struct entry){copy, format, *loss, kept};
     return MB_OK;
 }
 
@@ -173,22 +181,25 @@ static enum mb_status parse_entry(struct mb_journal *journal, const char *line, 
 {
     const char *body = checked(line, bytes);
     const char *space = body ? strchr(body, ' ') : NULL;
-    if (space == NULL || space - body >= 32 || body + strlen(body) < space + 1 + 4 * (NUMBER + 1))
+    const size_t count = FIXED + journal->values;
+    if (space == NULL || space - body >= 32 || strlen(space + 1) < count * (NUMBER + 1))
         return MB_OK;
     char format[32];
     memcpy(format, body, (size_t)(space - body));
     format[space - body] = '\0';
-    double numbers[4];
-    for (size_t i = 0; i < 4; i++)
-        if (!parse_number(space + 1 + i * (NUMBER + 1), &numbers[i]))
-            return MB_OK;
-    char *name = strdup(space + 1 + 4 * (NUMBER + 1));
-    if (name == NULL)
-        return out_of_memory(error);
-    const struct mb_loss loss = {1, numbers[0], numbers[1], numbers[2], numbers[3]};
+    double *numbers = malloc(count * sizeof *numbers);
+    char *name = strdup(space + 1 + count * (NUMBER + 1));
+    bool sound = true;
     enum mb_status status = MB_OK;
-    if (decode_name(name) && mb_format_by_name(format) != MB_FORMAT_NONE)
-        status = remember(journal, name, mb_format_by_name(format), &loss, error);
+    for (size_t i = 0; numbers != NULL && sound && i < count; i++)
+        sound = parse_number(space + 1 + i * (NUMBER + 1), &numbers[i]);
+    if (numbers == NULL || name == NULL) {
+        status = out_of_memory(error);
+    } else if (sound && decode_name(name) && mb_format_by_name(format) != MB_FORMAT_NONE) {
+        const struct mb_loss loss = {1, numbers[0], numbers[1], numbers[2], numbers[3]};
+        status = remember(journal, name, mb_format_by_name(format), &loss, numbers + FIXED, error);
+    }
+    free(numbers);
     free(name);
     return status;
 }
@@ -289,14 +300,15 @@ static enum mb_status open_file(struct mb_journal *journal, const char *header,
     return journal->bytes == 0 ? write_line(journal, header, error) : MB_OK;
 }
 
-enum mb_status mb_journal_open(const char *path, const char *settings, struct mb_journal **journal,
-                               struct mb_error *error)
+enum mb_status mb_journal_open(const char *path, const char *settings, size_t values,
+                               struct mb_journal **journal, struct mb_error *error)
 {
     *journal = NULL;
     struct mb_journal *made = calloc(1, sizeof *made);
     if (made == NULL)
         return out_of_memory(error);
     made->descriptor = -1;
+    made->values = values;
     enum mb_status status = MB_OK;
     if (path != NULL) {
         char *header = format_header(settings);
@@ -318,30 +330,46 @@ void mb_journal_close(struct mb_journal *journal)
         return;
     if (journal->descriptor >= 0)
         (void)close(journal->descriptor); /* drops the lock as well */
-    for (size_t i = 0; i < journal->count; i++)
+    for (size_t i = 0; i < journal->count; i++) {
         free(journal->entries[i].tensor);
+        free(journal->entries[i].values);
+    }
     free(journal->entries);
     free(journal->path);
     free(journal);
 }
 
-const struct mb_loss *mb_journal_find(const struct mb_journal *journal, const char *tensor,
-                                      enum mb_format format)
+static const struct entry *find(const struct mb_journal *journal, const char *tensor,
+                                enum mb_format format)
 {
     for (size_t i = 0; i < journal->count; i++)
         if (journal->entries[i].format == format && strcmp(journal->entries[i].tensor, tensor) == 0)
-            return &journal->entries[i].loss;
+            return &journal->entries[i];
     return NULL;
+}
+
+const struct mb_loss *mb_journal_find(const struct mb_journal *journal, const char *tensor,
+                                      enum mb_format format)
+{
+    const struct entry *entry = find(journal, tensor, format);
+    return entry != NULL ? &entry->loss : NULL;
+}
+
+const double *mb_journal_values(const struct mb_journal *journal, const char *tensor,
+                                enum mb_format format)
+{
+    const struct entry *entry = find(journal, tensor, format);
+    return entry != NULL && journal->values > 0 ? entry->values : NULL;
 }
 
 size_t mb_journal_count(const struct mb_journal *journal) { return journal->count; }
 
 enum mb_status mb_journal_append(struct mb_journal *journal, const char *tensor,
                                  enum mb_format format, const struct mb_loss *loss,
-                                 struct mb_error *error)
+                                 const double *values, struct mb_error *error)
 {
     if (journal->descriptor >= 0) {
-        char *line = format_entry(tensor, format, loss);
+        char *line = format_entry(tensor, format, loss, values, journal->values);
         if (line == NULL)
             return out_of_memory(error);
         const enum mb_status status = write_line(journal, line, error);
@@ -349,5 +377,5 @@ enum mb_status mb_journal_append(struct mb_journal *journal, const char *tensor,
         if (status != MB_OK)
             return status;
     }
-    return remember(journal, tensor, format, loss, error);
+    return remember(journal, tensor, format, loss, values, error);
 }

@@ -7,6 +7,7 @@
  * chunk through one run's buffers. */
 #include "model/probe.h"
 
+#include "model/measures.h"
 #include "model/statistics.h"
 #include "model/vector.h"
 #include "support/support.h"
@@ -36,6 +37,7 @@ struct mb_prober {
     float *logits; /* [tokens][vocabulary], NULL: made anew */
     double *sums;
     float *block, *base_block;
+    double *measures; /* the caller's */
 };
 
 struct mb_target mb_target_of(const struct mb_network *network, size_t matrix)
@@ -60,6 +62,11 @@ size_t mb_prober_position(const struct mb_prober *prober, size_t i)
 
 /* ---- which rows are scored ---- */
 
+size_t mb_prober_spread(size_t tokens, size_t windows, size_t w)
+{
+    return tokens / windows * w + tokens % windows * w / windows;
+}
+
 /* Second halves as in an evaluation; fewer tokens are spread evenly over them; more tokens than
  * they have score everything but each window's first token. Every window gets at least one. */
 static enum mb_status choose_rows(struct mb_prober *p, size_t wanted, struct mb_error *error)
@@ -81,7 +88,7 @@ static enum mb_status choose_rows(struct mb_prober *p, size_t wanted, struct mb_
         return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for sensing");
     p->tokens = wanted;
     for (size_t w = 0; w <= windows; w++)
-        p->offsets[w] = wanted / windows * w + wanted % windows * w / windows;
+        p->offsets[w] = mb_prober_spread(wanted, windows, w);
     for (size_t w = 0; w < windows; w++) {
         const size_t count = p->offsets[w + 1] - p->offsets[w];
         for (size_t i = 0; i < count; i++)
@@ -320,6 +327,7 @@ enum mb_status mb_prober_create(struct mb_network *network, const struct mb_prob
         return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for sensing");
     made->network = network;
     made->windows = options->windows;
+    made->measures = options->measures;
     made->chunk = mb_windows_per_chunk(options->windows, 0);
     made->score_step = mb_score_step(network);
     status = choose_rows(made, options->score_tokens, error);
@@ -414,6 +422,22 @@ struct kl_task {
     double *kl;
 };
 
+static void measure_row(const struct kl_task *task, size_t i, double kl)
+{
+    const struct mb_prober *p = task->p;
+    const size_t vocabulary = p->network->vocabulary, row = task->row0 + i;
+    size_t window = 0;
+    while (p->offsets[window + 1] <= row)
+        window++;
+    const size_t target = window * p->windows->window + mb_prober_position(p, row) + 1;
+    double measures[MB_ROW_MEASURES];
+    mb_measure_row(p->run->vector, task->base + i * vocabulary, p->sums[row],
+                   task->changed + i * vocabulary, vocabulary, p->windows->tokens[target], kl,
+                   measures);
+    for (size_t m = 0; m < MB_ROW_MEASURES; m++)
+        p->measures[m * p->tokens + row] = measures[m];
+}
+
 static void score_rows(void *arg, size_t first, size_t last, size_t thread)
 {
     (void)thread;
@@ -425,6 +449,8 @@ static void score_rows(void *arg, size_t first, size_t last, size_t thread)
                      task->base + i * vocabulary, task->p->sums[task->row0 + i], vocabulary, -1,
                      &score);
         task->kl[task->row0 + i] = score.kl;
+        if (task->p->measures != NULL)
+            measure_row(task, i, score.kl);
     }
 }
 

@@ -25,6 +25,8 @@ struct mb_prober_options {
     const struct mb_windows *windows;
     size_t score_tokens;       /* as in mb_sense_options */
     size_t memory_limit_bytes; /* 0: half of what is free */
+    /* [MB_ROW_MEASURES][scored rows], filled by every probe (model/measures.h); NULL: KL alone. */
+    double *measures;
     const struct mb_progress *progress;
 };
 /* Runs the network once for the base. The network must be of MB_NUMERICS_F32. */
@@ -35,6 +37,8 @@ void mb_prober_destroy(struct mb_prober *prober);
 /* Scored rows in all, and those of window w: [offsets[w], offsets[w + 1]). */
 size_t mb_prober_tokens(const struct mb_prober *prober);
 const size_t *mb_prober_offsets(const struct mb_prober *prober);
+/* Scored rows before window w when `tokens` are spread over `windows`. */
+size_t mb_prober_spread(size_t tokens, size_t windows, size_t w);
 /* Position within its window of scored row i (it predicts the token after it). */
 size_t mb_prober_position(const struct mb_prober *prober, size_t i);
 /* 0: everything is kept; 1: only what a layer starts from; 2: base logits are made anew as well. */
@@ -60,14 +64,17 @@ struct mb_requantized {
     struct mb_replacement replacement;
     struct mb_weights weights; /* packed in f32, or in the format for its own kernel */
     float *rows;
-    double error; /* RMS(w - w') / RMS(w), weighted by importance when given */
-    bool exact;   /* every weight keeps its value */
+    double error;        /* RMS(w - w') / RMS(w), weighted by importance when given */
+    double output_error; /* the same, weighted by `activations`: what the product's output loses */
+    bool exact;          /* every weight keeps its value */
 };
 /* dequantize(quantize(w)) of matrix `index` of the network, made ready for `numerics`; format
- * MB_FORMAT_NONE: unchanged, in f32. */
+ * MB_FORMAT_NONE: unchanged, in f32. `importance` guides the quantizer, `activations` (mean squares
+ * of the input's columns) only weighs the error; either may be NULL. */
 enum mb_status mb_requantize(const struct mb_network *network, size_t index, enum mb_format format,
                              enum mb_numerics numerics, const float *importance,
-                             struct mb_requantized *out, struct mb_error *error);
+                             const float *activations, struct mb_requantized *out,
+                             struct mb_error *error);
 void mb_requantized_free(struct mb_requantized *requantized);
 
 #endif

@@ -12,12 +12,17 @@
 
 enum { PANEL = 16 };
 
+/* Squared errors and squares of a row, weighted by importance and by activations. */
+struct row_sums {
+    double error, square, output_error, output_square;
+};
+
 struct job {
     const struct mb_tensor *tensor;
     enum mb_format format;
-    const float *importance;
+    const float *importance, *activations;
     struct mb_requantized *out;
-    double *row_error, *row_square; /* per row, so that sums do not depend on the threads */
+    struct row_sums *rows; /* so that sums do not depend on the threads */
     atomic_int status, inexact;
 };
 
@@ -28,15 +33,17 @@ struct buffers {
 
 static void compare_row(const struct job *job, size_t row, const float *w, const float *v)
 {
-    double error = 0, square = 0;
+    struct row_sums sums = {0};
     for (size_t c = 0; c < job->tensor->k; c++) {
         const double weight = job->importance ? (double)job->importance[c] : 1.0;
         const double difference = (double)w[c] - (double)v[c];
-        error += weight * difference * difference;
-        square += weight * (double)w[c] * (double)w[c];
+        const double output = job->activations ? (double)job->activations[c] : 1.0;
+        sums.error += weight * difference * difference;
+        sums.square += weight * (double)w[c] * (double)w[c];
+        sums.output_error += output * difference * difference;
+        sums.output_square += output * (double)w[c] * (double)w[c];
     }
-    job->row_error[row] = error;
-    job->row_square[row] = square;
+    job->rows[row] = sums;
 }
 
 static enum mb_status do_panel(struct job *job, size_t row0, size_t row1, struct buffers *b)
@@ -123,32 +130,38 @@ static enum mb_status allocate(const struct mb_network *network, size_t index,
 
 enum mb_status mb_requantize(const struct mb_network *network, size_t index, enum mb_format format,
                              enum mb_numerics numerics, const float *importance,
-                             struct mb_requantized *out, struct mb_error *error)
+                             const float *activations, struct mb_requantized *out,
+                             struct mb_error *error)
 {
     const bool own_kernel = numerics == MB_NUMERICS_KERNEL && format != MB_FORMAT_NONE;
     const struct mb_tensor *tensor =
         mb_model_tensor_at(network->model, network->matrices[index].tensor);
-    struct job job = {.tensor = tensor, .format = format, .importance = importance, .out = out};
+    struct job job = {.tensor = tensor,
+                      .format = format,
+                      .importance = importance,
+                      .activations = activations,
+                      .out = out};
     *out = (struct mb_requantized){0};
     enum mb_status status = allocate(network, index, own_kernel ? format : MB_FORMAT_F32, out);
-    job.row_error = calloc(tensor->n, sizeof *job.row_error);
-    job.row_square = calloc(tensor->n, sizeof *job.row_square);
-    if (status == MB_OK && (job.row_error == NULL || job.row_square == NULL))
+    job.rows = calloc(tensor->n, sizeof *job.rows);
+    if (status == MB_OK && job.rows == NULL)
         status = MB_ERR_MEMORY;
     if (status == MB_OK) {
         mb_split(network->threads, (tensor->n + PANEL - 1) / PANEL, 16 * tensor->n * tensor->k,
                  do_panels, &job);
         status = (enum mb_status)atomic_load(&job.status);
     }
-    double errors = 0, squares = 0;
+    struct row_sums all = {0};
     for (size_t row = 0; status == MB_OK && row < tensor->n; row++) {
-        errors += job.row_error[row];
-        squares += job.row_square[row];
+        all.error += job.rows[row].error;
+        all.square += job.rows[row].square;
+        all.output_error += job.rows[row].output_error;
+        all.output_square += job.rows[row].output_square;
     }
-    out->error = squares > 0 ? sqrt(errors / squares) : 0;
+    out->error = all.square > 0 ? sqrt(all.error / all.square) : 0;
+    out->output_error = all.output_square > 0 ? sqrt(all.output_error / all.output_square) : 0;
     out->exact = !atomic_load(&job.inexact);
-    free(job.row_error);
-    free(job.row_square);
+    free(job.rows);
     if (status != MB_OK) {
         mb_requantized_free(out);
         const struct mb_format_info *info = mb_format_info(format);

@@ -6,8 +6,7 @@
  * settings alone, never on threads, chunks, memory or what was resumed: an interrupted job ends
  * with the table of an uninterrupted one. Source: KL Lens (arXiv 2604.13440) with the KL taken
  * forward; restart and interval are ours. */
-#include "model/journal.h"
-#include "model/probe.h"
+#include "model/sense.h"
 #include "model/statistics.h"
 #include "support/support.h"
 
@@ -19,40 +18,31 @@
 /* Raised when a change of arithmetic makes old journals incomparable. */
 enum { METHOD_REVISION = 1 };
 
-struct unit {
-    size_t matrix, tensor;
-    struct mb_target target;
-};
-
-struct sense {
-    struct mb_model *model;
-    const struct mb_sense_options *options;
-    struct mb_network *network;
-    struct mb_prober *prober; /* NULL until a probe has to run */
-    struct mb_journal *journal;
-    struct unit *units; /* in the order of the list */
-    size_t unit_count;
-    double *kl, *means; /* of a probe: per scored row, per window */
-    double done, total; /* cost */
-    double probe_cost;
-    char note[128];
-};
-
-static const struct mb_tensor *tensor_of(const struct sense *s, size_t unit)
+const struct mb_tensor *mb_sense_tensor(const struct mb_sense_job *job, size_t unit)
 {
-    return mb_model_tensor_at(s->model, s->units[unit].tensor);
+    return mb_model_tensor_at(job->model, job->units[unit].tensor);
 }
 
-static const float *importance_of(const struct sense *s, size_t unit)
+bool mb_sense_owns(const struct mb_sense_job *job, size_t unit)
 {
-    return s->options->importance ? s->options->importance[s->units[unit].tensor] : NULL;
+    return job->options->shards == 0 || unit % job->options->shards == job->options->shard - 1;
+}
+
+const float *mb_sense_importance(const struct mb_sense_job *job, size_t unit)
+{
+    return job->options->importance ? job->options->importance[job->units[unit].tensor] : NULL;
+}
+
+size_t mb_sense_values(const struct mb_sense_options *options)
+{
+    return MB_MEASURE_COUNT * options->windows->count + 1;
 }
 
 /* ---- what there is to do ---- */
 
 /* One line that says which job a journal belongs to. Formats are no part of it: more of them extend
  * a job. */
-static enum mb_status describe(const struct sense *s, char *settings, size_t bytes,
+static enum mb_status describe(const struct mb_sense_job *s, char *settings, size_t bytes,
                                struct mb_error *error)
 {
     const struct mb_windows *windows = s->options->windows;
@@ -73,16 +63,17 @@ static enum mb_status describe(const struct sense *s, char *settings, size_t byt
         return mb_error_set(error, MB_ERR_IO, -1, "cannot read '%s' to its end",
                             mb_model_path(s->model));
     snprintf(settings, bytes,
-             "kl %s revision %d, model %s, tokens %s, windows %zu x %zu, score %zu, importance %s",
-             mb_numerics_name(s->options->numerics), METHOD_REVISION, model, tokens, windows->count,
-             windows->window, s->options->score_tokens, importance);
+             "%s %s revision %d, model %s, tokens %s, windows %zu x %zu, score %zu, importance %s",
+             s->measure_all ? "measures" : "kl", mb_numerics_name(s->options->numerics),
+             METHOD_REVISION, model, tokens, windows->count, windows->window,
+             s->options->score_tokens, importance);
     return MB_OK;
 }
 
 static int by_target(const void *a, const void *b)
 {
-    const struct mb_target *x = &((const struct unit *)a)->target,
-                           *y = &((const struct unit *)b)->target;
+    const struct mb_target *x = &((const struct mb_sense_unit *)a)->target,
+                           *y = &((const struct mb_sense_unit *)b)->target;
     if (x->kind != y->kind)
         return x->kind < y->kind ? -1 : 1;
     if (x->step != y->step)
@@ -90,7 +81,7 @@ static int by_target(const void *a, const void *b)
     return (x->product > y->product) - (x->product < y->product);
 }
 
-static enum mb_status list_units(struct sense *s, struct mb_error *error)
+static enum mb_status list_units(struct mb_sense_job *s, struct mb_error *error)
 {
     const struct mb_network *network = s->network;
     s->units = calloc(network->matrix_count + 1, sizeof *s->units);
@@ -99,7 +90,7 @@ static enum mb_status list_units(struct sense *s, struct mb_error *error)
     for (size_t i = 0; i < network->matrix_count; i++) {
         const size_t tensor = network->matrices[i].tensor;
         if (mb_model_tensor_at(s->model, tensor)->quantizable)
-            s->units[s->unit_count++] = (struct unit){i, tensor, mb_target_of(network, i)};
+            s->units[s->unit_count++] = (struct mb_sense_unit){i, tensor, mb_target_of(network, i)};
     }
     if (s->unit_count == 0)
         return mb_error_set(error, MB_ERR_FILE, -1, "%s: no tensor can be quantized",
@@ -108,11 +99,10 @@ static enum mb_status list_units(struct sense *s, struct mb_error *error)
     return MB_OK;
 }
 
-/* What is stored when `asked` for the unit; MB_FORMAT_NONE: nothing changes and no probe is due. */
-static enum mb_format stored_format(const struct sense *s, size_t unit, enum mb_format asked)
+enum mb_format mb_sense_stored(const struct mb_sense_job *s, size_t unit, size_t candidate)
 {
-    const struct mb_tensor *tensor = tensor_of(s, unit);
-    const enum mb_format format = mb_format_fit(asked, tensor->k);
+    const struct mb_tensor *tensor = mb_sense_tensor(s, unit);
+    const enum mb_format format = mb_format_fit(s->options->formats[candidate], tensor->k);
     /* What a quantized file holds already still rounds its input when its own kernel runs it. */
     const bool rounds = s->options->numerics == MB_NUMERICS_KERNEL &&
                         mb_format_info(format)->activation != MB_ACTIVATION_F32;
@@ -120,20 +110,27 @@ static enum mb_format stored_format(const struct sense *s, size_t unit, enum mb_
                                                                             : format;
 }
 
-/* A probe is due for the first candidate that is stored as `format`. */
-static bool is_due(const struct sense *s, size_t unit, size_t candidate)
+bool mb_sense_first(const struct mb_sense_job *s, size_t unit, size_t candidate)
 {
-    const enum mb_format format = stored_format(s, unit, s->options->formats[candidate]);
-    if (format == MB_FORMAT_NONE ||
-        mb_journal_find(s->journal, tensor_of(s, unit)->name, format) != NULL)
-        return false;
+    const enum mb_format format = mb_sense_stored(s, unit, candidate);
     for (size_t earlier = 0; earlier < candidate; earlier++)
-        if (stored_format(s, unit, s->options->formats[earlier]) == format)
+        if (mb_sense_stored(s, unit, earlier) == format)
             return false;
     return true;
 }
 
-static size_t count_due(const struct sense *s)
+/* A probe is due for the first candidate that is stored as its format. */
+static bool is_due(const struct mb_sense_job *s, size_t unit, size_t candidate)
+{
+    const enum mb_format format = mb_sense_stored(s, unit, candidate);
+    if (!mb_sense_owns(s, unit) || format == MB_FORMAT_NONE ||
+        (s->chosen != NULL && !s->chosen[unit * s->options->format_count + candidate]))
+        return false;
+    return mb_sense_first(s, unit, candidate) &&
+           mb_journal_find(s->journal, mb_sense_tensor(s, unit)->name, format) == NULL;
+}
+
+static size_t count_due(const struct mb_sense_job *s)
 {
     size_t due = mb_journal_find(s->journal, MB_JOURNAL_NOISE, MB_FORMAT_F32) == NULL;
     for (size_t u = 0; u < s->unit_count; u++)
@@ -146,26 +143,26 @@ static size_t count_due(const struct sense *s)
 
 static int report_part(void *user, double part)
 {
-    struct sense *s = user;
+    struct mb_sense_job *s = user;
     return mb_progress_report(s->options->progress, s->done + part * s->probe_cost, s->total,
                               s->note) != MB_OK;
 }
 
 /* Mean over scored tokens, interval over windows. With one window there is nothing to compare: the
  * interval is then over its tokens, which hang together, and so too narrow. */
-static struct mb_loss summarize(const struct sense *s, double weight_error)
+static struct mb_loss summarize(const struct mb_sense_job *s, double weight_error)
 {
     const size_t windows = s->options->windows->count, tokens = mb_prober_tokens(s->prober);
-    const size_t *offsets = mb_prober_offsets(s->prober);
+    const size_t *offsets = s->offsets;
     double sum = 0;
     for (size_t w = 0; w < windows; w++) {
         double window = 0;
         for (size_t i = offsets[w]; i < offsets[w + 1]; i++)
             window += s->kl[i];
-        s->means[w] = window / (double)(offsets[w + 1] - offsets[w]);
+        s->values[w] = window / (double)(offsets[w + 1] - offsets[w]);
         sum += window;
     }
-    const double half = windows > 1 ? mb_interval(s->means, windows) : mb_interval(s->kl, tokens);
+    const double half = windows > 1 ? mb_interval(s->values, windows) : mb_interval(s->kl, tokens);
     struct mb_loss loss = {.known = 1, .mean = sum / (double)tokens, .weight_error = weight_error};
     if (loss.mean < 0) /* rounding of a loss of zero */
         loss.mean = 0;
@@ -175,47 +172,55 @@ static struct mb_loss summarize(const struct sense *s, double weight_error)
 }
 
 /* Requantize and run; format MB_FORMAT_NONE runs the unchanged weights whatever they are. */
-static enum mb_status probe(struct sense *s, size_t unit, enum mb_format format,
+static enum mb_status probe(struct mb_sense_job *s, size_t unit, enum mb_format format,
                             struct mb_loss *loss, struct mb_error *error)
 {
     struct mb_requantized weights;
     const enum mb_numerics numerics = s->options->numerics;
-    enum mb_status status = mb_requantize(s->network, s->units[unit].matrix, format, numerics,
-                                          importance_of(s, unit), &weights, error);
+    enum mb_status status = mb_requantize(
+        s->network, s->units[unit].matrix, format, numerics, mb_sense_importance(s, unit),
+        s->activations ? s->activations[s->units[unit].tensor] : NULL, &weights, error);
     if (status != MB_OK)
         return status;
     if (weights.exact && numerics == MB_NUMERICS_F32 && format != MB_FORMAT_NONE) {
         *loss = (struct mb_loss){.known = 1};
+        for (size_t i = 0; s->measure_all && i < mb_sense_values(s->options); i++)
+            s->values[i] = 0;
     } else {
         status = mb_prober_run(s->prober, &s->units[unit].target, &weights.replacement, report_part,
                                s, s->kl, error);
         if (status == MB_OK)
             *loss = summarize(s, weights.error);
+        if (status == MB_OK && s->measure_all) {
+            mb_measure_windows(s->rows, s->offsets, s->options->windows->count, s->values);
+            s->values[mb_sense_values(s->options) - 1] =
+                weights.output_error * weights.output_error;
+        }
     }
     mb_requantized_free(&weights);
     return status;
 }
 
 /* Quantizing takes time too: as much per weight as some 100 multiplications. */
-static double cost_of(const struct sense *s, size_t unit)
+static double cost_of(const struct mb_sense_job *s, size_t unit)
 {
-    const struct mb_tensor *tensor = tensor_of(s, unit);
+    const struct mb_tensor *tensor = mb_sense_tensor(s, unit);
     return mb_prober_cost(s->prober, &s->units[unit].target) +
            100.0 * (double)tensor->n * (double)tensor->k;
 }
 
-static void set_note(struct sense *s, size_t unit, const char *what)
+static void set_note(struct mb_sense_job *s, size_t unit, const char *what)
 {
-    const char *name = tensor_of(s, unit)->name;
+    const char *name = mb_sense_tensor(s, unit)->name;
     const size_t length = strlen(name), suffix = strlen(".weight");
     const bool cut = length > suffix && strcmp(name + length - suffix, ".weight") == 0;
     snprintf(s->note, sizeof s->note, "%.*s %s", (int)(cut ? length - suffix : length), name, what);
 }
 
-static enum mb_status run_one(struct sense *s, size_t unit, enum mb_format format,
+static enum mb_status run_one(struct mb_sense_job *s, size_t unit, enum mb_format format,
                               struct mb_error *error)
 {
-    const struct mb_tensor *tensor = tensor_of(s, unit);
+    const struct mb_tensor *tensor = mb_sense_tensor(s, unit);
     const bool noise = format == MB_FORMAT_NONE;
     set_note(s, unit, noise ? "noise floor" : mb_format_info(format)->name);
     s->probe_cost = cost_of(s, unit);
@@ -232,11 +237,11 @@ static enum mb_status run_one(struct sense *s, size_t unit, enum mb_format forma
                tensor->name, noise ? "f32" : mb_format_info(format)->name);
     s->done += s->probe_cost;
     return mb_journal_append(s->journal, noise ? MB_JOURNAL_NOISE : tensor->name,
-                             noise ? MB_FORMAT_F32 : format, &loss, error);
+                             noise ? MB_FORMAT_F32 : format, &loss, s->values, error);
 }
 
 /* The unit whose probe runs most of the network: where arithmetic noise would show most. */
-static size_t noisiest_unit(const struct sense *s)
+static size_t noisiest_unit(const struct mb_sense_job *s)
 {
     size_t unit = 0;
     while (unit + 1 < s->unit_count && s->units[unit].target.kind != MB_TARGET_PRODUCT)
@@ -244,7 +249,7 @@ static size_t noisiest_unit(const struct sense *s)
     return unit;
 }
 
-static enum mb_status run_probes(struct sense *s, struct mb_error *error)
+static enum mb_status run_probes(struct mb_sense_job *s, struct mb_error *error)
 {
     const size_t formats = s->options->format_count, noise_unit = noisiest_unit(s);
     const bool noise_due = mb_journal_find(s->journal, MB_JOURNAL_NOISE, MB_FORMAT_F32) == NULL;
@@ -258,7 +263,7 @@ static enum mb_status run_probes(struct sense *s, struct mb_error *error)
             status = run_one(s, u, MB_FORMAT_NONE, error);
         for (size_t c = 0; c < formats && status == MB_OK; c++)
             if (is_due(s, u, c))
-                status = run_one(s, u, stored_format(s, u, s->options->formats[c]), error);
+                status = run_one(s, u, mb_sense_stored(s, u, c), error);
     }
     if (status == MB_OK &&
         mb_progress_report(s->options->progress, s->total, s->total, "done") != MB_OK)
@@ -266,25 +271,25 @@ static enum mb_status run_probes(struct sense *s, struct mb_error *error)
     return status;
 }
 
-static enum mb_status run_due(struct sense *s, struct mb_error *error)
+static enum mb_status run_due(struct mb_sense_job *s, struct mb_error *error)
 {
+    const size_t tokens = s->offsets[s->options->windows->count];
+    s->kl = malloc(tokens * sizeof *s->kl);
+    s->values = malloc(mb_sense_values(s->options) * sizeof *s->values);
+    if (s->measure_all)
+        s->rows = calloc(MB_ROW_MEASURES * tokens, sizeof *s->rows);
+    if (s->kl == NULL || s->values == NULL || (s->measure_all && s->rows == NULL))
+        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for sensing");
     const struct mb_prober_options options = {
         .windows = s->options->windows,
         .score_tokens = s->options->score_tokens,
         .memory_limit_bytes = s->options->memory_limit_bytes,
+        .measures = s->rows,
         .progress = s->options->progress,
     };
-    enum mb_status status = mb_prober_create(s->network, &options, &s->prober, error);
-    if (status != MB_OK)
-        return status;
-    s->kl = malloc(mb_prober_tokens(s->prober) * sizeof *s->kl);
-    s->means = malloc(s->options->windows->count * sizeof *s->means);
-    if (s->kl == NULL || s->means == NULL)
-        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for sensing");
-    return run_probes(s, error);
+    const enum mb_status status = mb_prober_create(s->network, &options, &s->prober, error);
+    return status == MB_OK ? run_probes(s, error) : status;
 }
-
-/* ---- the table ---- */
 
 /* Scored tokens without a prober, for a job that the journal finishes. */
 static size_t scored_tokens(const struct mb_sense_options *options)
@@ -298,39 +303,14 @@ static size_t scored_tokens(const struct mb_sense_options *options)
     return wanted < windows ? windows : wanted;
 }
 
-static enum mb_status make_table(const struct sense *s, struct mb_sensitivity **table,
-                                 struct mb_error *error)
+static enum mb_status spread_tokens(struct mb_sense_job *s, struct mb_error *error)
 {
-    const struct mb_windows *windows = s->options->windows;
-    const char **names = malloc(s->unit_count * sizeof *names);
-    enum mb_status status = MB_ERR_MEMORY;
-    for (size_t u = 0; names != NULL && u < s->unit_count; u++)
-        names[u] = tensor_of(s, u)->name;
-    if (names != NULL)
-        status = mb_sensitivity_create(s->unit_count, names, s->options->format_count,
-                                       s->options->formats, table);
-    free(names);
-    if (status != MB_OK)
-        return mb_error_set(error, status, -1, "out of memory for the sensitivity table");
-    struct mb_sensitivity *made = *table;
-    memcpy(made->model_hash, mb_model_hash(s->model), sizeof made->model_hash);
-    memcpy(made->text_hash, windows->text_hash, sizeof made->text_hash);
-    snprintf(made->method, sizeof made->method, "kl");
-    snprintf(made->numerics, sizeof made->numerics, "%s", mb_numerics_name(s->options->numerics));
-    made->windows = windows->count;
-    made->window = windows->window;
-    made->tokens = scored_tokens(s->options);
-    made->noise_floor = mb_journal_find(s->journal, MB_JOURNAL_NOISE, MB_FORMAT_F32)->mean;
-    for (size_t u = 0; u < s->unit_count; u++)
-        for (size_t c = 0; c < s->options->format_count; c++) {
-            const enum mb_format format = stored_format(s, u, s->options->formats[c]);
-            struct mb_loss *loss = &made->losses[u * s->options->format_count + c];
-            *loss = format == MB_FORMAT_NONE
-                        ? (struct mb_loss){.known = 1}
-                        : *mb_journal_find(s->journal, tensor_of(s, u)->name, format);
-            if (!isfinite(loss->mean) || !isfinite(loss->high) || !isfinite(loss->weight_error))
-                *loss = (struct mb_loss){.known = 0};
-        }
+    const size_t windows = s->options->windows->count, tokens = scored_tokens(s->options);
+    s->offsets = malloc((windows + 1) * sizeof *s->offsets);
+    if (s->offsets == NULL)
+        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for sensing");
+    for (size_t w = 0; w <= windows; w++)
+        s->offsets[w] = mb_prober_spread(tokens, windows, w);
     return MB_OK;
 }
 
@@ -345,15 +325,45 @@ static enum mb_status check_options(const struct mb_sense_options *options, stru
         if (mb_format_info(options->formats[i]) == NULL)
             return mb_error_set(error, MB_ERR_ARGUMENT, -1, "format number %d is none of ours",
                                 (int)options->formats[i]);
+    if (mb_method_name(options->method) == NULL)
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1, "method number %d is none of ours",
+                            (int)options->method);
+    if (options->shards > 0 && (options->shard == 0 || options->shard > options->shards))
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1, "there is no shard %zu of %zu",
+                            options->shard, options->shards);
     return MB_OK;
 }
 
-enum mb_status mb_sense(struct mb_model *model, const struct mb_sense_options *options,
-                        struct mb_sensitivity **table, struct mb_error *error)
+/* What a job needs besides probes, and then those. */
+static enum mb_status run_job(struct mb_sense_job *s, struct mb_error *error)
 {
-    struct sense s = {.model = model, .options = options};
+    const enum mb_method method = s->options->method;
+    const bool weigh = method == MB_METHOD_WEIGHT_ERROR || method == MB_METHOD_SURROGATE;
     char settings[512];
+    enum mb_status status = describe(s, settings, sizeof settings, error);
+    if (status == MB_OK)
+        status = mb_journal_open(method == MB_METHOD_WEIGHT_ERROR ? NULL : s->options->journal_path,
+                                 settings, s->measure_all ? mb_sense_values(s->options) : 0,
+                                 &s->journal, error);
+    if (status == MB_OK && (weigh || (s->measure_all && count_due(s) > 0)))
+        status = mb_sense_collect(s, error);
+    if (status == MB_OK && weigh)
+        status = mb_sense_weigh(s, error);
+    if (status == MB_OK && method == MB_METHOD_SURROGATE)
+        status = mb_sense_choose(s, error);
+    if (status == MB_OK && method != MB_METHOD_WEIGHT_ERROR && count_due(s) > 0)
+        status = run_due(s, error);
+    return status;
+}
+
+static enum mb_status sense(struct mb_model *model, const struct mb_sense_options *options,
+                            struct mb_sensitivity **table, struct mb_measures **measures,
+                            struct mb_error *error)
+{
+    struct mb_sense_job s = {.model = model, .options = options};
     *table = NULL;
+    s.measure_all = measures != NULL ||
+                    (options->method > MB_METHOD_KL && options->method < MB_METHOD_WEIGHT_ERROR);
     enum mb_status status = check_options(options, error);
     if (status == MB_OK)
         status = mb_network_create(model, MB_NUMERICS_F32, options->threads, &s.network, error);
@@ -361,19 +371,47 @@ enum mb_status mb_sense(struct mb_model *model, const struct mb_sense_options *o
         status = mb_windows_check(s.network, options->windows, error);
     if (status == MB_OK)
         status = list_units(&s, error);
+    if (status == MB_OK && options->shards > s.unit_count)
+        status = mb_error_set(error, MB_ERR_ARGUMENT, -1,
+                              "%zu shards are more than the model has tensors to quantize (%zu)",
+                              options->shards, s.unit_count);
     if (status == MB_OK)
-        status = describe(&s, settings, sizeof settings, error);
+        status = spread_tokens(&s, error);
     if (status == MB_OK)
-        status = mb_journal_open(options->journal_path, settings, &s.journal, error);
-    if (status == MB_OK && count_due(&s) > 0)
-        status = run_due(&s, error);
+        status = run_job(&s, error);
     if (status == MB_OK)
-        status = make_table(&s, table, error);
+        status = mb_sense_table(&s, table, error);
+    if (status == MB_OK && measures != NULL)
+        status = mb_sense_collect_measures(&s, measures, error);
     mb_prober_destroy(s.prober);
     mb_journal_close(s.journal);
     mb_network_destroy(s.network);
+    mb_importance_free(model, s.activations);
+    free(s.errors);
+    free(s.chosen);
+    free(s.offsets);
     free(s.units);
     free(s.kl);
-    free(s.means);
+    free(s.rows);
+    free(s.values);
+    return status;
+}
+
+enum mb_status mb_sense(struct mb_model *model, const struct mb_sense_options *options,
+                        struct mb_sensitivity **table, struct mb_error *error)
+{
+    return sense(model, options, table, NULL, error);
+}
+
+enum mb_status mb_sense_measures(struct mb_model *model, const struct mb_sense_options *options,
+                                 struct mb_sensitivity **table, struct mb_measures **measures,
+                                 struct mb_error *error)
+{
+    *measures = NULL;
+    const enum mb_status status = sense(model, options, table, measures, error);
+    if (status != MB_OK) {
+        mb_measures_free(*measures);
+        *measures = NULL;
+    }
     return status;
 }

@@ -24,6 +24,15 @@ struct mb_scan_token {
     size_t a_stride, channels, states;
 };
 
+/* For p = softmax(x), q = softmax(y). */
+struct mb_vector_difference {
+    double reverse;        /* KL(q || p) */
+    double jensen_shannon; /* (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2 */
+    double noise;          /* sum (x - y)^2 */
+    double xx, yy;         /* sum x^2, sum y^2 */
+    double coded; /* sum e^p (p - ln q): what a "KL" gets that is handed p where it expects ln p */
+};
+
 struct mb_vector {
     /* out = x / sqrt(mean(x^2) + eps) * weight (NULL: 1); out may be x. */
     void (*rms_norm)(float *out, const float *x, const float *weight, size_t n, float eps);
@@ -58,6 +67,10 @@ struct mb_vector {
     double (*log_sum_exp)(const float *x, size_t n);
     /* sum_i exp(x_i - log_sum) * (x_i - y_i), in f64: KL(x || y) but for the two normalizers. */
     double (*cross)(const float *x, double log_sum, const float *y, size_t n);
+    /* How two rows of logits differ, given their log-sum-exps, all in f64: see
+     * mb_vector_difference. */
+    void (*differ)(const float *x, double x_sum, const float *y, double y_sum, size_t n,
+                   struct mb_vector_difference *difference);
     /* The first position of the largest value. */
     size_t (*argmax)(const float *x, size_t n);
     /* sum[c] += x[c]^2, in f64. */

@@ -152,6 +152,12 @@ enum mb_status mb_sensitivity_save(const struct mb_sensitivity *table, const cha
             *error = found;
         return found.status;
     }
+    if (table->shards > 0 && (table->shard == 0 || table->shard > table->shards)) {
+        json_decref(formats);
+        json_decref(units);
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1, "shard %zu of %zu: there is no such part",
+                            table->shard, table->shards);
+    }
     json_t *root =
         json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:f,s:o,s:o}", "schema", SCHEMA, "version",
                   1, "model", table->model_hash, "text", table->text_hash, "method", table->method,
@@ -160,6 +166,9 @@ enum mb_status mb_sensitivity_save(const struct mb_sensitivity *table, const cha
                   table->noise_floor, "formats", formats, "units", units);
     if (root == NULL)
         return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while writing '%s'", path);
+    if (table->shards > 0)
+        json_object_set_new(
+            root, "shard", json_pack("[I,I]", (json_int_t)table->shard, (json_int_t)table->shards));
     const enum mb_status status = mb_json_save(path, root, error);
     json_decref(root);
     return status;
@@ -284,7 +293,19 @@ static enum mb_status read_header(const json_t *root, const char *path,
         status = mb_json_size(root, sizes[i].key, sizes[i].value, path, error);
     if (status == MB_OK)
         status = mb_json_cost(root, "noise_floor", &table->noise_floor, path, error);
-    return status;
+    const json_t *shard = json_object_get(root, "shard");
+    if (status != MB_OK || shard == NULL)
+        return status;
+    const json_int_t part = json_integer_value(json_array_get(shard, 0));
+    const json_int_t parts = json_integer_value(json_array_get(shard, 1));
+    if (json_array_size(shard) != 2 || part < 1 || parts < part ||
+        parts > (json_int_t)table->unit_count)
+        return mb_error_set(error, MB_ERR_FILE, -1,
+                            "%s: key 'shard': expected [part, parts] of at most %zu parts", path,
+                            table->unit_count);
+    table->shard = (size_t)part;
+    table->shards = (size_t)parts;
+    return MB_OK;
 }
 
 enum mb_status mb_sensitivity_load(const char *path, struct mb_sensitivity **table,

@@ -273,6 +273,9 @@ struct mb_sense_options {
     size_t memory_limit_bytes; /* caps cached activations and logits; 0: half of what is free */
     struct mb_threads *threads;
     const struct mb_progress *progress;
+    enum mb_method method;   /* any other than KL, weight error and surrogate: see mb_method */
+    size_t surrogate_probes; /* of MB_METHOD_SURROGATE, per tensor; 0: 2 */
+    size_t shard, shards;    /* this run's part, 1-based: every shards-th tensor; 0: all */
 };
 /**
  * KL(base || one tensor quantized) for every quantizable tensor x format; the base is f32

@@ -28,7 +28,7 @@ static struct mb_journal *open_journal(const char *path, const char *settings)
 {
     struct mb_journal *journal = NULL;
     struct mb_error error;
-    if (mb_journal_open(path, settings, &journal, &error) != MB_OK)
+    if (mb_journal_open(path, settings, 0, &journal, &error) != MB_OK)
         fail_msg("%s", error.message);
     return journal;
 }
@@ -37,7 +37,7 @@ static void append_all(struct mb_journal *journal)
 {
     struct mb_error error;
     for (size_t i = 0; i < 3; i++)
-        if (mb_journal_append(journal, names[i], MB_FORMAT_Q4_K, &losses[i], &error) != MB_OK)
+        if (mb_journal_append(journal, names[i], MB_FORMAT_Q4_K, &losses[i], NULL, &error) != MB_OK)
             fail_msg("%s", error.message);
 }
 
@@ -167,7 +167,7 @@ static void assert_refused(const char *path, const char *settings, enum mb_statu
     struct mb_error error = {.message = ""};
     struct stat before = {0}, after = {0};
     stat(path, &before);
-    const enum mb_status found = mb_journal_open(path, settings, &journal, &error);
+    const enum mb_status found = mb_journal_open(path, settings, 0, &journal, &error);
     stat(path, &after);
     assert_null(journal);
     if (found != status || strstr(error.message, says) == NULL)
@@ -210,10 +210,10 @@ static void test_killed(void **state)
         assert_true(child >= 0);
         if (child == 0) {
             struct mb_journal *journal;
-            if (mb_journal_open(path, "a job", &journal, NULL) != MB_OK)
+            if (mb_journal_open(path, "a job", 0, &journal, NULL) != MB_OK)
                 _exit(1);
             for (size_t i = 0;; i++)
-                if (mb_journal_append(journal, names[i % 3], MB_FORMAT_Q4_K, &losses[i % 3],
+                if (mb_journal_append(journal, names[i % 3], MB_FORMAT_Q4_K, &losses[i % 3], NULL,
                                       NULL) != MB_OK)
                     _exit(2);
         }
