@@ -219,7 +219,7 @@ static const struct mb_option table[] = {
     MB_FORMATS_ROW(struct options, formats, "candidate formats (default: every quantized one)"),
     MB_EFFORT_ROW(struct options, effort),
     MB_NUMERICS_ROW(struct options, numerics,
-                    "how a table that is missing is sensed, as in sense and plan", "f32"),
+                    "how a table that is missing is sensed, as in sense and plan", "kernel"),
     MB_WINDOWS_ROW(struct options, windows, "windows of text to measure on (default: 64)", 2),
     MB_WINDOW_ROW(struct options, window, "512, or the model's context"),
     MB_CONTEXT_ROW(struct options, context),
