@@ -91,8 +91,10 @@ static bool time_is_sane(double ns) { return isfinite(ns) && ns >= 0 && ns <= 1e
 static bool knobs_are_valid(const struct mb_cost *cost)
 {
     /* A run of weights sizes every thread's workspace; the others are only unreasonable. */
-    static const size_t most[MB_KNOB_COUNT] = {
-        [MB_KNOB_K_BLOCK] = 1 << 16, [MB_KNOB_PREFETCH] = 1 << 24, [MB_KNOB_STEP] = 1 << 20};
+    static const size_t most[MB_KNOB_COUNT] = {[MB_KNOB_K_BLOCK] = 1 << 16,
+                                               [MB_KNOB_PREFETCH] = 1 << 24,
+                                               [MB_KNOB_STEP] = 1 << 20,
+                                               [MB_KNOB_SPLIT] = 1 << 10};
     for (size_t i = 0; i < MB_KNOB_COUNT; i++)
         if (cost->knobs[i] > most[i])
             return false;

@@ -22,6 +22,7 @@ static const struct dimension {
     [MB_KNOB_K_BLOCK] = {"k_block", false, true, 2, 4, {256, 512, 1024, 2048}},
     [MB_KNOB_PREFETCH] = {"prefetch", true, false, 2, 5, {0, 4096, 8192, 16384, 32768}},
     [MB_KNOB_STEP] = {"step", true, true, 1, 4, {1, 2, 4, 8}},
+    [MB_KNOB_SPLIT] = {"split", false, false, 1, 0, {0}}, /* of GPU kernels: they bring their own */
 };
 
 const char *mb_knob_name(enum mb_knob knob)

@@ -45,9 +45,10 @@ enum mb_knob {
     MB_KNOB_K_BLOCK,  /* gemm: weights per decoded run */
     MB_KNOB_PREFETCH, /* gemv of several rows: bytes ahead of its stream; 0: none */
     MB_KNOB_STEP,     /* panels of 16 outputs that a thread takes at once at least */
+    MB_KNOB_SPLIT,    /* GPU: parts of k (gemv), or tiles of rows (gemm), in a work-group */
     MB_KNOB_COUNT
 };
-MB_API const char *mb_knob_name(enum mb_knob knob); /* "k_block", "prefetch", "step" */
+MB_API const char *mb_knob_name(enum mb_knob knob); /* "k_block", "prefetch", "step", "split" */
 
 /** One measurement. The key is everything up to `knobs`. */
 struct mb_cost {

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+# A text with the files it includes, as a C array that ends with a NUL: cmake -DIN=... -DOUT=... -DROOT=... -DNAME=... -P embed.cmake
+# An online compiler has no file system to look for includes in. Each file is taken in once.
+cmake_minimum_required(VERSION 3.22)
+file(READ ${IN} text)
+set(taken)
+while(text MATCHES "\n#include \"([^\"]+)\"")
+  set(line "${CMAKE_MATCH_0}")
+  set(path "${CMAKE_MATCH_1}")
+  if(path IN_LIST taken)
+    set(content "")
+  else()
+    list(APPEND taken ${path})
+    file(READ ${ROOT}/${path} content)
+  endif()
+  string(REPLACE "${line}" "\n${content}" text "${text}")
+endwhile()
+file(WRITE ${OUT}.txt "${text}")
+file(READ ${OUT}.txt bytes HEX)
+string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${bytes}")
+file(WRITE ${OUT} "extern const char ${NAME}[];\nconst char ${NAME}[] = {${bytes}0};\n")

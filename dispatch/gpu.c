@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See gpu.h. Tiles: one lane is one output row, so what is to be chosen is how many activation rows
+ * it takes, how many panels of 16 lanes make a work-group, and into how many parts k is split
+ * (gemv: more reads in flight on a device that would not be full) or how many row tiles share
+ * decoded codes (gemm). */
+#include "dispatch/gpu.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    REVISION = 1, /* of all GPU kernels: raised when kernels/gpu changes its speed */
+    GEMV_ROWS = 8,
+    UNITS_WANTED = 16, /* groups of 16 lanes that a compute unit should have in flight */
+};
+
+static size_t superblocks(const struct mb_format_info *info, size_t k)
+{
+    const size_t each = mb_scale_superblock_k(info->scale);
+    return (k + each - 1) / each;
+}
+
+/* Local memory that a build takes: the arrays of matmul.cl. */
+static size_t local_bytes(const struct mb_format_info *info, const struct mb_gpu_tile *tile)
+{
+    const size_t block = mb_scale_superblock_k(info->scale), table = MB_PANEL_ROWS;
+    if (tile->op == MB_OP_GEMM)
+        return table + tile->panels * block * MB_PANEL_ROWS +
+               (size_t)tile->rows * tile->split * block;
+    return table +
+           (size_t)(tile->split - 1) * tile->panels * MB_PANEL_ROWS * tile->rows * sizeof(float);
+}
+
+static bool fits(const struct mb_gpu_limits *limits, const struct mb_format_info *info, size_t k,
+                 const struct mb_gpu_tile *tile)
+{
+    const bool floats = mb_coding_is_float(info->coding);
+    const size_t parts = floats ? (k + MB_CHUNK_K - 1) / MB_CHUNK_K : superblocks(info, k);
+    if (tile->op == MB_OP_GEMV && tile->split > parts)
+        return false;
+    return (size_t)MB_PANEL_ROWS * tile->panels * tile->split <= limits->group_items &&
+           local_bytes(info, tile) <= limits->local_bytes;
+}
+
+static bool same_tile(const struct mb_gpu_tile *a, const struct mb_gpu_tile *b)
+{
+    return a->op == b->op && a->rows == b->rows && a->panels == b->panels && a->split == b->split;
+}
+
+/* Fewest parts of k that fill the device. An OpenCL CPU is full with one group per core. */
+static unsigned default_split(const struct mb_gpu_limits *limits, size_t n, size_t m, unsigned rows)
+{
+    const size_t panels = (n + MB_PANEL_ROWS - 1) / MB_PANEL_ROWS * ((m + rows - 1) / rows);
+    unsigned split = 1;
+    while (!limits->is_cpu && split < 16 && panels * split < UNITS_WANTED * limits->compute_units)
+        split *= 2;
+    return split;
+}
+
+struct tiles {
+    struct mb_gpu_tile *at;
+    size_t count;
+};
+
+static void add_tile(struct tiles *tiles, const struct mb_gpu_limits *limits,
+                     const struct mb_format_info *info, size_t k, struct mb_gpu_tile tile)
+{
+    if (tiles->count == MB_GPU_TILES_MAX || !fits(limits, info, k, &tile))
+        return;
+    for (size_t i = 0; i < tiles->count; i++)
+        if (same_tile(&tiles->at[i], &tile))
+            return;
+    tiles->at[tiles->count++] = tile;
+}
+
+size_t mb_gpu_tiles(const struct mb_gpu_limits *limits, const struct mb_format_info *info, size_t n,
+                    size_t k, size_t m, struct mb_gpu_tile at[MB_GPU_TILES_MAX])
+{
+    struct tiles tiles = {.at = at};
+    if (m > GEMV_ROWS && !mb_coding_is_float(info->coding)) {
+        static const struct mb_gpu_tile many[] = {
+            {MB_OP_GEMM, 8, 2, 4},  {MB_OP_GEMM, 8, 2, 2}, {MB_OP_GEMM, 16, 2, 2},
+            {MB_OP_GEMM, 16, 2, 4}, {MB_OP_GEMM, 8, 4, 2}, {MB_OP_GEMM, 8, 4, 4},
+            {MB_OP_GEMM, 4, 2, 4},  {MB_OP_GEMM, 4, 1, 4}, {MB_OP_GEMM, 8, 1, 1}};
+        for (size_t i = m <= 16 ? 1 : 0; i < sizeof many / sizeof many[0]; i++)
+            add_tile(&tiles, limits, info, k, many[i]);
+        return tiles.count;
+    }
+    unsigned rows = 1;
+    while (rows < m && rows < GEMV_ROWS)
+        rows *= 2;
+    static const unsigned panels[] = {2, 1, 4};
+    /* The wanted split, or the largest smaller one that fits. */
+    for (unsigned split = default_split(limits, n, m, rows); split > 0 && tiles.count == 0;
+         split /= 2)
+        for (size_t p = 0; p < 2 && tiles.count == 0; p++)
+            add_tile(&tiles, limits, info, k,
+                     (struct mb_gpu_tile){MB_OP_GEMV, rows, panels[p], split});
+    for (size_t p = 0; p < 3; p++)
+        for (unsigned split = 1; split <= 16; split *= 2)
+            add_tile(&tiles, limits, info, k,
+                     (struct mb_gpu_tile){MB_OP_GEMV, rows, panels[p], split});
+    return tiles.count;
+}
+
+void mb_gpu_describe(const struct mb_format_info *info, const struct mb_gpu_tile *tile,
+                     const char *backend, struct mb_backend_kernel *kernel)
+{
+    const bool gemm = tile->op == MB_OP_GEMM;
+    *kernel = (struct mb_backend_kernel){
+        .revision = REVISION, .own = {(unsigned)tile->op, tile->rows, tile->panels, tile->split}};
+    kernel->knobs[MB_KNOB_SPLIT] = tile->split;
+    (void)snprintf(kernel->name, sizeof kernel->name, "%s_%s_%s_%s_%ux%u_%s",
+                   gemm ? "gemm" : "gemv", mb_coding_name(info->coding),
+                   mb_scale_kind_name(info->scale), mb_activation_name(info->activation),
+                   gemm ? tile->rows * tile->split : tile->rows, tile->panels * MB_PANEL_ROWS,
+                   backend);
+}
+
+struct mb_gpu_tile mb_gpu_tile_of(const struct mb_backend_kernel *kernel)
+{
+    return (struct mb_gpu_tile){(enum mb_op)kernel->own[0], kernel->own[1], kernel->own[2],
+                                kernel->own[3]};
+}
+
+/* printf onto the end; the room is for every row of codings.def (a test makes them all). */
+#define APPEND(text, ...)                                                                          \
+    (void)snprintf((text) + strlen(text), MB_GPU_OPTIONS_BYTES - strlen(text), __VA_ARGS__)
+
+static void append_layout(const struct mb_format_info *info, char *text)
+{
+    const enum mb_coding c = info->coding;
+    const enum mb_scale_kind s = info->scale;
+    const struct mb_superblock at = mb_superblock_layout(c, s);
+    APPEND(text, " -DPLANE8=%u -DPLANE4=%u -DPLANE2=%u -DPLANE1=%u", mb_coding_plane8(c),
+           mb_coding_plane4(c), mb_coding_plane2(c), mb_coding_plane1(c));
+    APPEND(text, " -DPLANE8_AT=%u -DPLANE4_AT=%u -DPLANE2_AT=%u -DPLANE1_AT=%u", at.plane8,
+           at.plane4, at.plane2, at.plane1);
+    APPEND(text,
+           " -DDMIN_AT=%u -DSUB_SCALE_AT=%u -DSUB_MIN_AT=%u -DCHUNK_BYTES=%u -DBLOCK_BYTES=%u",
+           at.dmin, at.sub_scale, at.sub_min, at.chunk_bytes, at.bytes);
+    APPEND(text, " -DGROUP=%u -DSUPERBLOCK_K=%u -DTWO_LEVEL=%d -DHAS_MIN=%d -DNUMBER=%d",
+           mb_scale_group(s), mb_scale_superblock_k(s), mb_scale_two_level(s), mb_scale_has_min(s),
+           (int)mb_scale_number(s));
+    APPEND(text, " -DBIAS=%d -DUNIT=%.4ff", mb_coding_bias(c, s), (double)mb_coding_unit(c));
+    const uint8_t *table = mb_coding_table(c);
+    for (size_t i = 0; table != NULL && i < 16; i++)
+        APPEND(text, "%s%u", i == 0 ? " -DTABLE=" : ",", table[i]);
+}
+
+void mb_gpu_options(const struct mb_format_info *info, const struct mb_gpu_tile *tile,
+                    bool dot_packed, char options[MB_GPU_OPTIONS_BYTES])
+{
+    const bool floats = mb_coding_is_float(info->coding);
+    options[0] = '\0';
+    /* OpenCL C 1.2 where it will do: newer ones are optional for a device to take. */
+    APPEND(options, "-cl-std=%s -D%s -DROWS=%u -DPANELS=%u -DSPLIT=%u",
+           dot_packed ? "CL3.0" : "CL1.2", tile->op == MB_OP_GEMM ? "GEMM" : "GEMV", tile->rows,
+           tile->panels, tile->split);
+    APPEND(options, " -DFLOAT_BYTES=%u -DCODING_%s -DKIND_%s%s",
+           floats ? mb_superblock_layout(info->coding, info->scale).bytes / MB_PANEL_ROWS : 0,
+           mb_coding_name(info->coding), mb_scale_kind_name(info->scale),
+           dot_packed ? " -DDOT_PACKED" : "");
+    if (!floats)
+        append_layout(info, options);
+}
+
+struct mb_gpu_launch mb_gpu_launch(const struct mb_format_info *info,
+                                   const struct mb_gpu_tile *tile, size_t n, size_t k, size_t m,
+                                   size_t n0, size_t n1)
+{
+    const struct mb_activation_layout row = mb_activation_layout(info->activation, k);
+    const bool floats = mb_coding_is_float(info->coding);
+    const size_t panels = (n1 - n0 + MB_PANEL_ROWS - 1) / MB_PANEL_ROWS;
+    const size_t rows = tile->op == MB_OP_GEMM ? (size_t)tile->rows * tile->split : tile->rows;
+    const bool sums_of_16 = !floats && mb_scale_group(info->scale) == 16;
+    return (struct mb_gpu_launch){
+        .global = {MB_PANEL_ROWS * ((panels + tile->panels - 1) / tile->panels),
+                   tile->panels * ((m + rows - 1) / rows), tile->split},
+        .local = {MB_PANEL_ROWS, tile->panels, tile->split},
+        .arguments = {.y_offset = (uint32_t)n0,
+                      .y_stride = (uint32_t)n,
+                      .n = (uint32_t)(n1 - n0),
+                      .panels = (uint32_t)panels,
+                      .m = (uint32_t)m,
+                      .superblocks = (uint32_t)superblocks(info, k),
+                      .row_bytes = (uint32_t)row.row_bytes,
+                      .scale_at = (uint32_t)row.scale,
+                      .scaled_sum_at = (uint32_t)row.scaled_sum,
+                      .sum_at = (uint32_t)(sums_of_16 ? row.sum16 : row.sum32)}};
+}
+
+enum mb_status mb_gpu_check_shape(size_t n, size_t k, size_t m, struct mb_error *error)
+{
+    const size_t most = (size_t)1 << 28; /* records of k floats stay within 32 bits */
+    if (n > 0 && k > 0 && m > 0 && n <= most && k <= most && m <= most)
+        return MB_OK;
+    return mb_error_set(error, MB_ERR_SHAPE, -1,
+                        "a product of m %zu, n %zu, k %zu: a GPU takes 1 to %zu of each", m, n, k,
+                        most);
+}

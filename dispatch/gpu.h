@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What every GPU backend does alike on the host: which tiles serve a product, the build options
+ * that make the one source of kernels/gpu into a kernel, the grid and the arguments of a launch.
+ * A backend adds the calls of its interface, nothing else. */
+#ifndef MIXBIT_DISPATCH_GPU_H
+#define MIXBIT_DISPATCH_GPU_H
+
+#include "dispatch/backend.h"
+#include "kernels/kernel.h"
+
+/* kernels/gpu/matmul.cl with its includes, as text (made by cmake/embed.cmake). */
+extern const char mb_gpu_source[];
+
+/* What a device allows and is good at. */
+struct mb_gpu_limits {
+    size_t group_items;   /* work-items of a group, at most */
+    size_t local_bytes;   /* local memory of a group */
+    size_t compute_units; /* groups that run at once, roughly */
+    bool is_cpu;          /* an OpenCL device that runs a group's items one after the other */
+    bool dot_packed;      /* cl_khr_integer_dot_product */
+};
+
+/* Numbers that a kernel is built with: ROWS, PANELS and SPLIT of matmul.cl. */
+struct mb_gpu_tile {
+    enum mb_op op; /* MB_OP_GEMV or MB_OP_GEMM */
+    unsigned rows, panels, split;
+};
+
+/* Tiles worth trying for a product, the default one first. Returns how many. */
+enum { MB_GPU_TILES_MAX = 24 };
+size_t mb_gpu_tiles(const struct mb_gpu_limits *limits, const struct mb_format_info *info, size_t n,
+                    size_t k, size_t m, struct mb_gpu_tile tiles[MB_GPU_TILES_MAX]);
+
+/* Name, revision and knobs: gemv_b4_g32_i8g32_1x32_opencl, split in the knob of that name. */
+void mb_gpu_describe(const struct mb_format_info *info, const struct mb_gpu_tile *tile,
+                     const char *backend, struct mb_backend_kernel *kernel);
+struct mb_gpu_tile mb_gpu_tile_of(const struct mb_backend_kernel *kernel);
+
+/* Options of a build of matmul.cl, as both an online compiler and clang take them. */
+enum { MB_GPU_OPTIONS_BYTES = 1024 };
+void mb_gpu_options(const struct mb_format_info *info, const struct mb_gpu_tile *tile,
+                    bool dot_packed, char options[MB_GPU_OPTIONS_BYTES]);
+
+/* The kernel's arguments behind the three buffers, in the order of matmul.cl. */
+struct mb_gpu_arguments {
+    uint32_t y_offset, y_stride, n, panels, m, superblocks, row_bytes, scale_at, scaled_sum_at,
+        sum_at;
+};
+enum { MB_GPU_ARGUMENTS = sizeof(struct mb_gpu_arguments) / sizeof(uint32_t) };
+
+struct mb_gpu_launch {
+    size_t global[3], local[3];
+    struct mb_gpu_arguments arguments;
+};
+/* Outputs [n0, n1) of n, whose panels start the buffer: n0 is a multiple of 16. */
+struct mb_gpu_launch mb_gpu_launch(const struct mb_format_info *info,
+                                   const struct mb_gpu_tile *tile, size_t n, size_t k, size_t m,
+                                   size_t n0, size_t n1);
+
+/* Whether a product can be put in 32-bit arguments: MB_ERR_SHAPE and the reason. */
+enum mb_status mb_gpu_check_shape(size_t n, size_t k, size_t m, struct mb_error *error);
+
+#endif
