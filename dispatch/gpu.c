@@ -140,9 +140,8 @@ static void append_layout(const struct mb_format_info *info, char *text)
     APPEND(text,
            " -DDMIN_AT=%u -DSUB_SCALE_AT=%u -DSUB_MIN_AT=%u -DCHUNK_BYTES=%u -DBLOCK_BYTES=%u",
            at.dmin, at.sub_scale, at.sub_min, at.chunk_bytes, at.bytes);
-    APPEND(text, " -DGROUP=%u -DSUPERBLOCK_K=%u -DTWO_LEVEL=%d -DHAS_MIN=%d -DNUMBER=%d",
-           mb_scale_group(s), mb_scale_superblock_k(s), mb_scale_two_level(s), mb_scale_has_min(s),
-           (int)mb_scale_number(s));
+    APPEND(text, " -DGROUP=%u -DTWO_LEVEL=%d -DHAS_MIN=%d -DNUMBER=%d", mb_scale_group(s),
+           mb_scale_two_level(s), mb_scale_has_min(s), (int)mb_scale_number(s));
     APPEND(text, " -DBIAS=%d -DUNIT=%.4ff", mb_coding_bias(c, s), (double)mb_coding_unit(c));
     const uint8_t *table = mb_coding_table(c);
     for (size_t i = 0; table != NULL && i < 16; i++)
@@ -158,10 +157,12 @@ void mb_gpu_options(const struct mb_format_info *info, const struct mb_gpu_tile 
     APPEND(options, "-cl-std=%s -D%s -DROWS=%u -DPANELS=%u -DSPLIT=%u",
            dot_packed ? "CL3.0" : "CL1.2", tile->op == MB_OP_GEMM ? "GEMM" : "GEMV", tile->rows,
            tile->panels, tile->split);
-    APPEND(options, " -DFLOAT_BYTES=%u -DCODING_%s -DKIND_%s%s",
-           floats ? mb_superblock_layout(info->coding, info->scale).bytes / MB_PANEL_ROWS : 0,
-           mb_coding_name(info->coding), mb_scale_kind_name(info->scale),
+    APPEND(options, " -DCODING_%s -DKIND_%s -DACTIVATION_%s%s", mb_coding_name(info->coding),
+           mb_scale_kind_name(info->scale), mb_activation_name(info->activation),
            dot_packed ? " -DDOT_PACKED" : "");
+    const struct mb_superblock at = mb_superblock_layout(info->coding, info->scale);
+    APPEND(options, " -DFLOAT_BYTES=%u -DSUPERBLOCK_K=%u",
+           floats ? at.bytes / at.k / MB_PANEL_ROWS : 0, at.k);
     if (!floats)
         append_layout(info, options);
 }

@@ -79,20 +79,20 @@ __kernel __attribute__((reqd_work_group_size(LANES, PANELS, SPLIT))) void multip
     __local float parts[PARTS_BYTES];
     const uint lane = get_local_id(0), part = get_local_id(2);
     const uint panel = get_group_id(0) * PANELS + get_local_id(1), row0 = get_group_id(1) * ROWS;
-    const uint k = superblocks;
+    const uint k = superblocks * SUPERBLOCK_K; /* what pads is 0 */
     __global const uchar *w = weights + (size_t)min(panel, panels - 1) * k * (LANES * FLOAT_BYTES);
     float f[ROWS];
     for (int r = 0; r < ROWS; r++)
         f[r] = 0;
     for (uint k0 = part * CHUNK_K; k0 < k; k0 += SPLIT * CHUNK_K)
-        for (uint i = k0; i < min(k0 + CHUNK_K, k); i++) {
-            const float value = load_weight(w, (size_t)i * LANES + lane);
-            for (int r = 0; r < ROWS; r++) {
-                __global const float *x =
-                    (__global const float *)(activations +
-                                             (size_t)min(row0 + r, m - 1) * row_bytes);
-                f[r] = fma(value, x[i], f[r]);
-            }
+        for (uint j = k0; j < min(k0 + CHUNK_K, k); j++) {
+            const uint i = SUPERBLOCK_K == 2 ? j ^ 1 : j; /* of a pair the odd one is added first */
+            const float value = load_weight(w, i, lane);
+            for (int r = 0; r < ROWS; r++)
+                f[r] = fma(value,
+                           load_activation(activations + (size_t)min(row0 + r, m - 1) * row_bytes,
+                                           i),
+                           f[r]);
         }
     store(f, parts, y + y_offset, y_stride, panel * LANES + lane, n, row0, m);
 }
