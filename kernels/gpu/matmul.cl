@@ -89,10 +89,10 @@ __kernel __attribute__((reqd_work_group_size(LANES, PANELS, SPLIT))) void multip
             const uint i = SUPERBLOCK_K == 2 ? j ^ 1 : j; /* of a pair the odd one is added first */
             const float value = load_weight(w, i, lane);
             for (int r = 0; r < ROWS; r++)
-                f[r] = fma(value,
-                           load_activation(activations + (size_t)min(row0 + r, m - 1) * row_bytes,
-                                           i),
-                           f[r]);
+                f[r] =
+                    fma(value,
+                        load_activation(activations + (size_t)min(row0 + r, m - 1) * row_bytes, i),
+                        f[r]);
         }
     store(f, parts, y + y_offset, y_stride, panel * LANES + lane, n, row0, m);
 }
