@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* probe: what this machine is and what it can do at most. The limits are measured in this process;
  * every other figure that mixbit prints stands beside one of them. */
+#include "cli/devices.h"
 #include "cli/option_rows.h"
 
 #include <stddef.h>
@@ -238,11 +239,13 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
                             mb_status_string(status));
     if (!cli->common.json) {
         print_device(&device);
+        mb_devices_print(stdout);
         print_limits(&limits);
         return MB_OK;
     }
     json_t *root = limits_json(&limits);
     (void)json_object_set_new(root, "device", device_json(&device));
+    (void)json_object_set_new(root, "devices", mb_devices_json());
     if (options->why)
         (void)json_object_set_new(root, "why", explain(true));
     return mb_print_json(cli, root);
