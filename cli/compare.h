@@ -50,6 +50,11 @@ struct mb_compare_options {
 enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *comparison,
                                      const struct mb_compare_options *options);
 
+/* Bring the forecast's times in line with the rows measured so far (calibrate.c). Their own
+ * predictions stay what they were. */
+enum mb_status mb_forecast_calibrate(struct mb_forecast *forecast,
+                                     const struct mb_comparison *comparison);
+
 /* Time decode of some measured rows once more, in turns with each other alone. Where they don't fit
  * the memory limit together, their figures stay as they are. */
 enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparison *comparison,
@@ -64,7 +69,8 @@ void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b,
 void mb_compare_decode(const struct mb_assignment *a, const struct mb_assignment *b, double *ratio,
                        double *low, double *high);
 /* Whether a decodes no slower than b, as far as timing can tell: the interval of the ratio reaches
- * 1. This is what "no lower speed" means wherever rows are judged. */
+ * 1.01 (differences below 1 % do not repeat from run to run). This is what "no lower speed" means
+ * wherever rows are judged. */
 bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b);
 /* 95 % interval of a row's own KL over windows. */
 void mb_kl_interval(const struct mb_assignment *row, double *low, double *high);

@@ -94,12 +94,18 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
     if (status == MB_OK)
         status = measure_and_sense(&run);
     if (status == MB_OK)
-        status = mb_planning_solve(&run);
+        status = mb_planning_list(&run);
     const struct mb_compare_options compare = {.windows = &run.held_out,
                                                .threads = run.threads,
                                                .context = run.options->context,
                                                .repeats = run.options->repeats,
                                                .memory_limit_bytes = run.device.memory_bytes / 8};
+    if (status == MB_OK)
+        status = mb_comparison_measure(cli, &run.comparison, &compare);
+    if (status == MB_OK)
+        status = mb_forecast_calibrate(&run.forecast, &run.comparison);
+    if (status == MB_OK)
+        status = mb_planning_solve(&run);
     if (status == MB_OK)
         status = mb_comparison_measure(cli, &run.comparison, &compare);
     if (status == MB_OK)

@@ -70,7 +70,10 @@ extern const char *const mb_planning_outputs[MB_PLANNING_OUTPUTS];
 /* Open model, texts and threads, and check the output folder: everything that can be wrong with the
  * input is found before minutes of work (planning_inputs.c). */
 enum mb_status mb_planning_open(struct mb_planning *run);
-/* Solve, and fill the comparison with the plan and what it has to beat (planning_choice.c). */
+/* Fill the comparison with uniform formats and presets: they are measured first, and the forecast
+ * is calibrated by them (planning_choice.c). */
+enum mb_status mb_planning_list(struct mb_planning *run);
+/* Solve, and add plans and what surrounds them to the comparison (planning_choice.c). */
 enum mb_status mb_planning_solve(struct mb_planning *run);
 /* Time what is close once more, longer (planning_verdict.c). */
 enum mb_status mb_planning_confirm(struct mb_planning *run,

@@ -167,6 +167,8 @@ static enum mb_status add_candidates(struct mb_planning *run, const struct mb_bu
         snprintf(kind, sizeof kind, ", %s", mb_activation_name(type));
         status = mb_forecast_create(run->cli, run->model, &request, &forecast);
         if (status == MB_OK)
+            status = mb_forecast_calibrate(&forecast, &run->comparison);
+        if (status == MB_OK)
             status = add_limits(run, &forecast, budget, kind);
         mb_forecast_free(&forecast);
         if (status == MB_ERR_INFEASIBLE)
@@ -223,42 +225,81 @@ static enum mb_status add_answers(struct mb_planning *run, const struct mb_budge
     return MB_OK;
 }
 
-/* Rows of at most the source's size (larger ones answer nothing), then the plans, then their
- * neighbours: a plan that is a uniform format keeps that name. */
-enum mb_status mb_planning_solve(struct mb_planning *run)
+/* A budget that nothing can meet is refused before anything is measured for it. */
+static enum mb_status check_budget(struct mb_planning *run)
 {
-    struct mb_cli *cli = run->cli;
-    struct mb_mix *mixes = NULL;
-    size_t count = 0, fastest = SIZE_MAX;
+    struct mb_planning_candidate any = {.plan = NULL};
     struct mb_budget budget = {{0}};
-    enum mb_format reference = MB_FORMAT_NONE;
-    run->reference = SIZE_MAX;
-    enum mb_status status = mb_mix_list(cli, run->model, &run->formats, &mixes, &count);
-    if (status != MB_OK)
-        return status;
-    if (mb_budget_given(&run->options->budget))
-        status = mb_budget_resolve(cli, &run->forecast, &run->options->budget, &budget);
-    else
-        fastest = mb_budget_default(&run->forecast, mixes, count, &budget);
-    if (fastest < count)
-        reference = mb_format_by_name(mixes[fastest].name);
+    if (!mb_budget_given(&run->options->budget))
+        return MB_OK;
+    enum mb_status status =
+        mb_budget_resolve(run->cli, &run->forecast, &run->options->budget, &budget);
     if (status == MB_OK)
-        describe_objective(run, &budget, fastest < count ? mixes[fastest].name : NULL);
+        status = mb_forecast_solve(run->cli, &run->forecast,
+                                   mb_minimize_quantity(run->options->budget.minimize), &budget,
+                                   run->options->budget.max_ram.bytes, &any.plan, &any.residency);
+    mb_plan_free(any.plan);
+    return status;
+}
+
+/* Rows of at most the source's size: larger ones answer nothing. */
+enum mb_status mb_planning_list(struct mb_planning *run)
+{
+    struct mb_mix *mixes = NULL;
+    size_t count = 0;
+    enum mb_status status = check_budget(run);
+    if (status == MB_OK)
+        status = mb_mix_list(run->cli, run->model, &run->formats, &mixes, &count);
     for (size_t i = 0; i < count; i++) {
         const enum mb_row_kind kind =
             mixes[i].kind == MB_MIX_PRESET ? MB_ROW_PRESET : MB_ROW_UNIFORM;
-        if (status == MB_OK && (i == fastest || mb_mix_bytes(run->model, &mixes[i]) <=
-                                                    (double)mb_model_file_bytes(run->model)))
-            status = mb_comparison_add(&run->comparison, &mixes[i], kind, &run->forecast,
-                                       i == fastest ? &run->reference : NULL);
+        if (status == MB_OK &&
+            mb_mix_bytes(run->model, &mixes[i]) <= (double)mb_model_file_bytes(run->model))
+            status = mb_comparison_add(&run->comparison, &mixes[i], kind, &run->forecast, NULL);
         else
             mb_mix_free(&mixes[i]);
     }
     free(mixes);
-    if (status == MB_OK)
-        status = run->reference != SIZE_MAX
-                     ? add_candidates(run, &budget, reference)
-                     : add_candidate(run, &run->forecast, &budget, "plan", MB_PLANNING_NO_RIVAL);
+    return status;
+}
+
+/* Without a budget: the default one, and the row that decode is held to. */
+static enum mb_status choose_reference(struct mb_planning *run, struct mb_budget *budget,
+                                       enum mb_format *reference)
+{
+    struct mb_mix *mixes = NULL;
+    size_t count = 0;
+    enum mb_status status = mb_mix_list(run->cli, run->model, &run->formats, &mixes, &count);
+    const size_t fastest =
+        status == MB_OK ? mb_budget_default(&run->forecast, mixes, count, budget) : SIZE_MAX;
+    if (fastest < count) {
+        *reference = mb_format_by_name(mixes[fastest].name);
+        status = mb_comparison_add(&run->comparison, &mixes[fastest], MB_ROW_UNIFORM,
+                                   &run->forecast, &run->reference);
+    }
+    for (size_t i = 0; i < count; i++)
+        mb_mix_free(&mixes[i]);
+    free(mixes);
+    return status;
+}
+
+/* The plans, then answers and neighbours: a plan that is a uniform format keeps that name. */
+enum mb_status mb_planning_solve(struct mb_planning *run)
+{
+    struct mb_budget budget = {{0}};
+    enum mb_format reference = MB_FORMAT_NONE;
+    run->reference = SIZE_MAX;
+    enum mb_status status =
+        mb_budget_given(&run->options->budget)
+            ? mb_budget_resolve(run->cli, &run->forecast, &run->options->budget, &budget)
+            : choose_reference(run, &budget, &reference);
+    if (status != MB_OK)
+        return status;
+    describe_objective(run, &budget,
+                       reference != MB_FORMAT_NONE ? mb_format_info(reference)->name : NULL);
+    status = run->reference != SIZE_MAX
+                 ? add_candidates(run, &budget, reference)
+                 : add_candidate(run, &run->forecast, &budget, "plan", MB_PLANNING_NO_RIVAL);
     if (status == MB_OK && run->reference != SIZE_MAX)
         status = add_answers(run, &budget);
     return status == MB_OK ? add_neighbours(run, &budget) : status;

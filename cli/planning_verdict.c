@@ -106,8 +106,8 @@ static void choose_candidate(struct mb_planning *run, struct mb_planning_candida
         snprintf(row->mix.name, sizeof row->mix.name, "plan");
 }
 
-/* The solver's answer to a row, if it loses less, measured, and is as fast as what the row beats;
- * NULL: none. */
+/* The solver's answer to a row, if it loses less, measured, and is as fast as what the row beats
+ * and as the reference; NULL: none. */
 static struct mb_planning_candidate *answer_to(struct mb_planning *run,
                                                const struct mb_assignment *row)
 {
@@ -119,7 +119,8 @@ static struct mb_planning_candidate *answer_to(struct mb_planning *run,
         if (candidate->rival != (size_t)(row - rows) || candidate->plan == NULL)
             continue;
         mb_compare_kl(answer, row, &difference, &low, &high);
-        if (difference < 0 && mb_decodes_no_slower(answer, beaten))
+        if (difference < 0 && mb_decodes_no_slower(answer, beaten) &&
+            (run->reference == SIZE_MAX || mb_decodes_no_slower(answer, &rows[run->reference])))
             return candidate;
     }
     return NULL;
