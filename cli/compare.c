@@ -10,10 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Differences of speed below this do not repeat: from run to run the same two files change places.
- */
-#define SAME_SPEED 0.01
-
 void mb_comparison_init(struct mb_comparison *comparison, struct mb_model *model)
 {
     *comparison = (struct mb_comparison){.model = model};
@@ -231,11 +227,12 @@ void mb_compare_decode(const struct mb_assignment *a, const struct mb_assignment
     free(ratios);
 }
 
-bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b)
+bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b,
+                          double tolerance)
 {
     double ratio, low, high;
     mb_compare_decode(a, b, &ratio, &low, &high);
-    return low <= 1 + SAME_SPEED;
+    return low <= 1 + tolerance;
 }
 
 void mb_kl_interval(const struct mb_assignment *row, double *low, double *high)
@@ -255,7 +252,7 @@ const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comp
             continue;
         double difference, low, high;
         mb_compare_kl(plan, row, &difference, &low, &high);
-        if (difference <= 0 || row->bytes > plan->bytes || !mb_decodes_no_slower(row, plan))
+        if (difference <= 0 || row->bytes > plan->bytes || !mb_decodes_no_slower(row, plan, 0))
             continue;
         /* Rows whose loss was predicted are made of candidates; they come first. */
         const bool candidate = !isnan(row->predicted[MB_QUANTITY_LOSS]);

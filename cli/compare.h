@@ -68,10 +68,11 @@ void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b,
  * > 1 means that a is slower. */
 void mb_compare_decode(const struct mb_assignment *a, const struct mb_assignment *b, double *ratio,
                        double *low, double *high);
-/* Whether a decodes no slower than b, as far as timing can tell: the interval of the ratio reaches
- * 1.01 (differences below 1 % do not repeat from run to run). This is what "no lower speed" means
- * wherever rows are judged. */
-bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b);
+/* Whether a decodes no slower than b times 1 + tolerance, as far as timing can tell: the interval
+ * of the ratio reaches that. With 0 this is what "no lower speed" means wherever rows are judged.
+ */
+bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b,
+                          double tolerance);
 /* 95 % interval of a row's own KL over windows. */
 void mb_kl_interval(const struct mb_assignment *row, double *low, double *high);
 

@@ -46,13 +46,14 @@ static double measured(const struct mb_assignment *row, enum mb_quantity quantit
     }
 }
 
-/* For the budget, and where decode is held to a reference, as fast. */
+/* For the budget, and where decode is held to a reference, as fast but for the tolerance. */
 static bool keeps_up(const struct mb_planning *run, const struct mb_planning_candidate *candidate)
 {
     const struct mb_assignment *rows = run->comparison.rows;
     return candidate->rival == MB_PLANNING_NO_RIVAL &&
            (run->reference == SIZE_MAX ||
-            mb_decodes_no_slower(&rows[candidate->row], &rows[run->reference]));
+            mb_decodes_no_slower(&rows[candidate->row], &rows[run->reference],
+                                 MB_PLANNING_TOLERANCE));
 }
 
 /* Of several losses that the text cannot tell apart, the fastest plan's. */
@@ -106,24 +107,24 @@ static void choose_candidate(struct mb_planning *run, struct mb_planning_candida
         snprintf(row->mix.name, sizeof row->mix.name, "plan");
 }
 
-/* The solver's answer to a row, if it loses less, measured, and is as fast as what the row beats
- * and as the reference; NULL: none. */
+/* Of the solver's mixes for other speeds, one that beats a row which was going to be recommended:
+ * less loss at no lower speed, measured; the one with the least. NULL: none. */
 static struct mb_planning_candidate *answer_to(struct mb_planning *run,
                                                const struct mb_assignment *row)
 {
-    const struct mb_assignment *rows = run->comparison.rows, *beaten = &rows[run->chosen];
+    const struct mb_assignment *rows = run->comparison.rows;
+    struct mb_planning_candidate *best = NULL;
     for (size_t i = 0; i < run->candidate_count; i++) {
         struct mb_planning_candidate *candidate = &run->candidates[i];
         const struct mb_assignment *answer = &rows[candidate->row];
         double difference, low, high;
-        if (candidate->rival != (size_t)(row - rows) || candidate->plan == NULL)
-            continue;
         mb_compare_kl(answer, row, &difference, &low, &high);
-        if (difference < 0 && mb_decodes_no_slower(answer, beaten) &&
-            (run->reference == SIZE_MAX || mb_decodes_no_slower(answer, &rows[run->reference])))
-            return candidate;
+        if (candidate->plan != NULL && answer != row && difference < 0 &&
+            mb_decodes_no_slower(answer, row, 0) &&
+            (best == NULL || answer->evaluation.kl_mean < rows[best->row].evaluation.kl_mean))
+            best = candidate;
     }
-    return NULL;
+    return best;
 }
 
 /* Recommend a row instead of a solver's plan. */
@@ -229,11 +230,12 @@ enum mb_status mb_planning_recommend(struct mb_planning *run)
         return status;
     char text[300];
     if (run->chosen != solved) {
-        const bool own = rows[run->chosen].kind == MB_ROW_ANSWER;
+        const bool own =
+            rows[run->chosen].kind == MB_ROW_ANSWER || rows[run->chosen].kind == MB_ROW_PLAN;
         snprintf(text, sizeof text,
                  own ? "The mix for this speed lost to a uniform format or preset as fast, as far "
-                       "as timing can tell (%s beside it). Recommended and written is the solver's "
-                       "mix for that one's size and speed, which loses less."
+                       "as timing can tell. Recommended and written (%s) is a mix of the solver "
+                       "that is as fast as that one and loses less."
                      : "The solver's mix lost to %s, measured: less loss at no larger size and no "
                        "lower speed. That is what is recommended and written.",
                  rows[run->chosen].mix.name);
