@@ -143,14 +143,13 @@ const struct mb_verb mb_verb_plan = {
     .max_positionals = 1,
     .options = options,
     .options_bytes = sizeof(struct mb_planning_options),
-    .details =
-        "Writes profile.json, sensitivity.json, plan.json, mixed.gguf, recipes for "
-        "llama.cpp and ik_llama.cpp "
-        "and report.html into the output folder, and prints the plan beside every uniform "
-        "format and preset, "
-        "measured. Without a budget: least loss at 4.5 bits per weight, decoding within "
-        "1 % of the fastest "
-        "uniform format of 4 bits or more. Interrupted runs go on where they stopped.",
+    .details = "Writes profile.json, sensitivity.json, plan.json, mixed.gguf, recipes for "
+               "llama.cpp and ik_llama.cpp "
+               "and report.html into the output folder, and prints the plan beside every uniform "
+               "format and preset, "
+               "measured. Without a budget: least loss at 4.5 bits per weight, decoding within "
+               "1 % of the fastest "
+               "uniform format of 4 bits or more. Interrupted runs go on where they stopped.",
     .example = "mixbit plan model.f16.gguf --max-size 4.25bpw --min-decode 20 -o out",
     .run = run_plan,
 };
