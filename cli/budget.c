@@ -56,6 +56,7 @@ enum mb_status mb_budget_resolve(struct mb_cli *cli, const struct mb_forecast *f
     return MB_OK;
 }
 
+#define SIZE_SLACK 5e-4 /* padding and metadata of a file */
 size_t mb_budget_default(const struct mb_forecast *forecast, const struct mb_mix *mixes,
                          size_t count, struct mb_budget *budget)
 {
@@ -69,7 +70,9 @@ size_t mb_budget_default(const struct mb_forecast *forecast, const struct mb_mix
         if (mixes[i].kind != MB_MIX_UNIFORM || info == NULL || info->bits < FASTEST_BITS)
             continue;
         mb_forecast_mix(forecast, &mixes[i], total);
-        if (total[MB_QUANTITY_DECODE] > 0 && total[MB_QUANTITY_DECODE] < least) {
+        /* One that is larger than the budget would be a speed that perhaps no mix in it has. */
+        if (total[MB_QUANTITY_BYTES] <= budget->max[MB_QUANTITY_BYTES] * (1 + SIZE_SLACK) &&
+            total[MB_QUANTITY_DECODE] > 0 && total[MB_QUANTITY_DECODE] < least) {
             least = total[MB_QUANTITY_DECODE];
             fastest = i;
         }

@@ -110,6 +110,7 @@ static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *co
     *last = i;
     if (!count)
         goto out;
+    comparison->turns++;
     for (size_t s = 0; s < count; s++)
         speeds[s] = (struct mb_speed){.size = sizeof speeds[s]};
     status = mb_network_speed(networks, count, options->context, options->repeats, NULL, speeds,
@@ -117,6 +118,7 @@ static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *co
     for (size_t s = 0; s < count && status == MB_OK; s++) {
         comparison->rows[batch[s]].speed = speeds[s];
         comparison->rows[batch[s]].measured = 1;
+        comparison->rows[batch[s]].turn = comparison->turns;
     }
 out:
     for (size_t s = 0; s < count + 1 && s < BATCH; s++)
@@ -173,8 +175,11 @@ enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparis
     if (status == MB_OK)
         status = mb_network_decode_again(networks, count, options->context, options->repeats,
                                          mb_stage_progress(cli), speeds, &cli->error);
-    for (size_t i = 0; i < count && status == MB_OK; i++)
+    comparison->turns++;
+    for (size_t i = 0; i < count && status == MB_OK; i++) {
         comparison->rows[rows[i]].speed = speeds[i];
+        comparison->rows[rows[i]].turn = comparison->turns;
+    }
     mb_stage_end(cli);
 out:
     for (size_t i = 0; networks && i < count; i++)
@@ -300,7 +305,8 @@ static struct against against_plan(const struct mb_assignment *row,
     struct against a = {NAN, NAN, NAN, NAN, NAN, NAN};
     if (plan && row != plan) {
         mb_compare_kl(row, plan, &a.kl, &a.kl_low, &a.kl_high);
-        mb_compare_decode(row, plan, &a.decode, &a.decode_low, &a.decode_high);
+        if (row->turn == plan->turn) /* or no round of one lies beside one of the other */
+            mb_compare_decode(row, plan, &a.decode, &a.decode_low, &a.decode_high);
     }
     return a;
 }
@@ -315,7 +321,6 @@ static const struct mb_assignment *recommended(const struct mb_comparison *compa
 
 struct mb_table *mb_comparison_table(const struct mb_comparison *comparison)
 {
-    static const char *const kinds[] = {"uniform", "preset", "neighbour", "plan", "answer"};
     struct mb_table *table = mb_table_create();
     mb_table_column(table, "name", "assignment", MB_ALIGN_LEFT);
     mb_table_column(table, "kind", "kind", MB_ALIGN_LEFT);
@@ -347,7 +352,7 @@ struct mb_table *mb_comparison_table(const struct mb_comparison *comparison)
         double low, high;
         mb_kl_interval(row, &low, &high);
         mb_table_text(table, row->mix.name);
-        mb_table_text(table, kinds[row->kind]);
+        mb_table_text(table, mb_row_kind_names[row->kind]);
         mb_table_number(table, row->bytes / 1e6, "%.3f");
         mb_table_number(table, rate(row->speed.decode_ns), "%.1f");
         mb_table_number(table, rate(row->predicted[MB_QUANTITY_DECODE]), "%.1f");

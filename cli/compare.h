@@ -20,6 +20,7 @@ struct mb_assignment {
     double predicted_decode_matmul_ns,
         predicted_prefill_matmul_ns; /* of these, the matrix products */
     int measured;
+    size_t turn; /* which timing its decode figures are of: those of one took turns */
     struct mb_evaluation evaluation;
     struct mb_speed speed;
     int recommended;
@@ -27,7 +28,7 @@ struct mb_assignment {
 
 struct mb_comparison {
     struct mb_model *model;
-    size_t count, capacity;
+    size_t count, capacity, turns;
     struct mb_assignment *rows;
 };
 

@@ -133,9 +133,11 @@ static void range_cell(FILE *out, const char *format, double low, double high)
         fputs("<td>&ndash;</td>", out);
 }
 
+const char *const mb_row_kind_names[MB_ROW_KINDS] = {"uniform", "preset", "neighbour", "plan",
+                                                     "answer"};
+
 static void write_comparison(FILE *out, const struct mb_report *report)
 {
-    static const char *const kinds[] = {"uniform", "preset", "neighbour", "plan"};
     fputs("<h2>Comparison</h2><p>Every row was measured on this machine, on text that was not used "
           "for sensing; &ldquo;predicted&rdquo; is what the cost table and the sensitivity table "
           "said before. &ldquo;Worse than written by&rdquo; and &ldquo;decode time over "
@@ -151,7 +153,8 @@ static void write_comparison(FILE *out, const struct mb_report *report)
         const struct mb_report_row *row = &report->rows[i];
         fprintf(out, "<tr%s><td>", row->recommended ? " class=plan" : "");
         mb_html_text(out, row->name);
-        fprintf(out, "%s</td><td>%s</td>", row->recommended ? " (written)" : "", kinds[row->kind]);
+        fprintf(out, "%s</td><td>%s</td>", row->recommended ? " (written)" : "",
+                mb_row_kind_names[row->kind]);
         cell(out, "%.3f", row->bytes / 1e6);
         cell(out, "%.1f", rate(row->decode_ns));
         cell(out, "%.1f", rate(row->predicted_decode_ns));

@@ -13,7 +13,9 @@ enum mb_row_kind {
     MB_ROW_NEIGHBOUR,
     MB_ROW_PLAN,
     MB_ROW_ANSWER,
+    MB_ROW_KINDS
 };
+extern const char *const mb_row_kind_names[MB_ROW_KINDS];
 
 /* One line of the comparison: a whole-model assignment, predicted and measured. Unknown numbers are
  * NAN. */
