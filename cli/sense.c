@@ -17,17 +17,14 @@ struct options {
     bool compare;
 };
 
-static const char *const methods[] = {"kl",  "reverse",      "js",        "sqnr", "cosine",
-                                      "ppl", "weight-error", "surrogate", NULL};
-
 /* Per format: the sum over tensors, which is what a uniform file should lose, and the tensor that
  * loses most. */
 static void print_summary(const struct mb_sensitivity *table)
 {
     struct mb_table *text = mb_table_create();
+    const bool is_kl = strcmp(table->method, mb_method_name(MB_METHOD_KL)) == 0;
     char sum_title[48];
-    (void)snprintf(sum_title, sizeof sum_title, "sum of %s",
-                   strcmp(table->method, "kl") == 0 ? "KL" : table->method);
+    (void)snprintf(sum_title, sizeof sum_title, "sum of %s", is_kl ? "KL" : table->method);
     mb_table_column(text, "format", "format", MB_ALIGN_LEFT);
     mb_table_column(text, "sum", sum_title, MB_ALIGN_RIGHT);
     mb_table_column(text, "worst", "largest", MB_ALIGN_RIGHT);
@@ -54,10 +51,9 @@ static void print_summary(const struct mb_sensitivity *table)
         mb_table_number(text, worst, "%.5f");
         mb_table_text(text, table->units[where]);
     }
-    (void)printf("%zu tensors, %zu windows of %zu tokens, %zu scored; KL in nats per token, noise "
-                 "floor %.1e\n",
+    (void)printf("%zu tensors, %zu windows of %zu tokens, %zu scored; %s, noise floor of KL %.1e\n",
                  table->unit_count, table->windows, table->window, table->tokens,
-                 table->noise_floor);
+                 is_kl ? "KL in nats per token" : table->method, table->noise_floor);
     mb_table_print(text, stdout);
     mb_table_free(text);
 }
@@ -183,9 +179,8 @@ static enum mb_status run_sense(struct mb_cli *cli, const struct options *option
         .numerics = (enum mb_numerics)options->numerics,
         .formats = &options->formats,
         .method = options->surrogate > 0 ? MB_METHOD_SURROGATE : (enum mb_method)options->method,
+        .surrogate_probes = options->surrogate,
         .measures = options->compare ? &measures : NULL};
-    if (request.method == MB_METHOD_SURROGATE)
-        request.surrogate_probes = options->surrogate > 0 ? options->surrogate : 2;
     enum mb_status status = check(cli, options);
     if (status == MB_OK)
         status = parse_shard(cli, options->shard, &request);
@@ -250,7 +245,7 @@ static const struct mb_option table[] = {
     {.name = "method",
      .kind = MB_OPTION_CHOICE,
      .offset = offsetof(struct options, method),
-     .choices = methods,
+     .choices = mb_method_names,
      .fallback = "kl",
      .help = "what a loss is; docs/sensing.md explains each"},
     {.name = "surrogate",

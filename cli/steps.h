@@ -83,7 +83,6 @@ enum mb_status mb_step_apply_profile(struct mb_cli *cli, const char *named, bool
 
 enum mb_effort { MB_EFFORT_QUICK, MB_EFFORT_NORMAL };
 extern const char *const mb_effort_names[];
-extern const char *const mb_numerics_names[]; /* in the order of enum mb_numerics */
 struct mb_sense_request {
     const char *text;
     size_t windows, window; /* 0: what the effort says */
@@ -110,7 +109,7 @@ enum mb_status mb_step_merge(struct mb_cli *cli, const char *const *paths, size_
 enum mb_status mb_step_check_texts(struct mb_cli *cli, const char *sensed_hash,
                                    const char *evaluated_hash);
 
-/* Warn when other programs took the processor for much of a measurement of speed. */
+/* Warn when tokens took much longer than they can: other programs run, or the machine is shared. */
 void mb_step_check_quiet(struct mb_cli *cli, const struct mb_speed *speed);
 
 /* ---- mixes (mix.c) ---- */

@@ -233,6 +233,26 @@ enum mb_status mb_blocks_attention(struct mb_network *w, size_t layer, const str
     return mb_blocks_mixed(w, layer, "attn_output", MB_SLOT_ATTENDED, style, error);
 }
 
+enum mb_status mb_blocks_table(struct mb_network *w, size_t layer, const char *part,
+                               struct mb_graph_table table, int *vector, struct mb_error *error)
+{
+    char name[96];
+    mb_blocks_name(name, layer, part, "");
+    table.name = name;
+    return mb_graph_table(w, &table, vector, error);
+}
+
+enum mb_status mb_blocks_gate(struct mb_network *w, size_t layer, const struct mb_style *style,
+                              struct mb_error *error)
+{
+    return mb_graph_step(w,
+                         (struct mb_step){.kind = style->gelu ? MB_STEP_GEGLU : MB_STEP_SWIGLU,
+                                          .in = MB_SLOT_UP,
+                                          .out = MB_SLOT_GATE,
+                                          .layer = (int)layer},
+                         error);
+}
+
 enum mb_status mb_blocks_feed_forward(struct mb_network *w, size_t layer,
                                       const struct mb_style *style, struct mb_error *error)
 {
@@ -242,12 +262,7 @@ enum mb_status mb_blocks_feed_forward(struct mb_network *w, size_t layer,
     MB_TRY(mb_blocks_product(w, &wide, "ffn_up", w->slot_width[MB_SLOT_GATE], w->width, MB_SLOT_UP,
                              error));
     MB_TRY(mb_graph_step(w, wide, error));
-    MB_TRY(mb_graph_step(w,
-                         (struct mb_step){.kind = style->gelu ? MB_STEP_GEGLU : MB_STEP_SWIGLU,
-                                          .in = MB_SLOT_UP,
-                                          .out = MB_SLOT_GATE,
-                                          .layer = (int)layer},
-                         error));
+    MB_TRY(mb_blocks_gate(w, layer, style, error));
     struct mb_step down = {.kind = MB_STEP_PRODUCTS, .in = MB_SLOT_GATE, .layer = (int)layer};
     MB_TRY(mb_blocks_product(w, &down, "ffn_down", w->width, w->slot_width[MB_SLOT_GATE],
                              MB_SLOT_DELTA, error));

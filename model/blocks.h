@@ -68,6 +68,12 @@ enum mb_status mb_blocks_norm(struct mb_network *w, size_t layer, const char *pa
  * in all layers. Sets the width of `out`. */
 enum mb_status mb_blocks_product(struct mb_network *w, struct mb_step *step, const char *part,
                                  size_t n, size_t k, enum mb_slot out, struct mb_error *error);
+/* A table of the layer (mb_graph_table without its name). */
+enum mb_status mb_blocks_table(struct mb_network *w, size_t layer, const char *part,
+                               struct mb_graph_table table, int *vector, struct mb_error *error);
+/* GATE = the style's gate of UP and GATE. */
+enum mb_status mb_blocks_gate(struct mb_network *w, size_t layer, const struct mb_style *style,
+                              struct mb_error *error);
 /* A block's result in DELTA joins the residual stream, behind `post_norm` where the style has it.
  */
 enum mb_status mb_blocks_add(struct mb_network *w, size_t layer, const char *post_norm,

@@ -34,12 +34,7 @@ enum mb_status mb_blocks_experts(struct mb_network *w, size_t layer, size_t hidd
     MB_TRY(add_experts(w, &wide, "ffn_gate_exps", hidden, w->width, MB_SLOT_GATE, error));
     MB_TRY(add_experts(w, &wide, "ffn_up_exps", hidden, w->width, MB_SLOT_UP, error));
     MB_TRY(mb_graph_step(w, wide, error));
-    MB_TRY(mb_graph_step(w,
-                         (struct mb_step){.kind = style->gelu ? MB_STEP_GEGLU : MB_STEP_SWIGLU,
-                                          .in = MB_SLOT_UP,
-                                          .out = MB_SLOT_GATE,
-                                          .layer = (int)layer},
-                         error));
+    MB_TRY(mb_blocks_gate(w, layer, style, error));
     struct mb_step down = {
         .kind = MB_STEP_EXPERTS, .in = MB_SLOT_GATE, .layer = (int)layer, .combined = true};
     MB_TRY(add_experts(w, &down, "ffn_down_exps", w->width, hidden, MB_SLOT_DELTA, error));

@@ -42,15 +42,6 @@ enum mb_status mb_blocks_state_space(struct mb_network *w, bool has_heads, struc
     return MB_OK;
 }
 
-static enum mb_status add_table(struct mb_network *w, size_t layer, const char *part,
-                                struct mb_graph_table table, int *vector, struct mb_error *error)
-{
-    char name[96];
-    mb_blocks_name(name, layer, part, "");
-    table.name = name;
-    return mb_graph_table(w, &table, vector, error);
-}
-
 /* A, and D for every channel of every head. */
 static enum mb_status add_scan(struct mb_network *w, size_t layer, struct mb_error *error)
 {
@@ -65,10 +56,11 @@ static enum mb_status add_scan(struct mb_network *w, size_t layer, struct mb_err
                            .b = {MB_SLOT_CONVOLVED, ssm->inner},
                            .c = {MB_SLOT_CONVOLVED, ssm->inner + both},
                            .dt = {MB_SLOT_PROJECTED, 2 * ssm->inner + 2 * both}};
-    MB_TRY(add_table(w, layer, "ssm_a", (struct mb_graph_table){.n = heads, .k = 1}, &scan.vector,
-                     error));
-    MB_TRY(add_table(w, layer, "ssm_d", (struct mb_graph_table){.n = heads, .k = 1, .pad = stride},
-                     &scan.skip, error));
+    MB_TRY(mb_blocks_table(w, layer, "ssm_a", (struct mb_graph_table){.n = heads, .k = 1},
+                           &scan.vector, error));
+    MB_TRY(mb_blocks_table(w, layer, "ssm_d",
+                           (struct mb_graph_table){.n = heads, .k = 1, .pad = stride}, &scan.skip,
+                           error));
     for (size_t h = 0; h < heads; h++)
         for (size_t i = 1; i < ssm->channels; i++)
             w->vectors[scan.skip][h * stride + i] = w->vectors[scan.skip][h * stride];
@@ -92,9 +84,10 @@ static enum mb_status add_inputs(struct mb_network *w, size_t layer, struct mb_e
                                .layer = (int)layer,
                                .at = ssm->inner,
                                .cached = w->scanning};
-    MB_TRY(add_table(w, layer, "ssm_conv1d.weight",
-                     (struct mb_graph_table){.n = convolved, .k = ssm->taps, .transposed = true},
-                     &convolve.vector, error));
+    MB_TRY(
+        mb_blocks_table(w, layer, "ssm_conv1d.weight",
+                        (struct mb_graph_table){.n = convolved, .k = ssm->taps, .transposed = true},
+                        &convolve.vector, error));
     mb_blocks_name(name, layer, "ssm_conv1d", ".bias");
     MB_TRY(mb_graph_vector(w, name, convolved, true, &convolve.bias, error));
     MB_TRY(mb_graph_step(w, convolve, error));
@@ -125,8 +118,9 @@ enum mb_status mb_blocks_mamba2(struct mb_network *w, size_t layer, const struct
                            .out = MB_SLOT_SCANNED,
                            .layer = (int)layer,
                            .group = group};
-    MB_TRY(add_table(w, layer, "ssm_norm.weight",
-                     (struct mb_graph_table){.n = ssm->groups, .k = group}, &norm.vector, error));
+    MB_TRY(mb_blocks_table(w, layer, "ssm_norm.weight",
+                           (struct mb_graph_table){.n = ssm->groups, .k = group}, &norm.vector,
+                           error));
     MB_TRY(mb_graph_step(w, norm, error));
     return mb_blocks_mixed(w, layer, "ssm_out", MB_SLOT_SCANNED, style, error);
 }

@@ -17,15 +17,6 @@ struct mamba {
     bool normalized; /* r, B and C */
 };
 
-static enum mb_status add_table(struct mb_network *w, size_t layer, const char *part,
-                                struct mb_graph_table table, int *vector, struct mb_error *error)
-{
-    char name[96];
-    mb_blocks_name(name, layer, part, "");
-    table.name = name;
-    return mb_graph_table(w, &table, vector, error);
-}
-
 static enum mb_status add_convolution(struct mb_network *w, size_t layer, struct mb_error *error)
 {
     const size_t inner = w->ssm.inner;
@@ -39,9 +30,10 @@ static enum mb_status add_convolution(struct mb_network *w, size_t layer, struct
                                .out = MB_SLOT_CONVOLVED,
                                .layer = (int)layer,
                                .cached = w->scanning};
-    MB_TRY(add_table(w, layer, "ssm_conv1d.weight",
-                     (struct mb_graph_table){.n = inner, .k = w->ssm.taps, .transposed = true},
-                     &convolve.vector, error));
+    MB_TRY(
+        mb_blocks_table(w, layer, "ssm_conv1d.weight",
+                        (struct mb_graph_table){.n = inner, .k = w->ssm.taps, .transposed = true},
+                        &convolve.vector, error));
     mb_blocks_name(name, layer, "ssm_conv1d", ".bias");
     MB_TRY(mb_graph_vector(w, name, inner, true, &convolve.bias, error));
     return mb_graph_step(w, convolve, error);
@@ -101,8 +93,8 @@ static enum mb_status add_scan(struct mb_network *w, size_t layer, size_t rank,
     const struct mb_graph_table a = {
         .n = ssm->inner, .k = ssm->states, .pad = ssm->channels, .transposed = true};
     const struct mb_graph_table d = {.n = 1, .k = ssm->inner, .pad = ssm->channels};
-    MB_TRY(add_table(w, layer, "ssm_a", a, &scan.vector, error));
-    MB_TRY(add_table(w, layer, "ssm_d", d, &scan.skip, error));
+    MB_TRY(mb_blocks_table(w, layer, "ssm_a", a, &scan.vector, error));
+    MB_TRY(mb_blocks_table(w, layer, "ssm_d", d, &scan.skip, error));
     MB_TRY(mb_graph_step(w, scan, error));
     return mb_graph_step(w,
                          (struct mb_step){.kind = MB_STEP_GATE,

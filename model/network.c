@@ -244,9 +244,11 @@ enum mb_status mb_network_create_mix(struct mb_model *model, const enum mb_forma
     return MB_OK;
 }
 
+const char *const mb_numerics_names[] = {"kernel", "f32", NULL};
+
 const char *mb_numerics_name(enum mb_numerics numerics)
 {
-    return numerics == MB_NUMERICS_F32 ? "f32" : "kernel";
+    return mb_numerics_names[numerics == MB_NUMERICS_F32];
 }
 
 enum mb_status mb_network_create(struct mb_model *model, enum mb_numerics numerics,

@@ -9,11 +9,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *const mb_method_names[MB_METHOD_COUNT + 1] = {
+    "kl", "reverse", "js", "sqnr", "cosine", "ppl", "weight-error", "surrogate", NULL};
+
 const char *mb_method_name(enum mb_method method)
 {
-    static const char *const names[MB_METHOD_COUNT] = {
-        "kl", "reverse", "js", "sqnr", "cosine", "ppl", "weight-error", "surrogate"};
-    return (unsigned)method < MB_METHOD_COUNT ? names[method] : NULL;
+    return (unsigned)method < MB_METHOD_COUNT ? mb_method_names[method] : NULL;
+}
+
+void mb_method_describe(enum mb_method method, size_t surrogate_probes, char text[32])
+{
+    if (method == MB_METHOD_SURROGATE)
+        snprintf(text, 32, "%s %zu", mb_method_name(method),
+                 surrogate_probes > 0 ? surrogate_probes : MB_SURROGATE_PROBES);
+    else
+        snprintf(text, 32, "%s", mb_method_name(method));
 }
 
 static struct mb_loss loss_of(const struct mb_sense_job *job, size_t unit, size_t candidate)
@@ -44,14 +54,9 @@ static void fill_header(const struct mb_sense_job *job, struct mb_sensitivity *t
 {
     const struct mb_windows *windows = job->options->windows;
     const struct mb_loss *noise = mb_journal_find(job->journal, MB_JOURNAL_NOISE, MB_FORMAT_F32);
-    const char *method = mb_method_name(job->options->method);
     memcpy(table->model_hash, mb_model_hash(job->model), sizeof table->model_hash);
     memcpy(table->text_hash, windows->text_hash, sizeof table->text_hash);
-    if (job->options->method == MB_METHOD_SURROGATE)
-        snprintf(table->method, sizeof table->method, "%s %zu", method,
-                 job->options->surrogate_probes > 0 ? job->options->surrogate_probes : 2);
-    else
-        snprintf(table->method, sizeof table->method, "%s", method);
+    mb_method_describe(job->options->method, job->options->surrogate_probes, table->method);
     snprintf(table->numerics, sizeof table->numerics, "%s",
              mb_numerics_name(job->options->numerics));
     table->windows = windows->count;

@@ -14,8 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { USUAL_PROBES = 2 };
-
 enum mb_status mb_sense_collect(struct mb_sense_job *job, struct mb_error *error)
 {
     return mb_importance_collect(job->network, job->options->windows, job->options->progress,
@@ -54,7 +52,8 @@ enum mb_status mb_sense_weigh(struct mb_sense_job *job, struct mb_error *error)
 
 static size_t probes_of(const struct mb_sense_job *job)
 {
-    return job->options->surrogate_probes > 0 ? job->options->surrogate_probes : USUAL_PROBES;
+    return job->options->surrogate_probes > 0 ? job->options->surrogate_probes
+                                              : MB_SURROGATE_PROBES;
 }
 
 /* Candidates of a unit that need an entry, ascending by error; returns how many. */

@@ -271,10 +271,6 @@ static struct figures finish(struct timing *timing, size_t rounds, double *scrat
 static void finish_decode(struct timing *timing, size_t rounds, double *scratch,
                           struct mb_speed *speed)
 {
-    size_t disturbed = 0;
-    for (size_t i = 0; i < SWEEPS * rounds; i++)
-        disturbed += timing->disturbed[i];
-    speed->disturbed = (double)disturbed / (double)(SWEEPS * rounds);
     free(speed->decode_rounds);
     const struct figures figures = finish(timing, rounds, scratch, &speed->decode_rounds);
     speed->decode_ns = figures.ns;

@@ -138,7 +138,8 @@ enum mb_numerics {
     MB_NUMERICS_KERNEL = 0,
     MB_NUMERICS_F32 = 1
 }; /* each format's own kernel; dequantized in f32 */
-MB_API const char *mb_numerics_name(enum mb_numerics numerics); /* "kernel", "f32" */
+MB_API extern const char *const mb_numerics_names[]; /* "kernel", "f32", NULL */
+MB_API const char *mb_numerics_name(enum mb_numerics numerics);
 
 /**
  * Pack a model for running. MB_ERR_UNSUPPORTED names an architecture or tensor type that is none of
@@ -213,7 +214,6 @@ struct mb_speed {
     double decode_ns, decode_mad_ns, decode_matmul_ns;
     double prefill_ns, prefill_mad_ns, prefill_matmul_ns;
     size_t weight_bytes, kv_bytes;
-    double disturbed; /* share of decode's rounds in which a thread was without a processor */
     /* ns per token of each round of all sweeps, disturbed rounds included. Networks of one call
      * took turns: round i of one and round i of another are neighbours in time and compare as a
      * pair. Free with mb_speed_free. */
@@ -274,7 +274,7 @@ struct mb_sense_options {
     struct mb_threads *threads;
     const struct mb_progress *progress;
     enum mb_method method;   /* any other than KL, weight error and surrogate: see mb_method */
-    size_t surrogate_probes; /* of MB_METHOD_SURROGATE, per tensor; 0: 2 */
+    size_t surrogate_probes; /* of MB_METHOD_SURROGATE, per tensor; 0: MB_SURROGATE_PROBES */
     size_t shard, shards;    /* this run's part, 1-based: every shards-th tensor; 0: all */
 };
 /**

@@ -23,8 +23,14 @@ enum mb_method {
     MB_METHOD_SURROGATE,    /* KL of a few formats per tensor, the others by their weight error */
     MB_METHOD_COUNT
 };
-/** "kl" "reverse" "js" "sqnr" "cosine" "ppl" "weight-error" "surrogate"; NULL past the end. */
+#define MB_SURROGATE_PROBES 2 /* per tensor, where nothing else is asked for */
+/** "kl" "reverse" "js" "sqnr" "cosine" "ppl" "weight-error" "surrogate", then NULL. */
+MB_API extern const char *const mb_method_names[MB_METHOD_COUNT + 1];
+/** One of them; NULL past the end. */
 MB_API const char *mb_method_name(enum mb_method method);
+/** What a table of this method says of it: the name, the surrogate's with its number of probes (0:
+ * the usual one). */
+MB_API void mb_method_describe(enum mb_method method, size_t surrogate_probes, char text[32]);
 
 /** One measured loss; nats per token unless the method says otherwise. */
 struct mb_loss {

@@ -43,6 +43,14 @@ static inline struct record record_at(__global const uchar *row, uint scale_at, 
     record_at(activations + (size_t)min(row0 + (r), m - 1) * row_bytes, scale_at, scaled_sum_at,   \
               sum_at)
 
+/* The tile's rows, and nothing summed of them yet. */
+#define START_SUMS                                                                                 \
+    for (int r = 0; r < ROWS; r++) {                                                               \
+        rows[r] = RECORD(r);                                                                       \
+        sums[r].f = sums[r].s = 0;                                                                 \
+        sums[r].minimum = sums[r].dot = 0;                                                         \
+    }
+
 /* Add the parts of k in ascending order and store. */
 static inline void store(const float f[ROWS], __local float *parts, __global float *y,
                          uint y_stride, uint column, uint n, uint row0, uint m)
@@ -107,11 +115,7 @@ __kernel __attribute__((reqd_work_group_size(LANES, PANELS, SPLIT))) void multip
     struct record rows[ROWS];
     struct sum sums[ROWS];
     FILL_TABLE;
-    for (int r = 0; r < ROWS; r++) {
-        rows[r] = RECORD(r);
-        sums[r].f = sums[r].s = 0;
-        sums[r].minimum = sums[r].dot = 0;
-    }
+    START_SUMS;
     for (uint b = part; b < superblocks; b += SPLIT) {
         __global const uchar *block = w + (size_t)b * BLOCK_BYTES;
         for (uint c = 0; c < CHUNKS; c++) {
@@ -155,11 +159,7 @@ __kernel __attribute__((reqd_work_group_size(LANES, PANELS, SPLIT))) void multip
     struct record rows[ROWS];
     struct sum sums[ROWS];
     FILL_TABLE;
-    for (int r = 0; r < ROWS; r++) {
-        rows[r] = RECORD(r);
-        sums[r].f = sums[r].s = 0;
-        sums[r].minimum = sums[r].dot = 0;
-    }
+    START_SUMS;
     for (uint b = 0; b < superblocks; b++) {
         __global const uchar *block = w + (size_t)b * BLOCK_BYTES;
         for (uint c = tile; c < CHUNKS; c += SPLIT) {

@@ -54,6 +54,22 @@ static struct mb_tune_options small_options(void)
                                     .m_count = 2};
 }
 
+/* A sound time for all that small_options() asks for. */
+static void expect_every_product(const struct mb_profile *profile)
+{
+    const enum mb_residency residency = mb_residency_of(mb_profile_device(profile), 100, 1);
+    for (size_t s = 0; s < 2; s++)
+        for (size_t f = 0; f < 2; f++)
+            for (size_t i = 0; i < 2; i++) {
+                struct mb_cost cost;
+                assert_int_equal(mb_profile_cost(profile, two_formats[f], two_shapes[s].n,
+                                                 two_shapes[s].k, two_ms[i], 1, residency, &cost),
+                                 MB_COST_EXACT);
+                assert_true(cost.error <= mb_format_info(two_formats[f])->error_bound);
+                assert_true(cost.prepare_ns <= cost.median_ns);
+            }
+}
+
 static void a_run_leaves_an_entry_for_every_point_and_goes_on_where_it_stopped(void **state)
 {
     (void)state;
@@ -73,17 +89,7 @@ static void a_run_leaves_an_entry_for_every_point_and_goes_on_where_it_stopped(v
     assert_true(stopper.done == stopper.total && stopper.total >= 8);
     assert_true(mb_profile_count(profile) > first);
     assert_memory_equal(&kept, mb_profile_at(profile, 0), sizeof kept);
-    const enum mb_residency residency = mb_residency_of(mb_profile_device(profile), 100, 1);
-    for (size_t s = 0; s < 2; s++)
-        for (size_t f = 0; f < 2; f++)
-            for (size_t i = 0; i < 2; i++) {
-                struct mb_cost cost;
-                assert_int_equal(mb_profile_cost(profile, two_formats[f], two_shapes[s].n,
-                                                 two_shapes[s].k, two_ms[i], 1, residency, &cost),
-                                 MB_COST_EXACT);
-                assert_true(cost.error <= mb_format_info(two_formats[f])->error_bound);
-                assert_true(cost.prepare_ns <= cost.median_ns);
-            }
+    expect_every_product(profile);
     const size_t whole = mb_profile_count(profile);
     stopper = (struct stopper){0};
     assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
@@ -102,15 +108,7 @@ static void a_run_that_is_out_of_time_leaves_one_figure_for_every_product(void *
     options.time_limit_s = 1e-9;
     assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
     assert_int_equal(mb_profile_count(profile), 2 * 2 * 2); /* shapes, formats, m */
-    const enum mb_residency residency = mb_residency_of(mb_profile_device(profile), 100, 1);
-    for (size_t s = 0; s < 2; s++)
-        for (size_t f = 0; f < 2; f++)
-            for (size_t i = 0; i < 2; i++) {
-                struct mb_cost cost;
-                assert_int_equal(mb_profile_cost(profile, two_formats[f], two_shapes[s].n,
-                                                 two_shapes[s].k, two_ms[i], 1, residency, &cost),
-                                 MB_COST_EXACT);
-            }
+    expect_every_product(profile);
     /* With time, the search goes on from there. */
     options.time_limit_s = 0;
     assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
