@@ -32,7 +32,6 @@ enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
         status = mb_network_speed(&network, 1, context, SPEED_REPEATS, mb_stage_progress(cli),
                                   &speed, &cli->error);
     mb_stage_end(cli);
-    mb_speed_free(&speed);
     mb_network_destroy(network);
     if (status == MB_OK) {
         mb_step_check_quiet(cli, &speed);
@@ -43,6 +42,7 @@ enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
                                         .prefill_ns = prefill > 0 ? prefill : 0,
                                         .kv_bytes = (double)speed.kv_bytes};
     }
+    mb_speed_free(&speed);
     return status;
 }
 

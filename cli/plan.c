@@ -148,7 +148,7 @@ const struct mb_verb mb_verb_plan = {
                "and report.html into the output folder, and prints the plan beside every uniform "
                "format and preset, "
                "measured. Without a budget: least loss at 4.5 bits per weight, decoding within "
-               "1 % of the fastest "
+               "3 % of the fastest "
                "uniform format of 4 bits or more. Interrupted runs go on where they stopped.",
     .example = "mixbit plan model.f16.gguf --max-size 4.25bpw --min-decode 20 -o out",
     .run = run_plan,

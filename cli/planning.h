@@ -24,9 +24,10 @@ enum {
     MB_PLANNING_CANDIDATES = 2 * MB_PLANNING_LIMITS + MB_PLANNING_ANSWERS
 };
 #define MB_PLANNING_NO_RIVAL SIZE_MAX
-/* How much slower than its reference a plan may decode when no budget is given. Below this, the
- * same two files change places from run to run. */
-#define MB_PLANNING_TOLERANCE 0.01
+/* How much slower than its reference a plan may decode when no budget is given. Switching between
+ * formats costs a token of a small model some percent that no single product shows, and a percent
+ * or two of speed is worth a third of the loss. */
+#define MB_PLANNING_TOLERANCE 0.03
 
 /* A solution that may be recommended: its plan (owned), its row of the comparison, and the uniform
  * or preset row that it answers (MB_PLANNING_NO_RIVAL: it is for the budget). */

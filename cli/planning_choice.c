@@ -27,7 +27,8 @@ static void describe_objective(struct mb_planning *run, const struct mb_budget *
         else if (q == MB_QUANTITY_LOSS)
             snprintf(part, sizeof part, "a KL of %.5f or less", max);
         else if (q == MB_QUANTITY_DECODE && reference)
-            snprintf(part, sizeof part, "decode measured within 1 %% of uniform %s", reference);
+            snprintf(part, sizeof part, "decode measured within %.0f %% of uniform %s",
+                     100 * MB_PLANNING_TOLERANCE, reference);
         else
             snprintf(part, sizeof part, "%s at %.0f tok/s or more",
                      q == MB_QUANTITY_DECODE ? "decode" : "prefill", 1e9 / max);
@@ -213,9 +214,12 @@ static enum mb_status add_answers(struct mb_planning *run, const struct mb_budge
         char name[48];
         if (!(loss < most))
             break;
+        /* The row's own prediction is older than the calibration. */
+        double total[MB_QUANTITY_COUNT];
+        mb_forecast_mix(&run->forecast, &row->mix, total);
         const struct mb_budget limits = {
             .max = {[MB_QUANTITY_BYTES] = row->bytes,
-                    [MB_QUANTITY_DECODE] = (1 - spare) * row->predicted[MB_QUANTITY_DECODE]}};
+                    [MB_QUANTITY_DECODE] = (1 - spare) * total[MB_QUANTITY_DECODE]}};
         (void)snprintf(name, sizeof name, "plan (as %.30s)", row->mix.name);
         status = add_candidate(run, &run->forecast, &limits, name, rival);
         if (status != MB_OK && status != MB_ERR_INFEASIBLE)

@@ -98,13 +98,10 @@ static void say(struct mb_planning *run, const char *text)
 /* Recommend a solution of the solver. */
 static void choose_candidate(struct mb_planning *run, struct mb_planning_candidate *candidate)
 {
-    struct mb_assignment *row = &run->comparison.rows[candidate->row];
     mb_plan_free(run->plan);
     run->plan = candidate->plan;
     run->chosen = candidate->row;
     candidate->plan = NULL;
-    if (row->kind == MB_ROW_PLAN || row->kind == MB_ROW_ANSWER)
-        snprintf(row->mix.name, sizeof row->mix.name, "plan");
 }
 
 /* Of the solver's mixes for other speeds, one that beats a row which was going to be recommended:
@@ -228,17 +225,17 @@ enum mb_status mb_planning_recommend(struct mb_planning *run)
     }
     if (status != MB_OK)
         return status;
+    struct mb_assignment *chosen = &rows[run->chosen];
+    const bool own = chosen->kind == MB_ROW_ANSWER || chosen->kind == MB_ROW_PLAN;
     char text[300];
     if (run->chosen != solved) {
-        const bool own =
-            rows[run->chosen].kind == MB_ROW_ANSWER || rows[run->chosen].kind == MB_ROW_PLAN;
         snprintf(text, sizeof text,
                  own ? "The mix for this speed lost to a uniform format or preset as fast, as far "
                        "as timing can tell. Recommended and written (%s) is a mix of the solver "
                        "that is as fast as that one and loses less."
                      : "The solver's mix lost to %s, measured: less loss at no larger size and no "
                        "lower speed. That is what is recommended and written.",
-                 rows[run->chosen].mix.name);
+                 chosen->mix.name);
         say(run, text);
     }
     if (better) {
@@ -248,6 +245,8 @@ enum mb_status mb_planning_recommend(struct mb_planning *run)
                  better->mix.name);
         say(run, text);
     }
-    rows[run->chosen].recommended = 1;
+    chosen->recommended = 1;
+    if (own)
+        snprintf(chosen->mix.name, sizeof chosen->mix.name, "plan");
     return MB_OK;
 }

@@ -5,14 +5,15 @@
 #include "model/sense.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Of the rounds; the best sweep counts, so some do no harm. */
-#define DISTURBED_MOST 0.3
+/* The best sweep's median over the fastest round, on a machine that is good for timing. */
+#define UNSTEADY_MOST 1.25
 
 enum { PROVENANCE_BYTES = 1024, SENSE_WINDOW = 256, SENSE_WINDOWS = 16, QUICK_TOKENS = 1024 };
 
@@ -223,7 +224,6 @@ enum mb_status mb_step_windows(struct mb_cli *cli, const struct mb_model *model,
 /* ---- sensitivity ---- */
 
 const char *const mb_effort_names[] = {"quick", "normal", NULL};
-const char *const mb_numerics_names[] = {"kernel", "f32", NULL};
 
 /* The table at `path` when it answers the request already; NULL otherwise. */
 static struct mb_sensitivity *finished_table(struct mb_model *model,
@@ -233,10 +233,7 @@ static struct mb_sensitivity *finished_table(struct mb_model *model,
 {
     const char *path = request->output;
     char method[32];
-    if (request->method == MB_METHOD_SURROGATE)
-        (void)snprintf(method, sizeof method, "surrogate %zu", request->surrogate_probes);
-    else
-        (void)snprintf(method, sizeof method, "%s", mb_method_name(request->method));
+    mb_method_describe(request->method, request->surrogate_probes, method);
     struct mb_sensitivity *table = NULL;
     if (access(path, F_OK) != 0 || mb_sensitivity_load(path, &table, NULL) != MB_OK)
         return NULL;
@@ -445,11 +442,14 @@ enum mb_status mb_step_merge(struct mb_cli *cli, const char *const *paths, size_
 
 void mb_step_check_quiet(struct mb_cli *cli, const struct mb_speed *speed)
 {
-    if (speed->disturbed > DISTURBED_MOST)
+    double fastest = INFINITY;
+    for (size_t i = 0; i < speed->decode_round_count; i++)
+        fastest = fmin(fastest, speed->decode_rounds[i]);
+    if (speed->decode_ns > UNSTEADY_MOST * fastest)
         mb_warn(cli,
-                "other programs took the processors in %.0f %% of the timing: the speeds are too "
-                "low, and predictions with them; run it again on a quiet machine",
-                100 * speed->disturbed);
+                "this machine is not quiet: tokens took %.2f times as long as in the fastest "
+                "round; speeds are rough, and predictions with them",
+                speed->decode_ns / fastest);
 }
 
 enum mb_status mb_step_check_texts(struct mb_cli *cli, const char *sensed_hash,

@@ -97,7 +97,7 @@ class Plan(Case):
                     self.assertLessEqual(r["decode_time_over_plan_low"], r["decode_time_over_plan"])
                     self.assertLessEqual(r["decode_time_over_plan"], r["decode_time_over_plan_high"])
         self.assertGreater(rows["q2_K"]["kl"], 10 * rows["q8_0"]["kl"])
-        self.assertIn("measured within 1 % of uniform", result["objective"])
+        self.assertIn("measured within 3 % of uniform", result["objective"])
         # What is recommended is no worse than what it is recommended over (a preset of formats that are no candidates is
         # named, not recommended).
         for r in result["rows"]:
