@@ -58,25 +58,6 @@ static int paired_order(const void *user, size_t i, size_t j)
     return (mean > half) - (mean < -half);
 }
 
-static void judge_pairs(const struct series *x, const struct series *truth,
-                        struct mb_agreement *row)
-{
-    const size_t count = x->measures->entry_count;
-    double sum = 0, both = 0, xs = 0, ys = 0, pairs = 0;
-    for (size_t i = 0; i < count; i++)
-        for (size_t j = i + 1; j < count; j++) {
-            const int a = paired_order(x, i, j), b = paired_order(truth, i, j);
-            sum += a * b;
-            both += a != 0 && b != 0;
-            xs += a != 0;
-            ys += b != 0;
-            pairs++;
-        }
-    row->tied = xs > 0 && ys > 0 ? sum / (sqrt(xs) * sqrt(ys)) : (double)NAN;
-    row->decided = both > 0 ? sum / both : (double)NAN;
-    row->decided_share = pairs > 0 ? both / pairs : 0;
-}
-
 /* tau within each format, averaged. */
 static double over_units(const struct mb_measures *m, const double *x, const double *truth,
                          double *a, double *b)
@@ -158,7 +139,11 @@ enum mb_status mb_agreement(const struct mb_measures *measures,
         means(&series, once, x);
         row->tau = mb_kendall(x, y, count);
         row->units = over_units(measures, x, y, a, b);
-        judge_pairs(&series, &truth, row);
+        const struct mb_order_agreement pairs =
+            mb_kendall_orders(count, paired_order, &series, paired_order, &truth);
+        row->tied = pairs.tau;
+        row->decided = pairs.decided;
+        row->decided_share = pairs.share;
         bootstrap(&series, &truth, once + windows, a, b, row);
     }
     free(room);

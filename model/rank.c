@@ -121,16 +121,20 @@ out:
     return tau;
 }
 
-double mb_kendall_orders(size_t count, mb_order_fn x, const void *x_user, mb_order_fn y,
-                         const void *y_user)
+struct mb_order_agreement mb_kendall_orders(size_t count, mb_order_fn x, const void *x_user,
+                                            mb_order_fn y, const void *y_user)
 {
-    double sum = 0, xs = 0, ys = 0;
+    double sum = 0, xs = 0, ys = 0, both = 0;
     for (size_t i = 0; i < count; i++)
         for (size_t j = i + 1; j < count; j++) {
             const int a = x(x_user, i, j), b = y(y_user, i, j);
             xs += a != 0;
             ys += b != 0;
+            both += a != 0 && b != 0;
             sum += (double)((a > 0) - (a < 0)) * (double)((b > 0) - (b < 0));
         }
-    return xs > 0 && ys > 0 ? sum / (sqrt(xs) * sqrt(ys)) : (double)NAN;
+    return (struct mb_order_agreement){.tau = xs > 0 && ys > 0 ? sum / (sqrt(xs) * sqrt(ys))
+                                                               : (double)NAN,
+                                       .decided = both > 0 ? sum / both : (double)NAN,
+                                       .share = count > 1 ? both / pairs_of(count) : 0};
 }

@@ -16,8 +16,13 @@ double mb_spearman(const double *x, const double *y, size_t count);
 double mb_kendall(const double *x, const double *y, size_t count);
 /* The order of items i and j: below 0, 0 (a tie) or above 0; the negative of that of j and i. */
 typedef int (*mb_order_fn)(const void *user, size_t i, size_t j);
-/* tau-b for any two such orders; n^2. Ties need not be transitive. */
-double mb_kendall_orders(size_t count, mb_order_fn x, const void *x_user, mb_order_fn y,
-                         const void *y_user);
+/* For any two such orders, whose ties need not be transitive; n^2. */
+struct mb_order_agreement {
+    double tau;     /* tau-b */
+    double decided; /* (agree - disagree) / all, over the pairs that neither side ties */
+    double share;   /* of those pairs in all */
+};
+struct mb_order_agreement mb_kendall_orders(size_t count, mb_order_fn x, const void *x_user,
+                                            mb_order_fn y, const void *y_user);
 
 #endif
