@@ -67,13 +67,20 @@ static char *profile_path(const struct mb_profile_request *request)
     return request->path != NULL ? strdup(request->path) : mb_profile_default_path();
 }
 
+/* Whether the user named a profile; otherwise it is this machine's own, kept by us. */
+static bool is_named(const char *path)
+{
+    const char *variable = getenv("MIXBIT_PROFILE");
+    return path != NULL || (variable != NULL && variable[0] != '\0');
+}
+
 /* Where to load from when there is nothing at `path`: the profile of this machine that came with
  * the program, unless a place was named. NULL: nowhere. */
 static char *bundled_instead(const struct mb_profile_request *request, const char *path)
 {
-    const char *variable = getenv("MIXBIT_PROFILE");
-    const bool named = request->path != NULL || (variable != NULL && variable[0] != '\0');
-    return named || request->fresh || access(path, F_OK) == 0 ? NULL : mb_bundled_profile();
+    return is_named(request->path) || request->fresh || access(path, F_OK) == 0
+               ? NULL
+               : mb_bundled_profile();
 }
 
 static enum mb_status create_folder_of(struct mb_cli *cli, const char *path)
@@ -89,6 +96,22 @@ static enum mb_status create_folder_of(struct mb_cli *cli, const char *path)
     return status;
 }
 
+static enum mb_status create_profile(struct mb_cli *cli, struct mb_profile **profile)
+{
+    const enum mb_status status = mb_profile_create(profile);
+    return status == MB_OK ? MB_OK
+                           : mb_error_set(&cli->error, status, -1, "cannot create a profile");
+}
+
+/* This machine's own profile does not load: one of an earlier version, or damaged. It is ours to
+ * measure anew. */
+static enum mb_status replace_profile(struct mb_cli *cli, struct mb_profile **profile)
+{
+    mb_warn(cli, "%s; measuring a new one", cli->error.message);
+    cli->error = (struct mb_error){0};
+    return create_profile(cli, profile);
+}
+
 static enum mb_status load_profile(struct mb_cli *cli, const struct mb_profile_request *request,
                                    const char *path, struct mb_profile **profile, bool *foreign)
 {
@@ -100,11 +123,11 @@ static enum mb_status load_profile(struct mb_cli *cli, const struct mb_profile_r
                                 "there is no profile at '%s'; measure one with 'mixbit tune "
                                 "--model MODEL', or name one with --profile",
                                 path);
-        const enum mb_status status = mb_profile_create(profile);
-        return status == MB_OK ? MB_OK
-                               : mb_error_set(&cli->error, status, -1, "cannot create a profile");
+        return create_profile(cli, profile);
     }
     const enum mb_status status = mb_profile_load(path, profile, &cli->error);
+    if (status == MB_ERR_FILE && !request->must_exist && !is_named(request->path))
+        return replace_profile(cli, profile);
     if (status != MB_OK)
         return status;
     switch (mb_profile_match(*profile, why, sizeof why)) {
@@ -167,8 +190,7 @@ static enum mb_status measure(struct mb_cli *cli, const struct mb_profile_reques
 
 enum mb_status mb_step_apply_profile(struct mb_cli *cli, const char *named, bool must)
 {
-    const char *variable = getenv("MIXBIT_PROFILE");
-    const bool asked = must || named != NULL || (variable != NULL && variable[0] != '\0');
+    const bool asked = must || is_named(named);
     const struct mb_profile_request request = {.path = named, .must_exist = true};
     struct mb_profile *profile = NULL;
     char *path = profile_path(&request);

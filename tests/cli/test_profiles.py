@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The profiles that come with mixbit: each loads, is shown, is named by its device and small."""
+"""Profiles: each that comes with mixbit loads, is shown, is named by its device and small; a machine's own that can't be
+read any more is measured anew, one that the user named is not."""
 import glob
 import json
 import os
 
-from harness import SOURCE, Case, main
+from harness import MODEL, SOURCE, Case, environment, main
 
 FOLDER = os.path.join(SOURCE, "profiles")
 BYTES_MOST = 600_000
@@ -27,6 +28,27 @@ class Profiles(Case):
                 self.assertTrue(document["entries"])
                 self.assertFalse([e for e in document["entries"] if e["failed"]])
                 self.assertTrue(self.run_mixbit("profile", "show", path).stdout)
+
+    def test_of_another_version(self):
+        tune = ["tune", "--model", MODEL, "--formats", "q4_0", "--time-limit", "5"]
+        own = environment(XDG_CACHE_HOME=self.path("cache"))
+        self.run_mixbit(*tune, env=own)
+        path, = glob.glob(self.path("cache/mixbit/profiles/*.json"))
+        with open(path) as f:
+            document = json.load(f)
+        version = document["version"]
+        with open(path, "w") as f:
+            json.dump(document | {"version": version - 1}, f)
+        self.assertIn("measuring a new one", self.run_mixbit(*tune, env=own).stderr)
+        with open(path) as f:
+            self.assertEqual(json.load(f)["version"], version)
+
+        with open(path, "w") as f:
+            json.dump(document | {"version": version - 1}, f)
+        named = self.run_mixbit(*tune, "-o", path, env=own, status=1)
+        self.assertIn(f"profile version {version - 1}", named.stderr)
+        with open(path) as f:
+            self.assertEqual(json.load(f)["version"], version - 1)
 
 
 if __name__ == "__main__":

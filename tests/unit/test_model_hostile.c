@@ -134,6 +134,13 @@ static void array_nested(struct builder *b)
 static void array_type(struct builder *b) { gb_array(b, "key", 99, 1); }
 static void array_long(struct builder *b) { gb_array(b, "key", 0, (uint64_t)1 << 61); }
 static void array_wraps(struct builder *b) { gb_array(b, "key", 10, ((uint64_t)1 << 61) + 1); }
+/* More elements than the bytes that are left hold, fewer than those bytes. */
+static void array_wide(struct builder *b)
+{
+    gb_array(b, "key", 10, 30);
+    for (size_t i = 0; i < 20; i++)
+        gb_u64(b, i);
+}
 static void strings_many(struct builder *b) { gb_array(b, "key", 8, UINT64_MAX / 8 + 2); }
 static void strings_long(struct builder *b)
 {
@@ -158,6 +165,7 @@ static void test_pairs(void **state)
         {"unknown type (type 99)", 15, array_type},
         {"claims 2305843009213693952 elements", 15, array_long},
         {"claims 2305843009213693953 elements", 15, array_wraps},
+        {"claims 30 elements", 15, array_wide},
         {"elements", 15, strings_many},
         {"string 1 of key 'key' claims", 15 + 12 + 9, strings_long},
         {"general.alignment is 0", 0, alignment_zero},
