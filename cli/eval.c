@@ -13,7 +13,7 @@ struct options {
     const char *reference, *text, *sensitivity, *profile;
     int numerics;
     size_t context, window, windows, threads, repeats;
-    bool no_speed;
+    bool no_speed, last_logits;
 };
 
 struct result {
@@ -159,12 +159,13 @@ static json_t *result_json(const struct mb_model *model, const struct options *o
         const struct mb_speed *s = &result->speed;
         (void)json_object_set_new(
             root, "speed",
-            json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I}", "context",
+            json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:b}", "context",
                       (json_int_t)s->context, "decode_ns", s->decode_ns, "decode_mad_ns",
                       s->decode_mad_ns, "decode_matmul_ns", s->decode_matmul_ns, "prefill_ns",
                       s->prefill_ns, "prefill_mad_ns", s->prefill_mad_ns, "prefill_matmul_ns",
                       s->prefill_matmul_ns, "decode_toks", 1e9 / s->decode_ns, "prefill_toks",
-                      1e9 / s->prefill_ns, "kv_bytes", (json_int_t)s->kv_bytes));
+                      1e9 / s->prefill_ns, "kv_bytes", (json_int_t)s->kv_bytes, "last_logits",
+                      s->last_logits));
     }
     return root;
 }
@@ -213,8 +214,9 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     struct mb_model *model = NULL, *reference = NULL;
     struct mb_threads *threads = NULL;
     struct mb_windows windows = {0};
-    struct result result = {.evaluation = {.size = sizeof result.evaluation},
-                            .speed = {.size = sizeof result.speed}};
+    struct result result = {
+        .evaluation = {.size = sizeof result.evaluation},
+        .speed = {.size = sizeof result.speed, .last_logits = options->last_logits}};
     if (options->text == NULL)
         return mb_usage(cli, "--text is missing: a file of plain text to evaluate on");
     enum mb_status status = mb_model_open(cli->positionals[0], &model, &cli->error);
@@ -270,6 +272,10 @@ static const struct mb_option table[] = {
      .kind = MB_OPTION_FLAG,
      .offset = offsetof(struct options, no_speed),
      .help = "leave out the timing"},
+    {.name = "last-logits",
+     .kind = MB_OPTION_FLAG,
+     .offset = offsetof(struct options, last_logits),
+     .help = "time prefill with the logits of the last token alone, as runtimes read a prompt"},
     MB_REPEATS_ROW(struct options, repeats, "5"),
     MB_THREADS_ROW(struct options, threads),
     {0}};

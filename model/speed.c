@@ -47,6 +47,7 @@ struct timing {
     struct mb_run *run;
     struct mb_cache cache;
     int32_t *ids;
+    uint32_t *scored;       /* rows of the last tokens; NULL: all rows have logits */
     size_t repeats;         /* runs in an iteration: what makes a sample long enough */
     double *ns, *matmul_ns; /* of one run, per round; NULL: not kept */
     bool *disturbed;        /* a thread was without a processor meanwhile */
@@ -64,6 +65,7 @@ static void timing_free(struct timing *timing)
     mb_run_destroy(timing->run);
     mb_cache_free(&timing->cache);
     free(timing->ids);
+    free(timing->scored);
     free(timing->ns);
     free(timing->matmul_ns);
     free(timing->disturbed);
@@ -94,6 +96,20 @@ static enum mb_status timing_init(struct timing *timing, struct watch *watch,
     timing->run->past = past;
     timing->run->cache = past ? &timing->cache : NULL;
     timing->run->timed = true;
+    return MB_OK;
+}
+
+/* Logits of the last token of each sequence alone. */
+static enum mb_status keep_last(struct timing *timing, struct mb_error *error)
+{
+    struct mb_run *run = timing->run;
+    timing->scored = malloc(run->sequences * sizeof *timing->scored);
+    if (timing->scored == NULL)
+        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
+    for (size_t i = 0; i < run->sequences; i++)
+        timing->scored[i] = (uint32_t)((i + 1) * run->tokens - 1);
+    run->scored = timing->scored;
+    run->scored_count = run->sequences;
     return MB_OK;
 }
 
@@ -304,8 +320,8 @@ void mb_speed_free(struct mb_speed *speed)
 enum kind { DECODE_KIND, PREFILL_KIND, KINDS };
 
 static enum mb_status start(struct timing *timings, struct mb_network *const *networks,
-                            size_t count, size_t context, enum kind kind, struct watch *watch,
-                            struct mb_error *error)
+                            const struct mb_speed *speeds, size_t count, size_t context,
+                            enum kind kind, struct watch *watch, struct mb_error *error)
 {
     enum mb_status status = MB_OK;
     for (size_t i = 0; i < count && status == MB_OK; i++) {
@@ -315,6 +331,8 @@ static enum mb_status start(struct timing *timings, struct mb_network *const *ne
                      ? timing_init(&timings[i], watch, networks[i], 1, 1, context - 1, error)
                      : timing_init(&timings[i], watch, networks[i], sequences, PREFILL / sequences,
                                    0, error);
+        if (status == MB_OK && kind == PREFILL_KIND && speeds[i].last_logits)
+            status = keep_last(&timings[i], error);
     }
     return status;
 }
@@ -352,7 +370,7 @@ static enum mb_status time_kinds(struct mb_network *const *networks, size_t coun
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
     for (size_t kind = 0; kind < kinds && status == MB_OK; kind++) {
         struct timing *own = timings + kind * count;
-        status = start(own, networks, count, context, (enum kind)kind, &watch, error);
+        status = start(own, networks, speeds, count, context, (enum kind)kind, &watch, error);
         if (status == MB_OK)
             status =
                 prepare_rounds(own, count, sample_ns[kind], fewest, &rounds[kind], results, error);
@@ -383,6 +401,7 @@ enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count
 {
     for (size_t i = 0; i < count; i++)
         speeds[i] = (struct mb_speed){.size = speeds[i].size,
+                                      .last_logits = speeds[i].last_logits,
                                       .context = context,
                                       .weight_bytes = mb_network_bytes(networks[i])};
     return time_kinds(networks, count, context, repeats, KINDS, progress, speeds, error);

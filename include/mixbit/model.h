@@ -205,11 +205,14 @@ MB_API enum mb_status mb_evaluate_against(struct mb_network *network,
                                           struct mb_evaluation *evaluation, struct mb_error *error);
 
 /** Speed, ns per token: decode at the end of `context` tokens, prefill of 512 tokens (several
- * sequences when the model's context is shorter), with the logits of every position. `matmul` parts
+ * sequences when the model's context is shorter), with the logits of every position unless
+ * last_logits says otherwise. `matmul` parts
  * are the time inside matrix products, the rest is the fixed part. Figures are medians of the best
  * of several sweeps; the mad fields are its spread. */
 struct mb_speed {
     uint32_t size;
+    int last_logits; /* the caller's, like size: prefill makes the logits of each sequence's last
+                        token alone, as a runtime does for a prompt */
     size_t context;
     double decode_ns, decode_mad_ns, decode_matmul_ns;
     double prefill_ns, prefill_mad_ns, prefill_matmul_ns;
@@ -223,9 +226,9 @@ struct mb_speed {
 /**
  * Time decode and prefill of `count` networks in turns, so that they compare fairly: several sweeps
  * of at least `repeats` rounds of prefill and four times as many of decode each; where a run takes
- * long, fewer, but at least `repeats` in all. speeds[i].size is the caller's; the other fields are
- * filled, earlier contents are not freed. Memory   activations of 512 tokens and a key-value cache
- * of `context` for each network.
+ * long, fewer, but at least `repeats` in all. speeds[i].size and .last_logits are the caller's; the
+ * other fields are filled, earlier contents are not freed. Memory   activations of 512 tokens and a
+ * key-value cache of `context` for each network.
  * @return MB_OK; MB_ERR_ARGUMENT, MB_ERR_MEMORY, MB_ERR_INTERRUPTED, MB_ERR_DEVICE: nothing to
  * free.
  */
