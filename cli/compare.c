@@ -74,6 +74,16 @@ enum mb_status mb_comparison_add(struct mb_comparison *comparison, struct mb_mix
  * ------------------------------------------------------------------------------------------------
  */
 
+static enum mb_status create_network(struct mb_cli *cli, const struct mb_comparison *comparison,
+                                     const struct mb_compare_options *options, size_t row,
+                                     struct mb_network **network)
+{
+    enum mb_status status =
+        mb_network_create_mix(comparison->model, comparison->rows[row].mix.formats,
+                              MB_NUMERICS_KERNEL, options->threads, NULL, network, &cli->error);
+    return status == MB_OK ? mb_network_offload(*network, options->target, &cli->error) : status;
+}
+
 /* Rows [first, last) whose networks fit the memory limit together: evaluated one by one, timed in
  * turns. */
 static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *comparison,
@@ -92,8 +102,7 @@ static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *co
             continue;
         if (count && bytes + (size_t)row->bytes > options->memory_limit_bytes)
             break;
-        status = mb_network_create_mix(comparison->model, row->mix.formats, MB_NUMERICS_KERNEL,
-                                       options->threads, NULL, &networks[count], &cli->error);
+        status = create_network(cli, comparison, options, i, &networks[count]);
         if (status != MB_OK)
             goto out;
         batch[count] = i;
@@ -167,9 +176,7 @@ enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparis
         goto out;
     mb_stage_begin(cli, "timing the %zu that are close to each other", count);
     for (size_t i = 0; i < count && status == MB_OK; i++)
-        status = mb_network_create_mix(comparison->model, comparison->rows[rows[i]].mix.formats,
-                                       MB_NUMERICS_KERNEL, options->threads, NULL, &networks[i],
-                                       &cli->error);
+        status = create_network(cli, comparison, options, rows[i], &networks[i]);
     for (size_t i = 0; i < count; i++)
         speeds[i] = comparison->rows[rows[i]].speed;
     if (status == MB_OK)

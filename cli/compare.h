@@ -44,6 +44,7 @@ enum mb_status mb_comparison_add(struct mb_comparison *comparison, struct mb_mix
 struct mb_compare_options {
     const struct mb_windows *windows;
     struct mb_threads *threads;
+    const struct mb_offload_target *target; /* as in mb_network_offload */
     size_t context, repeats;
     size_t memory_limit_bytes; /* of the networks that are measured in turns at once */
 };

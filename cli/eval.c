@@ -3,6 +3,7 @@
  * statistics are llama.cpp's, in llama.cpp's table layout, so that figures can be laid side by
  * side. */
 #include "cli/option_rows.h"
+#include "dispatch/backend.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -10,7 +11,7 @@
 #include <sys/resource.h>
 
 struct options {
-    const char *reference, *text, *sensitivity, *profile;
+    const char *reference, *text, *sensitivity, *profile, *device;
     int numerics;
     size_t context, window, windows, threads, repeats;
     bool no_speed, last_logits;
@@ -175,13 +176,17 @@ static json_t *result_json(const struct mb_model *model, const struct options *o
 static enum mb_status measure(struct mb_cli *cli, const struct options *options,
                               struct mb_model *model, struct mb_model *reference_model,
                               const struct mb_windows *windows, struct mb_threads *threads,
-                              struct result *result)
+                              const struct mb_offload_target *target, struct result *result)
 {
     struct mb_network *network = NULL, *reference = NULL;
     enum mb_status status = mb_network_create(model, (enum mb_numerics)options->numerics, threads,
                                               &network, &cli->error);
-    if (status != MB_OK)
+    if (status == MB_OK)
+        status = mb_network_offload(network, target, &cli->error);
+    if (status != MB_OK) {
+        mb_network_destroy(network);
         return status;
+    }
     result->weight_bytes = mb_network_bytes(network);
     if (!options->no_speed) {
         mb_stage_begin(cli, "timing decode and prefill");
@@ -208,11 +213,29 @@ static enum mb_status measure(struct mb_cli *cli, const struct options *options,
     return status;
 }
 
+/* The kernels to run with: of a device's profile, or of this machine's, which is applied. */
+static enum mb_status open_kernels(struct mb_cli *cli, const struct options *options,
+                                   struct mb_offload_target *target, struct mb_profile **profile)
+{
+    const enum mb_status status =
+        mb_accelerator_open(options->device, &target->accelerator, &cli->error);
+    if (status != MB_OK)
+        return status;
+    if (target->accelerator == NULL)
+        return mb_step_apply_profile(cli, options->profile, false);
+    const enum mb_status loaded =
+        mb_step_device_profile(cli, target->accelerator, options->profile, profile);
+    target->profile = *profile;
+    return loaded;
+}
+
 static enum mb_status run(struct mb_cli *cli, const void *given)
 {
     const struct options *options = given;
     struct mb_model *model = NULL, *reference = NULL;
     struct mb_threads *threads = NULL;
+    struct mb_profile *profile = NULL;
+    struct mb_offload_target target = {0};
     struct mb_windows windows = {0};
     struct result result = {
         .evaluation = {.size = sizeof result.evaluation},
@@ -228,12 +251,12 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     if (status == MB_OK)
         status = check_text(cli, model, options, &windows);
     if (status == MB_OK)
-        status = mb_step_apply_profile(cli, options->profile, false);
+        status = open_kernels(cli, options, &target, &profile);
     if (status == MB_OK)
         status = mb_step_threads(cli, options->threads, &threads);
     if (status == MB_OK) {
         result.bits_per_weight = stored_bits(model);
-        status = measure(cli, options, model, reference, &windows, threads, &result);
+        status = measure(cli, options, model, reference, &windows, threads, &target, &result);
     }
     if (status == MB_OK && cli->common.json)
         status = mb_print_json(cli, result_json(model, options, &result));
@@ -242,6 +265,8 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     mb_evaluation_free(&result.evaluation);
     mb_speed_free(&result.speed);
     mb_windows_free(&windows);
+    mb_accelerator_close(target.accelerator);
+    mb_profile_free(profile);
     mb_threads_destroy(threads);
     mb_model_close(reference);
     mb_model_close(model);
@@ -258,6 +283,7 @@ static const struct mb_option table[] = {
      .help = "compare with this model, run in f32: KL divergence and perplexity ratio"},
     MB_NUMERICS_ROW(struct options, numerics,
                     "each format's own kernels, or dequantized weights in f32", "kernel"),
+    MB_DEVICE_ROW(struct options, device, "device that matrix products run on"),
     MB_CONTEXT_ROW(struct options, context),
     MB_WINDOW_ROW(struct options, window, "512, or the model's context"),
     MB_WINDOWS_ROW(struct options, windows, "windows at most (default: the whole text)", 1),

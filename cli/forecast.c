@@ -4,6 +4,8 @@
  * per residency class, each solved under its class's size bound, and the best plan that is not
  * larger than its class is kept. */
 #include "cli/steps.h"
+#include "tuner/accelerator.h"
+#include "tuner/profile.h"
 
 #include <fnmatch.h>
 #include <math.h>
@@ -13,7 +15,8 @@
 enum { SPEED_REPEATS = 3, RAM_ROUNDS = 8, SOLVE_SECONDS = 30 };
 
 enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
-                                  struct mb_threads *threads, size_t context,
+                                  struct mb_threads *threads,
+                                  const struct mb_offload_target *target, size_t context,
                                   struct mb_fixed_cost *fixed)
 {
     struct mb_network *network = NULL;
@@ -28,6 +31,8 @@ enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
         cli->error = (struct mb_error){0};
         return MB_OK;
     }
+    if (status == MB_OK)
+        status = mb_network_offload(network, target, &cli->error);
     if (status == MB_OK)
         status = mb_network_speed(&network, 1, context, SPEED_REPEATS, mb_stage_progress(cli),
                                   &speed, &cli->error);
@@ -149,10 +154,11 @@ enum mb_status mb_forecast_create(struct mb_cli *cli, struct mb_model *model,
                                   struct mb_forecast *forecast)
 {
     size_t count;
-    *forecast = (struct mb_forecast){.model = model,
-                                     .profile = request->profile,
-                                     .threads = request->threads,
-                                     .fixed = request->fixed};
+    const size_t threads = request->profile == NULL || mb_profile_is_of_cpu(request->profile)
+                               ? request->threads
+                               : MB_ACCELERATOR_THREADS;
+    *forecast = (struct mb_forecast){
+        .model = model, .profile = request->profile, .threads = threads, .fixed = request->fixed};
     struct mb_unit_source *sources = collect_sources(model, &count);
     if (sources == NULL)
         return mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
@@ -166,7 +172,7 @@ enum mb_status mb_forecast_create(struct mb_cli *cli, struct mb_model *model,
         .format_count = formats.count,
         .sensitivity = request->table,
         .profile = request->profile,
-        .threads = request->threads,
+        .threads = threads,
     };
     options.fixed[MB_QUANTITY_BYTES] = mb_fixed_bytes(model);
     options.fixed[MB_QUANTITY_DECODE] = request->fixed.decode_ns;

@@ -80,6 +80,12 @@
         .value = "FILE", .help = says                                                              \
     }
 
+#define MB_DEVICE_ROW(type, field, says)                                                           \
+    {                                                                                              \
+        .name = "device", .letter = 'd', .kind = MB_OPTION_TEXT, .offset = offsetof(type, field),  \
+        .value = "D", .help = says " (default: cpu; 'mixbit probe' lists others, as opencl:0)"     \
+    }
+
 #define MB_BUDGET_OPTION_ROWS(type, field)                                                         \
     {.name = "max-size",                                                                           \
      .kind = MB_OPTION_SIZE,                                                                       \

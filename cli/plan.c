@@ -7,6 +7,7 @@
  * and preset. */
 #include "cli/planning.h"
 #include "cli/option_rows.h"
+#include "dispatch/backend.h"
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -45,6 +46,7 @@ static const struct mb_option options[] = {
     MB_CONTEXT_ROW(struct mb_planning_options, context),
     MB_THREADS_ROW(struct mb_planning_options, threads),
     MB_REPEATS_ROW(struct mb_planning_options, repeats, "7"),
+    MB_DEVICE_ROW(struct mb_planning_options, device, "device to plan for"),
     MB_PROFILE_ROW(struct mb_planning_options, profile,
                    "cost profile (default: this device's, measured when it is missing)"),
     {.name = NULL},
@@ -56,12 +58,16 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
     struct mb_cli *cli = run->cli;
     struct mb_format_list stored;
     mb_stored_formats(run->model, &run->formats, &stored);
-    const struct mb_profile_request profile = {
-        .path = o->profile, .model = run->model, .formats = &stored, .threads = run->threads};
+    const struct mb_profile_request profile = {.path = o->profile,
+                                               .model = run->model,
+                                               .formats = &stored,
+                                               .threads = run->threads,
+                                               .accelerator = run->target.accelerator};
     enum mb_status status = mb_step_profile(cli, &profile, &run->profile, NULL);
     if (status != MB_OK)
         return status;
     mb_profile_apply(run->profile);
+    run->target.profile = run->profile;
     char *table_path = mb_path_join(o->output, "sensitivity.json");
     const struct mb_sense_request sense = {.text = run->text,
                                            .windows = o->windows,
@@ -79,7 +85,7 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
                                                          .pins = &o->budget.pins,
                                                          .threads = mb_threads_count(run->threads)};
     if (status == MB_OK)
-        status = mb_step_fixed_cost(cli, run->model, run->threads, o->context,
+        status = mb_step_fixed_cost(cli, run->model, run->threads, &run->target, o->context,
                                     &run->forecast_request.fixed);
     if (status == MB_OK)
         status = mb_forecast_create(cli, run->model, &run->forecast_request, &run->forecast);
@@ -97,6 +103,7 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
         status = mb_planning_list(&run);
     const struct mb_compare_options compare = {.windows = &run.held_out,
                                                .threads = run.threads,
+                                               .target = &run.target,
                                                .context = run.options->context,
                                                .repeats = run.options->repeats,
                                                .memory_limit_bytes = run.device.memory_bytes / 8};
@@ -127,6 +134,7 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
     mb_plan_free(run.plan);
     mb_sensitivity_free(run.table);
     mb_profile_free(run.profile);
+    mb_accelerator_close(run.target.accelerator);
     mb_windows_free(&run.held_out);
     mb_threads_destroy(run.threads);
     mb_model_close(run.model);

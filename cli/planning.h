@@ -9,7 +9,7 @@
 #include "cli/compare.h"
 
 struct mb_planning_options {
-    const char *output, *text, *eval_text, *profile;
+    const char *output, *text, *eval_text, *profile, *device;
     int effort, numerics;
     size_t windows, window, eval_windows, context, threads, repeats;
     struct mb_format_list formats;
@@ -44,6 +44,7 @@ struct mb_planning {
     struct mb_model *model;
     struct mb_threads *threads;
     struct mb_device_info device;
+    struct mb_offload_target target;
     struct mb_windows held_out;
     struct mb_profile *profile;
     struct mb_sensitivity *table;

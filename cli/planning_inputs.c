@@ -2,6 +2,7 @@
 /* Inputs of `mixbit plan`: model, texts, threads, candidates, and an output folder that may be
  * written to. */
 #include "cli/planning.h"
+#include "dispatch/backend.h"
 
 #include <stdlib.h>
 
@@ -37,6 +38,10 @@ enum mb_status mb_planning_open(struct mb_planning *run)
     run->device.size = sizeof run->device;
     if (status == MB_OK)
         status = mb_device_info(&run->device);
+    if (status == MB_OK)
+        status = mb_accelerator_open(o->device, &run->target.accelerator, &cli->error);
+    if (status == MB_OK && run->target.accelerator != NULL)
+        run->device = run->target.accelerator->info;
     const size_t most = o->eval_windows ? o->eval_windows : o->effort == MB_EFFORT_QUICK ? 8 : 64;
     if (status == MB_OK)
         status = mb_step_windows(cli, run->model, run->eval_text, o->window, most, &run->held_out);

@@ -3,6 +3,8 @@
  * what the model's shapes need, saved. A profile of another machine is used as it is and never
  * written to: its times order formats, they don't predict. */
 #include "cli/steps.h"
+#include "dispatch/backend.h"
+#include "tuner/accelerator.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +66,10 @@ static unsigned residencies(const struct shapes *shapes, const struct mb_format_
 /* The path asked for, or the default one; free() it. */
 static char *profile_path(const struct mb_profile_request *request)
 {
-    return request->path != NULL ? strdup(request->path) : mb_profile_default_path();
+    if (request->path != NULL)
+        return strdup(request->path);
+    return request->accelerator != NULL ? mb_profile_path_of(&request->accelerator->info)
+                                        : mb_profile_default_path();
 }
 
 /* Whether the user named a profile; otherwise it is this machine's own, kept by us. */
@@ -78,7 +83,8 @@ static bool is_named(const char *path)
  * the program, unless a place was named. NULL: nowhere. */
 static char *bundled_instead(const struct mb_profile_request *request, const char *path)
 {
-    return is_named(request->path) || request->fresh || access(path, F_OK) == 0
+    return is_named(request->path) || request->fresh || request->accelerator != NULL ||
+                   access(path, F_OK) == 0
                ? NULL
                : mb_bundled_profile();
 }
@@ -96,20 +102,24 @@ static enum mb_status create_folder_of(struct mb_cli *cli, const char *path)
     return status;
 }
 
-static enum mb_status create_profile(struct mb_cli *cli, struct mb_profile **profile)
+static enum mb_status create_profile(struct mb_cli *cli, const struct mb_profile_request *request,
+                                     struct mb_profile **profile)
 {
-    const enum mb_status status = mb_profile_create(profile);
+    const enum mb_status status = request->accelerator != NULL
+                                      ? mb_profile_create_for(&request->accelerator->info, profile)
+                                      : mb_profile_create(profile);
     return status == MB_OK ? MB_OK
                            : mb_error_set(&cli->error, status, -1, "cannot create a profile");
 }
 
 /* This machine's own profile does not load: one of an earlier version, or damaged. It is ours to
  * measure anew. */
-static enum mb_status replace_profile(struct mb_cli *cli, struct mb_profile **profile)
+static enum mb_status replace_profile(struct mb_cli *cli, const struct mb_profile_request *request,
+                                      struct mb_profile **profile)
 {
     mb_warn(cli, "%s; measuring a new one", cli->error.message);
     cli->error = (struct mb_error){0};
-    return create_profile(cli, profile);
+    return create_profile(cli, request, profile);
 }
 
 static enum mb_status load_profile(struct mb_cli *cli, const struct mb_profile_request *request,
@@ -123,13 +133,19 @@ static enum mb_status load_profile(struct mb_cli *cli, const struct mb_profile_r
                                 "there is no profile at '%s'; measure one with 'mixbit tune "
                                 "--model MODEL', or name one with --profile",
                                 path);
-        return create_profile(cli, profile);
+        return create_profile(cli, request, profile);
     }
     const enum mb_status status = mb_profile_load(path, profile, &cli->error);
     if (status == MB_ERR_FILE && !request->must_exist && !is_named(request->path))
-        return replace_profile(cli, profile);
+        return replace_profile(cli, request, profile);
     if (status != MB_OK)
         return status;
+    const char *wanted = request->accelerator != NULL ? request->accelerator->info.backend : "cpu";
+    if (strcmp(mb_profile_device(*profile)->backend, wanted) != 0)
+        return mb_error_set(&cli->error, MB_ERR_ARGUMENT, -1,
+                            "profile '%s' is of a device of kind %s, not %s; choose the device "
+                            "with --device, or another profile",
+                            path, mb_profile_device(*profile)->backend, wanted);
     switch (mb_profile_match(*profile, why, sizeof why)) {
     case MB_PROFILE_EXACT: break;
     case MB_PROFILE_STALE: mb_warn(cli, "profile '%s' is stale: %s", path, why); break;
@@ -142,6 +158,18 @@ static enum mb_status load_profile(struct mb_cli *cli, const struct mb_profile_r
         break;
     }
     return MB_OK;
+}
+
+static enum mb_status measure_limits(struct mb_cli *cli, struct mb_threads *threads,
+                                     struct mb_limits *limits)
+{
+    mb_stage_begin(cli, "measuring bandwidth and peaks");
+    const enum mb_status status = mb_limits_measure(threads, 0, mb_stage_progress(cli), limits);
+    mb_stage_end(cli);
+    return status == MB_OK
+               ? MB_OK
+               : mb_error_set(&cli->error, status, -1, "measuring this machine's limits: %s",
+                              mb_status_string(status));
 }
 
 static enum mb_status measure(struct mb_cli *cli, const struct mb_profile_request *request,
@@ -157,17 +185,14 @@ static enum mb_status measure(struct mb_cli *cli, const struct mb_profile_reques
         const struct mb_format_list asked = stored;
         mb_stored_formats(request->model, &asked, &stored);
     }
+    struct mb_accelerator *accelerator = request->accelerator;
     struct mb_limits *limits = mb_profile_limits(profile);
     const size_t threads = mb_threads_count(request->threads);
-    if (limits->threads != threads) {
-        mb_stage_begin(cli, "measuring bandwidth and peaks");
-        const enum mb_status status =
-            mb_limits_measure(request->threads, 0, mb_stage_progress(cli), limits);
-        mb_stage_end(cli);
-        if (status != MB_OK)
-            return mb_error_set(&cli->error, status, -1, "measuring this machine's limits: %s",
-                                mb_status_string(status));
-    }
+    enum mb_status status = MB_OK;
+    if (accelerator == NULL && limits->threads != threads)
+        status = measure_limits(cli, request->threads, limits);
+    if (status != MB_OK)
+        return status;
     const struct mb_tune_options options = {
         .size = sizeof options,
         .shapes = shapes.at,
@@ -183,9 +208,22 @@ static enum mb_status measure(struct mb_cli *cli, const struct mb_profile_reques
         .thread_counts = request->thread_counts,
     };
     mb_stage_begin(cli, "timing %zu formats on %zu shapes", stored.count, shapes.count);
-    const enum mb_status status = mb_tune(profile, &options, &cli->error);
+    status = accelerator != NULL ? mb_tune_accelerator(profile, accelerator, &options, &cli->error)
+                                 : mb_tune(profile, &options, &cli->error);
     mb_stage_end(cli);
     return status;
+}
+
+enum mb_status mb_step_device_profile(struct mb_cli *cli, struct mb_accelerator *accelerator,
+                                      const char *named, struct mb_profile **profile)
+{
+    const struct mb_profile_request request = {
+        .path = named, .accelerator = accelerator, .must_exist = true};
+    char *path = profile_path(&request);
+    const bool there = path != NULL && access(path, F_OK) == 0;
+    free(path);
+    *profile = NULL;
+    return there || named != NULL ? mb_step_profile(cli, &request, profile, NULL) : MB_OK;
 }
 
 enum mb_status mb_step_apply_profile(struct mb_cli *cli, const char *named, bool must)

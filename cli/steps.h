@@ -7,6 +7,7 @@
 #define MIXBIT_CLI_STEPS_H
 
 #include "cli/cli.h"
+#include "model/offload.h"
 
 #include <stddef.h>
 
@@ -62,10 +63,11 @@ struct mb_profile_request {
     const struct mb_model *model;         /* shapes; NULL: a few common ones */
     const struct mb_format_list *formats; /* NULL: every format */
     struct mb_threads *threads;
-    double time_limit_s; /* 0: none */
-    double max_error;    /* as in mb_tune_options; 0: as before */
-    bool fresh;          /* forget what the file has */
-    bool thread_counts;  /* try other numbers of threads too */
+    struct mb_accelerator *accelerator; /* the device; NULL: the CPU */
+    double time_limit_s;                /* 0: none */
+    double max_error;                   /* as in mb_tune_options; 0: as before */
+    bool fresh;                         /* forget what the file has */
+    bool thread_counts;                 /* try other numbers of threads too */
 };
 /* Load the profile, warn when it is stale or of another machine, measure what is missing and save
  * it; its kernels serve from then on. Interrupted: what was measured is saved first. *path (may be
@@ -73,6 +75,11 @@ struct mb_profile_request {
  */
 enum mb_status mb_step_profile(struct mb_cli *cli, const struct mb_profile_request *request,
                                struct mb_profile **profile, char **path);
+
+/* The profile of a device other than the CPU where there is one, else NULL; one that was named must
+ * load. */
+enum mb_status mb_step_device_profile(struct mb_cli *cli, struct mb_accelerator *accelerator,
+                                      const char *named, struct mb_profile **profile);
 
 /* Run with the kernels that a profile found best: the one named, else this machine's where there is
  * one. A profile that was asked for must load; this machine's own only earns a warning. `must`: to
@@ -154,13 +161,15 @@ enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model, const
 
 /* ---- forecast (forecast.c) ---- */
 
-/* What a token costs beside its matrix products, measured on the model as it is. */
+/* What a token costs beside its matrix products, measured on the model as it is; target as in
+ * mb_network_offload. */
 struct mb_fixed_cost {
     bool measured; /* false: the architecture can't be run; zero then */
     double decode_ns, prefill_ns, kv_bytes;
 };
 enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
-                                  struct mb_threads *threads, size_t context,
+                                  struct mb_threads *threads,
+                                  const struct mb_offload_target *target, size_t context,
                                   struct mb_fixed_cost *fixed);
 
 struct mb_forecast_request {

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* tune: time what is missing for a model's shapes and keep it in the machine's profile. */
 #include "cli/option_rows.h"
+#include "dispatch/backend.h"
 
 #include <stddef.h>
 #include <stdlib.h>
 
 struct options {
-    const char *model, *output;
+    const char *model, *output, *device;
     struct mb_format_list formats;
     size_t threads;
     double time_limit, max_error;
@@ -31,10 +32,13 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     struct mb_model *model = NULL;
     struct mb_threads *threads = NULL;
     struct mb_profile *profile = NULL;
+    struct mb_accelerator *accelerator = NULL;
     char *path = NULL;
     enum mb_status status = MB_OK;
     if (options->model != NULL)
         status = mb_model_open(options->model, &model, &cli->error);
+    if (status == MB_OK)
+        status = mb_accelerator_open(options->device, &accelerator, &cli->error);
     if (status == MB_OK)
         status = mb_step_threads(cli, options->threads, &threads);
     if (status == MB_OK) {
@@ -43,6 +47,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
             .model = model,
             .formats = options->formats.count > 0 ? &options->formats : NULL,
             .threads = threads,
+            .accelerator = accelerator,
             .time_limit_s = options->time_limit,
             .max_error = options->max_error,
             .fresh = options->fresh,
@@ -66,6 +71,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     }
     free(path);
     mb_profile_free(profile);
+    mb_accelerator_close(accelerator);
     mb_threads_destroy(threads);
     mb_model_close(model);
     return status;
@@ -77,8 +83,9 @@ static const struct mb_option table[] = {
      .offset = offsetof(struct options, model),
      .value = "FILE",
      .help = "time this model's shapes (default: those of a model of 8 billion weights)"},
+    MB_DEVICE_ROW(struct options, device, "device to measure"),
     MB_OUTPUT_ROW(struct options, output,
-                  "profile to complete (default: this machine's, in the cache folder)"),
+                  "profile to complete (default: this device's, in the cache folder)"),
     MB_FORMATS_ROW(struct options, formats, "formats, comma-separated (default: all)"),
     MB_THREADS_ROW(struct options, threads),
     {.name = "time-limit",

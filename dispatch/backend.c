@@ -3,6 +3,7 @@
 #include "dispatch/backend.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const struct mb_backend *const backends[] = {&mb_backend_cpu, &mb_backend_opencl};
@@ -43,4 +44,72 @@ enum mb_status mb_backend_parse(const char *text, const struct mb_backend **back
     return mb_error_set(error, MB_ERR_ARGUMENT, -1,
                         "unknown device '%s': expected one of %s, with :N for the N-th of a kind",
                         text, known);
+}
+
+enum mb_status mb_accelerator_open(const char *text, struct mb_accelerator **accelerator,
+                                   struct mb_error *error)
+{
+    const struct mb_backend *backend = &mb_backend_cpu;
+    size_t index = 0, count;
+    *accelerator = NULL;
+    enum mb_status status = text != NULL ? mb_backend_parse(text, &backend, &index, error) : MB_OK;
+    if (status != MB_OK)
+        return status;
+    if (backend == &mb_backend_cpu) {
+        struct mb_device_info info = {.size = sizeof info};
+        return backend->describe(index, &info, error);
+    }
+    status = backend->list(&count, error);
+    struct mb_accelerator *opened = status == MB_OK ? calloc(1, sizeof *opened) : NULL;
+    if (status == MB_OK && opened == NULL)
+        status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for device '%s'", text);
+    if (status != MB_OK)
+        return status;
+    opened->backend = backend;
+    opened->info.size = sizeof opened->info;
+    status = backend->describe(index, &opened->info, error);
+    if (status == MB_OK)
+        status = backend->open(index, &opened->device, error);
+    if (status == MB_OK)
+        *accelerator = opened;
+    else
+        free(opened);
+    return status;
+}
+
+void mb_accelerator_close(struct mb_accelerator *accelerator)
+{
+    if (accelerator == NULL)
+        return;
+    accelerator->backend->close(accelerator->device);
+    free(accelerator);
+}
+
+static const struct mb_backend *backend_named(const char *name)
+{
+    for (size_t i = 0; i < BACKENDS; i++)
+        if (strcmp(backends[i]->name, name) == 0)
+            return backends[i];
+    return NULL;
+}
+
+enum mb_status mb_backend_like(const struct mb_device_info *theirs, struct mb_device_info *here,
+                               struct mb_error *error)
+{
+    const struct mb_backend *backend = backend_named(theirs->backend);
+    size_t count = 0;
+    if (backend == NULL)
+        return mb_error_set(error, MB_ERR_UNSUPPORTED, -1, "this mixbit has no '%.15s' devices",
+                            theirs->backend);
+    enum mb_status status = backend->list(&count, error);
+    for (size_t i = 0; i < count && status == MB_OK; i++) {
+        here->size = sizeof *here;
+        status = backend->describe(i, here, error);
+        if (status == MB_OK && strcmp(here->key, theirs->key) == 0)
+            return MB_OK;
+    }
+    if (status == MB_OK && count == 0)
+        status = mb_error_set(error, MB_ERR_UNSUPPORTED, -1, "there is no %s device here",
+                              backend->name);
+    return status == MB_OK && count > 1 ? backend->describe(0, here, error) : status;
 }

@@ -93,11 +93,28 @@ struct mb_backend {
 
 extern const struct mb_backend mb_backend_cpu, mb_backend_opencl;
 
+/* An open device other than the CPU, with the table that it is used through. Wherever one is asked
+ * for, NULL is the CPU, which has its own way (registry, selections, a pool of threads). */
+struct mb_accelerator {
+    const struct mb_backend *backend;
+    struct mb_backend_device *device;
+    struct mb_device_info info;
+};
+/* Open what a user named ("opencl:0"); *accelerator NULL for NULL and "cpu". */
+enum mb_status mb_accelerator_open(const char *text, struct mb_accelerator **accelerator,
+                                   struct mb_error *error);
+void mb_accelerator_close(struct mb_accelerator *accelerator); /* NULL allowed */
+
 /* The i-th backend of this build, the CPU first; NULL past the end. */
 const struct mb_backend *mb_backend_at(size_t i);
 /* "cpu", "opencl" or "opencl:1": backend and index of the device (0 where none is written), which
  * need not exist. MB_ERR_ARGUMENT and the known names. */
 enum mb_status mb_backend_parse(const char *text, const struct mb_backend **backend, size_t *index,
                                 struct mb_error *error);
+
+/* The device of this machine that a profile's may be: of its backend, the one with its key, else
+ * the first. MB_ERR_UNSUPPORTED and the reason where there is none. */
+enum mb_status mb_backend_like(const struct mb_device_info *theirs, struct mb_device_info *here,
+                               struct mb_error *error);
 
 #endif

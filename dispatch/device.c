@@ -32,6 +32,7 @@ static void make_key(struct mb_device_info *info)
 static void detect(void)
 {
     device.size = sizeof device;
+    snprintf(device.backend, sizeof device.backend, "cpu");
     mb_cpu_identify(&device);
     mb_cpu_feature_names(mb_cpu_features(), device.features, sizeof device.features);
     device_status = mb_topology_fill(&device);

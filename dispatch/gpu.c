@@ -104,6 +104,14 @@ size_t mb_gpu_tiles(const struct mb_gpu_limits *limits, const struct mb_format_i
     return tiles.count;
 }
 
+/* What the names of all tiles of a format begin with; its length. */
+static int start_name(char *name, size_t bytes, const struct mb_format_info *info, bool gemm)
+{
+    return snprintf(name, bytes, "%s_%s_%s_%s_", gemm ? "gemm" : "gemv",
+                    mb_coding_name(info->coding), mb_scale_kind_name(info->scale),
+                    mb_activation_name(info->activation));
+}
+
 void mb_gpu_describe(const struct mb_format_info *info, const struct mb_gpu_tile *tile,
                      const char *backend, struct mb_backend_kernel *kernel)
 {
@@ -111,11 +119,29 @@ void mb_gpu_describe(const struct mb_format_info *info, const struct mb_gpu_tile
     *kernel = (struct mb_backend_kernel){
         .revision = REVISION, .own = {(unsigned)tile->op, tile->rows, tile->panels, tile->split}};
     kernel->knobs[MB_KNOB_SPLIT] = tile->split;
-    (void)snprintf(kernel->name, sizeof kernel->name, "%s_%s_%s_%s_%ux%u_%s",
-                   gemm ? "gemm" : "gemv", mb_coding_name(info->coding),
-                   mb_scale_kind_name(info->scale), mb_activation_name(info->activation),
+    const size_t at = (size_t)start_name(kernel->name, sizeof kernel->name, info, gemm);
+    (void)snprintf(kernel->name + at, sizeof kernel->name - at, "%ux%u_%s",
                    gemm ? tile->rows * tile->split : tile->rows, tile->panels * MB_PANEL_ROWS,
                    backend);
+}
+
+bool mb_gpu_is_current(const char *kernel, unsigned revision, enum mb_format format)
+{
+    const struct mb_format_info *info = mb_format_info(format);
+    const char *backend = strrchr(kernel, '_');
+    const struct mb_backend *known;
+    if (info == NULL || backend == NULL || revision != REVISION)
+        return false;
+    bool ours = false;
+    for (size_t i = 1; (known = mb_backend_at(i)) != NULL && !ours; i++)
+        ours = strcmp(backend + 1, known->name) == 0;
+    for (int gemm = 0; gemm < 2 && ours; gemm++) {
+        char start[72];
+        const int length = start_name(start, sizeof start, info, gemm != 0);
+        if (strncmp(kernel, start, (size_t)length) == 0)
+            return true;
+    }
+    return false;
 }
 
 struct mb_gpu_tile mb_gpu_tile_of(const struct mb_backend_kernel *kernel)

@@ -127,7 +127,7 @@ enum mb_status mb_opencl_describe(size_t index, struct mb_device_info *info, str
         return status;
     const uint64_t type = mb_opencl_number(cl, id, CL_DEVICE_TYPE);
     char version[TEXT_BYTES], driver[TEXT_BYTES];
-    *info = (struct mb_device_info){.size = sizeof *info};
+    *info = (struct mb_device_info){.size = sizeof *info, .backend = "opencl"};
     mb_opencl_text(cl, id, CL_DEVICE_NAME, info->name, sizeof info->name);
     mb_opencl_text(cl, id, CL_DEVICE_VENDOR, info->vendor, sizeof info->vendor);
     mb_opencl_text(cl, id, CL_DEVICE_VERSION, version, sizeof version);

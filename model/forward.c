@@ -6,6 +6,7 @@
  * positions know about sequences. Every row's result is independent of the rows beside it, bit for
  * bit, so how text is cut into batches never shows. */
 #include "model/network.h"
+#include "model/offload.h"
 
 #include "model/vector.h"
 #include "support/support.h"
@@ -256,24 +257,37 @@ const struct mb_weights *mb_run_weights(const struct mb_run *run, size_t matrix)
                : &run->network->matrices[matrix].weights;
 }
 
-/* Products that read one input, in one dispatch, whatever activation types they take. */
+/* In one dispatch, whatever activation types they take. */
+static enum mb_status multiply_here(struct mb_run *run, const float *x, size_t x_stride,
+                                    size_t rows, size_t count,
+                                    const struct mb_weights *const *weights, float *const *y)
+{
+    const struct mb_activations *activations[MB_MAX_PRODUCTS];
+    size_t stride[MB_MAX_PRODUCTS];
+    struct inputs inputs;
+    const enum mb_status status = prepare(run, x, x_stride, rows, count, weights, &inputs);
+    for (size_t i = 0; i < count; i++) {
+        activations[i] = &inputs.types[place_of(&inputs, type_of(run, weights[i]))];
+        stride[i] = weights[i]->n;
+    }
+    return status == MB_OK
+               ? mb_matmul_group(run->network->threads, count, weights, activations, y, stride)
+               : status;
+}
+
+/* Products that read one input. */
 enum mb_status mb_run_multiply(struct mb_run *run, const float *x, size_t x_stride, size_t rows,
                                size_t count, const struct mb_weights *const *weights,
                                float *const *y)
 {
     const uint64_t start = run->timed ? mb_now_ns() : 0;
-    const struct mb_activations *activations[MB_MAX_PRODUCTS];
-    size_t stride[MB_MAX_PRODUCTS];
-    struct inputs inputs;
+    struct mb_offload *offload = run->network->offload;
     if (count == 0)
         return MB_OK;
-    enum mb_status status = prepare(run, x, x_stride, rows, count, weights, &inputs);
-    for (size_t i = 0; i < count; i++) {
-        activations[i] = &inputs.types[place_of(&inputs, type_of(run, weights[i]))];
-        stride[i] = weights[i]->n;
-    }
-    if (status == MB_OK)
-        status = mb_matmul_group(run->network->threads, count, weights, activations, y, stride);
+    const enum mb_status status =
+        mb_offload_has(offload, count, weights)
+            ? mb_offload_multiply(offload, x, x_stride, rows, count, weights, y)
+            : multiply_here(run, x, x_stride, rows, count, weights, y);
     if (run->timed)
         run->matmul_ns += mb_now_ns() - start;
     return status;

@@ -5,6 +5,7 @@
  * A mixed tensor is dequantized, quantized again and packed a few rows at a time on all threads, by
  * the same calls that write a file, so a mix measured here has the bits of the mix on disk. */
 #include "model/network.h"
+#include "model/offload.h"
 
 #include "support/support.h"
 
@@ -262,6 +263,7 @@ void mb_network_destroy(struct mb_network *network)
 {
     if (network == NULL)
         return;
+    mb_offload_free(network->offload);
     for (size_t i = 0; i < network->matrix_count; i++) {
         mb_free_aligned(network->matrices[i].weights.data);
         free(network->matrices[i].owned_rows);

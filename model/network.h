@@ -143,8 +143,9 @@ struct mb_network {
     size_t embedding, output; /* matrices; equal when tied */
     size_t vector_count, vector_room;
     float **vectors;
-    bool *claimed; /* per tensor of the model: the list uses it */
-    size_t bytes;  /* packed weights */
+    bool *claimed;              /* per tensor of the model: the list uses it */
+    size_t bytes;               /* packed weights */
+    struct mb_offload *offload; /* products run on another device (offload.h); NULL: here */
 };
 
 /* ---- architectures (graph.c, graph_*.c) ---- */

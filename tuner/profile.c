@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A profile in memory: the device it belongs to, that device's limits, and a list of costs with
- * unique keys; and how far it applies to the machine that runs.
+ * unique keys. How far it applies to the machine that runs: profile_match.c.
  *
  * An entry counts only while the kernel it timed still exists with the revision it had; the others
  * are kept (another build may know them) and never used. */
 #include "tuner/profile.h"
 #include "dispatch/dispatch.h"
+#include "dispatch/gpu.h"
 #include "support/support.h"
 #include "tuner/space.h"
 
@@ -38,16 +39,25 @@ enum mb_residency mb_residency_of(const struct mb_device_info *device, size_t to
 
 enum mb_status mb_profile_create(struct mb_profile **profile)
 {
+    struct mb_device_info device = {.size = sizeof device};
+    *profile = NULL;
+    const enum mb_status status = mb_device_info(&device);
+    return status == MB_OK ? mb_profile_create_for(&device, profile) : status;
+}
+
+enum mb_status mb_profile_create_for(const struct mb_device_info *device,
+                                     struct mb_profile **profile)
+{
     *profile = calloc(1, sizeof **profile);
     if (*profile == NULL)
         return MB_ERR_MEMORY;
-    (*profile)->device.size = sizeof(struct mb_device_info);
-    const enum mb_status status = mb_device_info(&(*profile)->device);
-    if (status != MB_OK) {
-        free(*profile);
-        *profile = NULL;
-    }
-    return status;
+    (*profile)->device = *device;
+    return MB_OK;
+}
+
+bool mb_profile_is_of_cpu(const struct mb_profile *profile)
+{
+    return strcmp(profile->device.backend, mb_backend_cpu.name) == 0;
 }
 
 void mb_profile_free(struct mb_profile *profile)
@@ -75,7 +85,9 @@ const struct mb_cost *mb_profile_at(const struct mb_profile *profile, size_t i)
 bool mb_cost_is_current(const struct mb_cost *cost)
 {
     const struct mb_kernel *kernel = mb_registry_find(cost->kernel);
-    return kernel != NULL && mb_space_fits(kernel, cost->format, cost->m) &&
+    if (kernel == NULL)
+        return mb_gpu_is_current(cost->kernel, cost->revision, cost->format);
+    return mb_space_fits(kernel, cost->format, cost->m) &&
            mb_space_revision(kernel, cost->format) == cost->revision;
 }
 
@@ -83,7 +95,8 @@ bool mb_entry_is_usable(const struct mb_profile_entry *entry, bool here, uint32_
 {
     if (!entry->current || entry->cost.failed)
         return false;
-    return !here || (mask >> mb_registry_find(entry->cost.kernel)->isa & 1) != 0;
+    const struct mb_kernel *kernel = here ? mb_registry_find(entry->cost.kernel) : NULL;
+    return !here || (kernel != NULL && (mask >> kernel->isa & 1) != 0);
 }
 
 static bool time_is_sane(double ns) { return isfinite(ns) && ns >= 0 && ns <= 1e15; }
@@ -205,94 +218,26 @@ enum mb_status mb_profile_put(struct mb_profile *profile, const struct mb_cost *
 
 char *mb_profile_default_path(void)
 {
+    struct mb_device_info device = {.size = sizeof device};
+    return mb_device_info(&device) == MB_OK ? mb_profile_path_of(&device) : NULL;
+}
+
+char *mb_profile_path_of(const struct mb_device_info *device)
+{
     const char *named = getenv("MIXBIT_PROFILE");
     if (named != NULL && named[0] != '\0')
         return strdup(named);
     const char *cache = getenv("XDG_CACHE_HOME");
     const char *home = getenv("HOME");
-    struct mb_device_info device = {.size = sizeof device};
-    if (mb_device_info(&device) != MB_OK)
-        return NULL;
     /* The XDG rules: a relative path in the variable is to be ignored. */
     const bool from_cache = cache != NULL && cache[0] == '/';
     if (!from_cache && (home == NULL || home[0] == '\0'))
         return NULL;
     const char *folder = from_cache ? cache : home;
     const char *between = from_cache ? "" : "/.cache";
-    const size_t bytes = strlen(folder) + strlen(device.key) + 64;
+    const size_t bytes = strlen(folder) + strlen(device->key) + 64;
     char *path = malloc(bytes);
     if (path != NULL)
-        snprintf(path, bytes, "%s%s/mixbit/profiles/%s.json", folder, between, device.key);
+        snprintf(path, bytes, "%s%s/mixbit/profiles/%s.json", folder, between, device->key);
     return path;
-}
-
-/* Two devices of one key are the same device, unless a file was edited: the fields that a key is
- * made of are compared too, and the first that differs is named. */
-static bool same_device(const struct mb_device_info *theirs, const struct mb_device_info *here,
-                        char *why, size_t why_bytes)
-{
-    const struct {
-        const char *what, *theirs, *here;
-    } texts[] = {{"processor", theirs->name, here->name},
-                 {"vendor", theirs->vendor, here->vendor},
-                 {"CPU features", theirs->features, here->features}};
-    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
-        if (strcmp(texts[i].theirs, texts[i].here) != 0) {
-            snprintf(why, why_bytes, "measured on another machine: its %s is '%s', here it is '%s'",
-                     texts[i].what, texts[i].theirs, texts[i].here);
-            return false;
-        }
-    const struct {
-        const char *what;
-        size_t theirs, here;
-    } sizes[] = {{"CPU family", theirs->family, here->family},
-                 {"CPU model", theirs->model, here->model},
-                 {"CPU stepping", theirs->stepping, here->stepping},
-                 {"core count", theirs->cores, here->cores},
-                 {"thread count", theirs->threads, here->threads},
-                 {"L1 size", theirs->l1d_bytes, here->l1d_bytes},
-                 {"L2 size", theirs->l2_bytes, here->l2_bytes},
-                 {"L3 size", theirs->l3_bytes, here->l3_bytes}};
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
-        if (sizes[i].theirs != sizes[i].here) {
-            snprintf(why, why_bytes, "measured on another machine: its %s is %zu, here it is %zu",
-                     sizes[i].what, sizes[i].theirs, sizes[i].here);
-            return false;
-        }
-    if (strcmp(theirs->key, here->key) != 0) {
-        snprintf(why, why_bytes, "measured on another machine: device key %s, here %s", theirs->key,
-                 here->key);
-        return false;
-    }
-    return true;
-}
-
-enum mb_profile_match mb_profile_match(const struct mb_profile *profile, char *why,
-                                       size_t why_bytes)
-{
-    char unused[1];
-    if (why == NULL || why_bytes == 0) {
-        why = unused;
-        why_bytes = sizeof unused;
-    }
-    struct mb_device_info here = {.size = sizeof here};
-    const struct mb_device_info *theirs = &profile->device;
-    if (mb_device_info(&here) != MB_OK) {
-        snprintf(why, why_bytes, "this machine could not be identified");
-        return MB_PROFILE_OTHER_MACHINE;
-    }
-    if (!same_device(theirs, &here, why, why_bytes))
-        return MB_PROFILE_OTHER_MACHINE;
-    if (strcmp(theirs->os, here.os) != 0) {
-        snprintf(why, why_bytes, "measured under '%s', this is '%s'; run `mixbit tune` again",
-                 theirs->os, here.os);
-        return MB_PROFILE_STALE;
-    }
-    if (strcmp(theirs->build, here.build) != 0) {
-        snprintf(why, why_bytes, "measured by '%s', this is '%s'; run `mixbit tune` again",
-                 theirs->build, here.build);
-        return MB_PROFILE_STALE;
-    }
-    snprintf(why, why_bytes, "measured on this machine by this build");
-    return MB_PROFILE_EXACT;
 }

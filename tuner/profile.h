@@ -10,6 +10,9 @@
 
 enum { MB_PROFILE_FORMATS = 64 }; /* more than the largest format id */
 
+/* Whether its kernels are the registry's: only then do selections and activation types apply. */
+bool mb_profile_is_of_cpu(const struct mb_profile *profile);
+
 struct mb_profile_entry {
     struct mb_cost cost;
     bool current; /* the kernel exists in this build with this revision */

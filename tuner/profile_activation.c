@@ -11,6 +11,7 @@
 #include "tuner/profile.h"
 
 #include <math.h>
+#include <string.h>
 
 static const double clear_ratio = 0.98;
 
@@ -60,9 +61,11 @@ void mb_profile_settle(struct mb_profile *profile)
     const struct mb_format_info *info;
     if (!(profile->max_error > 0))
         profile->max_error = 1;
+    memset(profile->chosen, 0, sizeof profile->chosen);
+    if (!mb_profile_is_of_cpu(profile))
+        return;
     for (size_t i = 0; (info = mb_format_at(i)) != NULL; i++) {
         double best = profile->max_error < 1 ? INFINITY : clear_ratio, ratio;
-        profile->chosen[info->id] = 0;
         for (size_t a = 0; a < MB_ACTIVATION_COUNT && profile->max_error != 1; a++)
             if (a != (size_t)info->activation &&
                 compare(profile, info, (enum mb_activation)a, &ratio) && ratio < best) {

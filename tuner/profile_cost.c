@@ -62,7 +62,8 @@ enum mb_cost_quality mb_profile_cost(const struct mb_profile *profile, enum mb_f
                                      size_t n, size_t k, size_t m, size_t threads,
                                      enum mb_residency residency, struct mb_cost *cost)
 {
-    const bool here = mb_profile_match(profile, NULL, 0) != MB_PROFILE_OTHER_MACHINE;
+    const bool here = mb_profile_is_of_cpu(profile) &&
+                      mb_profile_match(profile, NULL, 0) != MB_PROFILE_OTHER_MACHINE;
     const uint32_t mask = mb_isa_allowed_mask();
     const enum mb_activation activation = mb_profile_activation(profile, format);
     const double weights = (double)n * (double)k;

@@ -7,6 +7,7 @@
  * Reading is all or nothing. A file comes from anywhere, so every value is checked for type, range
  * and meaning before the first one counts; what this version doesn't know is refused by schema, not
  * guessed at. ISA levels are named, not numbered: their order is this build's own affair. */
+#include "dispatch/backend.h"
 #include "dispatch/dispatch.h"
 #include "support/support.h"
 #include "tuner/profile.h"
@@ -35,7 +36,7 @@ static json_t *device_to_json(const struct mb_device_info *device)
         json_array_append_new(kinds, json_pack("{s:s, s:I}", "name", device->kinds[i].name, "cores",
                                                (json_int_t)device->kinds[i].cores));
     return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, "
-                     "s:s, s:s}",
+                     "s:s, s:s, s:s}",
                      "key", device->key, "name", device->name, "vendor", device->vendor, "family",
                      (json_int_t)device->family, "model", (json_int_t)device->model, "stepping",
                      (json_int_t)device->stepping, "features", device->features, "cores",
@@ -43,7 +44,8 @@ static json_t *device_to_json(const struct mb_device_info *device)
                      "core_kinds", kinds, "l1d_bytes", (json_int_t)device->l1d_bytes, "l2_bytes",
                      (json_int_t)device->l2_bytes, "l3_bytes", (json_int_t)device->l3_bytes,
                      "l3_shared_by", (json_int_t)device->l3_shared_by, "memory_bytes",
-                     (json_int_t)device->memory_bytes, "os", device->os, "build", device->build);
+                     (json_int_t)device->memory_bytes, "os", device->os, "build", device->build,
+                     "backend", device->backend);
 }
 
 static json_t *by_residency(const double values[MB_RESIDENCY_COUNT])
@@ -226,6 +228,10 @@ static enum mb_status read_device(const json_t *object, struct mb_device_info *d
         status = read_u32(object, words[i].key, words[i].value, place);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0] && status == MB_OK; i++)
         status = mb_json_size(object, sizes[i].key, sizes[i].value, place->text, place->error);
+    /* Profiles from before there were other devices don't say what theirs is. */
+    snprintf(d->backend, sizeof d->backend, "%s", mb_backend_cpu.name);
+    if (status == MB_OK && json_object_get(object, "backend") != NULL)
+        status = read_text(object, "backend", d->backend, sizeof d->backend, place);
     return status == MB_OK ? read_core_kinds(object, device, place) : status;
 }
 

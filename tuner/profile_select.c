@@ -169,7 +169,8 @@ static void apply_format(const struct mb_profile *profile, enum mb_format format
 
 void mb_profile_apply(const struct mb_profile *profile)
 {
-    if (mb_profile_match(profile, NULL, 0) == MB_PROFILE_OTHER_MACHINE)
+    if (!mb_profile_is_of_cpu(profile) ||
+        mb_profile_match(profile, NULL, 0) == MB_PROFILE_OTHER_MACHINE)
         return;
     const struct mb_format_info *info;
     for (size_t i = 0; (info = mb_format_at(i)) != NULL; i++)

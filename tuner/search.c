@@ -15,6 +15,7 @@
 #include "support/support.h"
 #include "tuner/contest.h"
 #include "tuner/profile.h"
+#include "tuner/task.h"
 
 #include <limits.h>
 #include <math.h>
@@ -22,8 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FORMATS_MOST = 64, MS_MOST = 32, SWEEPS_LEAST = 2, SWEEPS_MOST = 3 };
-static const size_t default_ms[] = {1, 512};
+enum { SWEEPS_LEAST = 2, SWEEPS_MOST = 3 };
 /* The first lies within one gemv call: what prefetching is set for. */
 static const size_t crossover_ms[] = {8, 16, 32, 64, 128};
 enum { CROSSOVER_MS = sizeof crossover_ms / sizeof crossover_ms[0] };
@@ -50,13 +50,7 @@ struct tuning {
     struct mb_threads *pool;
     size_t threads;
     const struct mb_limits *limits; /* that bound this many threads; NULL: none do */
-    struct mb_shape *shapes;        /* distinct, the largest share of the model first */
-    size_t shape_count;
-    double total_weights;
-    const size_t *ms;
-    size_t m_count, m_most;
-    enum mb_format formats[FORMATS_MOST];
-    size_t format_count;
+    struct mb_tune_task task;
     unsigned residencies;
     struct cell *cells;
     size_t cell_count;
@@ -67,84 +61,6 @@ struct tuning {
 };
 
 /* ---- what to measure ---- */
-
-struct share {
-    struct mb_shape shape;
-    double weights; /* of all its occurrences */
-};
-
-static int compare_shares(const void *a, const void *b)
-{
-    const struct share *left = a, *right = b;
-    return (left->weights < right->weights) - (left->weights > right->weights);
-}
-
-static enum mb_status collect_shapes(struct tuning *t)
-{
-    const struct mb_tune_options *o = t->options;
-    struct share *shares = calloc(o->shape_count, sizeof *shares);
-    t->shapes = calloc(o->shape_count, sizeof *t->shapes);
-    size_t count = 0;
-    if (shares == NULL || t->shapes == NULL) {
-        free(shares);
-        return MB_ERR_MEMORY;
-    }
-    for (size_t i = 0; i < o->shape_count; i++) {
-        const struct mb_shape shape = o->shapes[i];
-        const double weights = (double)shape.n * (double)shape.k;
-        size_t at = 0;
-        while (at < count && (shares[at].shape.n != shape.n || shares[at].shape.k != shape.k))
-            at++;
-        shares[at].shape = shape;
-        shares[at].weights += weights;
-        count = at == count ? count + 1 : count;
-        t->total_weights += weights;
-    }
-    qsort(shares, count, sizeof *shares, compare_shares);
-    for (size_t i = 0; i < count; i++)
-        t->shapes[i] = shares[i].shape;
-    t->shape_count = count;
-    free(shares);
-    return MB_OK;
-}
-
-static enum mb_status collect_formats(struct tuning *t)
-{
-    const struct mb_tune_options *o = t->options;
-    const size_t count = o->formats != NULL ? o->format_count : mb_format_count();
-    if (count == 0 || count > FORMATS_MOST)
-        return mb_error_set(t->error, MB_ERR_ARGUMENT, -1, "cannot tune %zu formats", count);
-    for (size_t i = 0; i < count; i++) {
-        t->formats[i] = o->formats != NULL ? o->formats[i] : mb_format_at(i)->id;
-        if (mb_format_info(t->formats[i]) == NULL)
-            return mb_error_set(t->error, MB_ERR_ARGUMENT, -1, "cannot tune unknown format %d",
-                                (int)t->formats[i]);
-    }
-    t->format_count = count;
-    return MB_OK;
-}
-
-static enum mb_status check_options(const struct mb_tune_options *o, struct mb_error *error)
-{
-    if (o == NULL || o->size != sizeof *o || o->shapes == NULL || o->shape_count == 0)
-        return mb_error_set(error, MB_ERR_ARGUMENT, -1, "nothing to tune: no shapes were given");
-    for (size_t i = 0; i < o->shape_count; i++)
-        if (o->shapes[i].n == 0 || o->shapes[i].k == 0)
-            return mb_error_set(error, MB_ERR_SHAPE, -1, "cannot tune a shape of n %zu, k %zu",
-                                o->shapes[i].n, o->shapes[i].k);
-    if (!(o->max_error >= 0 && o->max_error <= 1000))
-        return mb_error_set(error, MB_ERR_ARGUMENT, -1, "cannot tune to %g times the usual error",
-                            o->max_error);
-    if (!(o->total_weights >= 0 && o->total_weights < 1e15))
-        return mb_error_set(error, MB_ERR_ARGUMENT, -1, "cannot tune a model of %g weights",
-                            o->total_weights);
-    for (size_t i = 0; o->ms != NULL && i < o->m_count; i++)
-        if (o->ms[i] == 0 || i == MS_MOST)
-            return mb_error_set(error, MB_ERR_SHAPE, -1,
-                                i == MS_MOST ? "cannot tune more than 32 values of m"
-                                             : "cannot tune m 0");
-    return MB_OK;
-}
 
 /* One for every activation type that may be chosen: side by side, so that they meet the same phase
  * of the machine. */
@@ -162,16 +78,17 @@ static void add_cells(struct tuning *t, enum mb_residency residency, enum mb_for
 
 static enum mb_status collect_cells(struct tuning *t)
 {
-    t->cells = calloc(MB_RESIDENCY_COUNT * t->shape_count * t->format_count * MB_ACTIVATION_COUNT,
+    t->cells = calloc(MB_RESIDENCY_COUNT * t->task.shape_count * t->task.format_count *
+                          MB_ACTIVATION_COUNT,
                       sizeof *t->cells);
     if (t->cells == NULL)
         return MB_ERR_MEMORY;
     for (size_t r = 0; r < MB_RESIDENCY_COUNT; r++)
-        for (size_t s = 0; s < t->shape_count && (t->residencies >> r & 1) != 0; s++)
-            for (size_t f = 0; f < t->format_count; f++)
+        for (size_t s = 0; s < t->task.shape_count && (t->residencies >> r & 1) != 0; s++)
+            for (size_t f = 0; f < t->task.format_count; f++)
                 /* Otherwise stored in its fall-back format, which is measured as such. */
-                if (mb_format_row_bytes(t->formats[f], t->shapes[s].k) != 0)
-                    add_cells(t, (enum mb_residency)r, t->formats[f], t->shapes[s]);
+                if (mb_format_row_bytes(t->task.formats[f], t->task.shapes[s].k) != 0)
+                    add_cells(t, (enum mb_residency)r, t->task.formats[f], t->task.shapes[s]);
     return MB_OK;
 }
 
@@ -179,12 +96,12 @@ static enum mb_status collect_cells(struct tuning *t)
  * ours, those that place the crossover. */
 static size_t point_count(const struct tuning *t, const struct cell *cell)
 {
-    return t->m_count + (cell->search && t->ms == default_ms ? CROSSOVER_MS : 0);
+    return t->task.m_count + (cell->search && t->task.ms_are_ours ? CROSSOVER_MS : 0);
 }
 
 static size_t point_m(const struct tuning *t, size_t i)
 {
-    return i < t->m_count ? t->ms[i] : crossover_ms[i - t->m_count];
+    return i < t->task.m_count ? t->task.ms[i] : crossover_ms[i - t->task.m_count];
 }
 
 static double weights_of(const struct cell *cell)
@@ -200,7 +117,7 @@ static struct cell *search_cell(const struct tuning *t, enum mb_format format,
 {
     const double bits = mb_format_info(format)->bits;
     const int home =
-        (int)mb_residency_of(&t->device, (size_t)(t->total_weights * bits / 8), t->threads);
+        (int)mb_residency_of(&t->device, (size_t)(t->task.total_weights * bits / 8), t->threads);
     struct cell *best = NULL;
     for (size_t i = 0; i < t->cell_count; i++) {
         struct cell *cell = &t->cells[i];
@@ -220,9 +137,9 @@ static struct cell *search_cell(const struct tuning *t, enum mb_format format,
 static void order_cells(struct tuning *t)
 {
     size_t first = 0;
-    for (size_t f = 0; f < t->format_count; f++)
+    for (size_t f = 0; f < t->task.format_count; f++)
         for (size_t a = 0; a < MB_ACTIVATION_COUNT; a++) {
-            struct cell *cell = search_cell(t, t->formats[f], (enum mb_activation)a);
+            struct cell *cell = search_cell(t, t->task.formats[f], (enum mb_activation)a);
             if (cell != NULL)
                 cell->search = true;
         }
@@ -237,16 +154,6 @@ static void order_cells(struct tuning *t)
         t->total += (double)(point_count(t, &t->cells[i]) * SWEEPS_MOST);
 }
 
-static void collect_ms(struct tuning *t)
-{
-    const struct mb_tune_options *o = t->options;
-    const bool given = o->ms != NULL && o->m_count > 0;
-    t->ms = given ? o->ms : default_ms;
-    t->m_count = given ? o->m_count : sizeof default_ms / sizeof default_ms[0];
-    for (size_t i = 0; i < t->m_count; i++)
-        t->m_most = t->ms[i] > t->m_most ? t->ms[i] : t->m_most;
-}
-
 static enum mb_status begin(struct tuning *t)
 {
     const struct mb_tune_options *o = t->options;
@@ -255,18 +162,14 @@ static enum mb_status begin(struct tuning *t)
     if (status == MB_OK)
         status = mb_device_info(&t->device);
     if (status == MB_OK)
-        status = collect_formats(t);
-    if (status == MB_OK)
-        status = collect_shapes(t);
+        status = mb_tune_task_init(&t->task, o, t->error);
     if (status != MB_OK)
         return status;
-    collect_ms(t);
-    if (o->total_weights > 0)
-        t->total_weights = o->total_weights;
     t->residencies = o->residencies & ((1u << MB_RESIDENCY_COUNT) - 1);
     if (t->residencies == 0)
-        t->residencies = 1u << mb_residency_of(
-                             &t->device, (size_t)(t->total_weights * typical_bits / 8), t->threads);
+        t->residencies =
+            1u << mb_residency_of(&t->device, (size_t)(t->task.total_weights * typical_bits / 8),
+                                  t->threads);
     status = collect_cells(t);
     if (status == MB_OK)
         order_cells(t);
@@ -295,7 +198,7 @@ static size_t working_set(const struct tuning *t, enum mb_format format,
 {
     const size_t usual = mb_working_set_bytes(&t->device, residency, t->threads);
     const double bits = mb_format_info(format)->bits;
-    const double model = t->total_weights / 8 * (bits > typical_bits ? bits : typical_bits);
+    const double model = t->task.total_weights / 8 * (bits > typical_bits ? bits : typical_bits);
     if (mb_residency_of(&t->device, (size_t)model, t->threads) != residency)
         return usual;
     return residency == MB_RESIDENCY_MEMORY && model > (double)usual ? usual : (size_t)model;
@@ -323,8 +226,8 @@ static void add_found(const struct tuning *t, const struct cell *cell, size_t i,
                                        .m = contest->m,
                                        .ops = 1 << ops[o],
                                        .place = &place};
-        if (i >= t->m_count)
-            question.m = ops[o] == MB_OP_GEMM ? t->m_most : crossover_ms[0];
+        if (i >= t->task.m_count)
+            question.m = ops[o] == MB_OP_GEMM ? t->task.m_most : crossover_ms[0];
         struct mb_config config;
         struct mb_tune_candidate *found = &contest->candidates[contest->count];
         if (contest->count == MB_CANDIDATES_MAX ||
@@ -350,7 +253,7 @@ static bool open_contest(struct tuning *t, struct cell *cell, size_t i, bool rev
     contest->count = mb_space_candidates(cell->format, cell->activation, &cell->shape, contest->m,
                                          t->limits, cell->residency, contest->candidates);
     contest->revisit = contest->keep_better = revisit;
-    contest->budget_ns = t->budget_ns * (i < t->m_count ? 1 : search_share);
+    contest->budget_ns = t->budget_ns * (i < t->task.m_count ? 1 : search_share);
     /* A point is decided by its kernels: what was found may have moved since. */
     if (!revisit && mb_contest_is_decided(contest))
         return false;
@@ -374,7 +277,7 @@ static bool open_late_contest(struct tuning *t, struct cell *cell, size_t i, boo
                                          .ops = MB_ALL_OPS,
                                          .place = &place};
     struct mb_config config;
-    if (revisit || i >= t->m_count || mb_profile_best_config(t->profile, &question, &config))
+    if (revisit || i >= t->task.m_count || mb_profile_best_config(t->profile, &question, &config))
         return false;
     contest->m = question.m;
     contest->revisit = contest->keep_better = false;
@@ -392,15 +295,15 @@ static bool open_late_contest(struct tuning *t, struct cell *cell, size_t i, boo
  * alone, for what prefetching does to one call of gemv. */
 static int searched_ops(const struct tuning *t, const struct cell *cell, size_t i, bool revisit)
 {
-    if (!cell->search || revisit || i > t->m_count)
+    if (!cell->search || revisit || i > t->task.m_count)
         return 0;
-    return i < t->m_count ? MB_ALL_OPS : 1 << MB_OP_GEMV;
+    return i < t->task.m_count ? MB_ALL_OPS : 1 << MB_OP_GEMV;
 }
 
 /* Points whose costs will be asked for are visited again; the others only compare. */
 static bool is_due(const struct tuning *t, const struct cell *cell, size_t i, bool revisit)
 {
-    return i < point_count(t, cell) && (!revisit || i < t->m_count);
+    return i < point_count(t, cell) && (!revisit || i < t->task.m_count);
 }
 
 /* All m of a cell; the workload is made when the first of them needs it. */
@@ -434,9 +337,9 @@ static enum mb_status visit(struct tuning *t, struct cell *cell, bool revisit)
         if (!open && (ops == 0 || !mb_contest_descent_is_due(&contest, ops)))
             continue;
         if (!ready) {
-            status = mb_workload_create(&workload, cell->format, cell->shape.n, cell->shape.k,
-                                        t->m_most, working_set(t, cell->format, cell->residency),
-                                        t->pool, &t->arena, t->error);
+            status = mb_workload_create(
+                &workload, cell->format, cell->shape.n, cell->shape.k, t->task.m_most,
+                working_set(t, cell->format, cell->residency), t->pool, &t->arena, t->error);
             ready = status == MB_OK;
         }
         if (status == MB_OK && open)
@@ -446,7 +349,7 @@ static enum mb_status visit(struct tuning *t, struct cell *cell, bool revisit)
             status = mb_contest_descend(&contest, ops, &workload);
     }
     if (revisit)
-        t->done += (double)(point_count(t, cell) - t->m_count);
+        t->done += (double)(point_count(t, cell) - t->task.m_count);
     if (ready)
         mb_workload_free(&workload);
     mb_select_set(cell->format, NULL);
@@ -528,7 +431,7 @@ static enum mb_status try_threads(struct tuning *t)
 enum mb_status mb_tune(struct mb_profile *profile, const struct mb_tune_options *options,
                        struct mb_error *error)
 {
-    enum mb_status status = check_options(options, error);
+    enum mb_status status = mb_tune_check(options, error);
     if (status != MB_OK)
         return status;
     struct tuning t = {.profile = profile,
@@ -565,7 +468,7 @@ enum mb_status mb_tune(struct mb_profile *profile, const struct mb_tune_options 
         status = mb_progress_report(options->progress, t.total, t.total, "tuned");
     mb_arena_free(&t.arena);
     free(t.cells);
-    free(t.shapes);
+    mb_tune_task_free(&t.task);
     if (status == MB_ERR_INTERRUPTED)
         return mb_error_set(error, status, -1,
                             "tuning was stopped; what was measured is kept, run it again to go on");

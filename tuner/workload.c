@@ -243,6 +243,17 @@ void mb_workload_compare(const struct mb_workload *workload, const float *y, dou
     *worst = power > 0 ? *worst / rms : *worst;
 }
 
+void mb_workload_judge_results(const struct mb_workload *workload, const float *y, double bound,
+                               double *error, int *failed)
+{
+    double worst;
+    mb_workload_compare(workload, y, error, &worst);
+    /* Written so that a NaN anywhere fails. */
+    *failed = !(*error <= bound) || !(worst <= outlier_bounds * bound);
+    if (!isfinite(*error))
+        *error = 1e9; /* what a profile can hold */
+}
+
 enum mb_status mb_workload_check(struct mb_workload *workload, double *error, int *failed)
 {
     const struct mb_workload *w = workload;
@@ -252,16 +263,10 @@ enum mb_status mb_workload_check(struct mb_workload *workload, double *error, in
      * error limit to judge. */
     const double bound =
         mb_matmul_activation(w->format) == info->activation ? usual_bound : coarse_bound;
-    double worst;
     /* Outputs that nobody writes must not pass because an earlier product was right. */
     memset(w->y, 0xff, w->m * w->n * sizeof *w->y);
     mb_workload_run(workload, 1);
-    if (w->status != MB_OK)
-        return w->status;
-    mb_workload_compare(w, w->y, error, &worst);
-    /* Written so that a NaN anywhere fails. */
-    *failed = !(*error <= bound) || !(worst <= outlier_bounds * bound);
-    if (!isfinite(*error))
-        *error = 1e9; /* what a profile can hold */
-    return MB_OK;
+    if (w->status == MB_OK)
+        mb_workload_judge_results(w, w->y, bound, error, failed);
+    return w->status;
 }

@@ -55,6 +55,10 @@ void mb_workload_prepare(struct mb_workload *workload, size_t iterations);
  * a result is. */
 void mb_workload_compare(const struct mb_workload *workload, const float *y, double *error,
                          double *worst);
+/* The same as a verdict: *failed is set when the error is above `bound` or any single output is off
+ * by far more than rounding; *error is finite, as a profile wants it. */
+void mb_workload_judge_results(const struct mb_workload *workload, const float *y, double bound,
+                               double *error, int *failed);
 /* One product, compared with the exact one: *error is RMS over RMS of the exact; *failed is set
  * when that is above the format's bound (0.03 where a profile or a candidate set another type of
  * activations than the default) or any single output is off by far more than rounding. */

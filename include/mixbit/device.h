@@ -13,8 +13,8 @@ extern "C" {
 #define MB_MAX_CORE_KINDS 4
 #define MB_MAX_ISA 16
 
-/** What is known about this CPU. Strings are NUL-terminated and never NULL; sizes are 0 when
- * unknown. */
+/** What is known about this CPU, or about another device of this machine. Strings are
+ * NUL-terminated and never NULL; sizes are 0 when unknown. */
 struct mb_device_info {
     uint32_t size;  /* sizeof(struct mb_device_info), set by the caller */
     char name[128]; /* brand string */
@@ -30,9 +30,10 @@ struct mb_device_info {
     size_t l1d_bytes, l2_bytes, l3_bytes; /* l1d and l2 of one core; l3 of all caches reachable */
     size_t l3_shared_by;                  /* cores per L3 */
     size_t memory_bytes;
-    char os[128];    /* kernel name and release */
-    char build[128]; /* library version, compiler */
-    char key[64];    /* hex digest of what must match for a profile to be of this device */
+    char os[128];     /* kernel name and release */
+    char build[128];  /* library version, compiler */
+    char key[64];     /* hex digest of what must match for a profile to be of this device */
+    char backend[16]; /* what runs products on it: "cpu", "opencl" */
 };
 
 /** Fill *info for this machine. Re-entrant; the first call detects (about 20 ms), later ones copy.

@@ -68,7 +68,10 @@ struct mb_cost {
 };
 
 struct mb_profile;
-MB_API enum mb_status mb_profile_create(struct mb_profile **profile); /* for this device, empty */
+MB_API enum mb_status mb_profile_create(struct mb_profile **profile); /* for this CPU, empty */
+/** For another device of this machine. */
+MB_API enum mb_status mb_profile_create_for(const struct mb_device_info *device,
+                                            struct mb_profile **profile);
 MB_API void mb_profile_free(struct mb_profile *profile);
 /** All or nothing: a malformed, truncated or foreign-schema file loads nothing and says where and
  * why. */
@@ -77,11 +80,14 @@ MB_API enum mb_status mb_profile_load(const char *path, struct mb_profile **prof
 MB_API enum mb_status mb_profile_save(const struct mb_profile *profile, const char *path,
                                       struct mb_error *error);
 /** MIXBIT_PROFILE, else the user's cache folder (XDG), keyed by device: the path a profile of this
- * device has. free(). */
+ * CPU has. free(). */
 MB_API char *mb_profile_default_path(void);
+/** The same for another device of this machine. */
+MB_API char *mb_profile_path_of(const struct mb_device_info *device);
 
 enum mb_profile_match { MB_PROFILE_EXACT, MB_PROFILE_STALE, MB_PROFILE_OTHER_MACHINE };
-/** How far a profile applies here; `why` (may be NULL) gets one line. */
+/** How far a profile applies to this machine, or to the device of its kind in it; `why` (may be
+ * NULL) gets one line. */
 MB_API enum mb_profile_match mb_profile_match(const struct mb_profile *profile, char *why,
                                               size_t why_bytes);
 

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices other than the CPU on the command line: tune, eval and plan run on one, and one that is not there is refused."""
+import json
+import os
+
+from harness import CALIB, HELDOUT, MODEL, Case, loud_skip, main, profile
+
+FEW = "q4_0,q8_0"
+
+
+class Device(Case):
+    def test_refusals(self):
+        self.fails("tune", "--device", "abacus", status=2, says=["unknown device 'abacus'", "cpu", "opencl"])
+        self.fails("tune", "--device", "opencl:x", status=2, says="expected a number")
+        self.fails("eval", MODEL, "--text", HELDOUT, "--device", "cpu:7", status=2, says="there is one CPU")
+        line = self.fails("plan", MODEL, "--device", "opencl:99", "-o", "out", status=1, says="opencl")
+        self.assertFalse(os.path.exists(self.path("out")), line)
+
+    def test_cpu_by_name(self):
+        command = ["eval", MODEL, "--text", HELDOUT, "--no-speed", "--windows", "2", "--window", "64"]
+        plain, named = self.run_json(*command), self.run_json(*command, "--device", "cpu")
+        self.assertEqual(plain["perplexity"], named["perplexity"])
+
+    def test_profile_of_another_kind(self):
+        with open(profile()) as f:
+            document = json.load(f)
+        document["device"]["backend"] = "opencl"
+        path = self.write("p.json", json.dumps(document))
+        self.fails("eval", MODEL, "--text", HELDOUT, "-p", path, status=1, says=["of kind opencl, not cpu", "--device"])
+
+    def test_whole_loop(self):
+        devices = [d for d in self.run_json("probe")["devices"] if d["device"].startswith("opencl:")]
+        if not devices:
+            loud_skip("no OpenCL device: tune, eval and plan were not run on one")
+            return
+        device = ["--device", devices[0]["device"]]
+        made = self.run_json("tune", *device, "--model", MODEL, "--formats", FEW, "--time-limit", "30", "-o", "p.json")
+        self.assertEqual((made["device"]["backend"], made["device"]["key"]), ("opencl", devices[0]["key"]))
+        self.assertEqual({e["format"] for e in made["entries"]}, {"q4_0", "q8_0"})
+        self.assertTrue(all(e["kernel"].endswith("_opencl") and not e["failed"] for e in made["entries"]))
+        self.assertIn(devices[0]["name"], self.run_mixbit("profile", "show", "p.json").stdout)
+
+        self.run_mixbit("quantize", MODEL, "--format", "q4_0", "-o", "q.gguf")
+        command = ["eval", "q.gguf", "--text", HELDOUT, "--windows", "2", "--window", "64", "--reference", MODEL]
+        here, there = self.run_json(*command, "--no-speed"), self.run_json(*command, "-p", "p.json", *device)
+        self.assertAlmostEqual(there["perplexity"] / here["perplexity"], 1, delta=1e-3)
+        self.assertAlmostEqual(there["kl"]["mean"] / here["kl"]["mean"], 1, delta=1e-2)
+        self.assertGreater(there["speed"]["decode_matmul_ns"], 0)
+
+        self.run_mixbit("plan", MODEL, *device, "-p", "p.json", "--formats", FEW, "--effort", "quick", "--windows", "2",
+                        "--window", "64", "--eval-windows", "2", "--repeats", "1", "--text", CALIB, "-o", "out")
+        with open(self.path("out/plan.json")) as f:
+            self.assertEqual(json.load(f)["device"], devices[0]["key"])
+        self.assertTrue(os.path.getsize(self.path("out/mixed.gguf")))
+
+
+if __name__ == "__main__":
+    main()
