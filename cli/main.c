@@ -2,7 +2,9 @@
 /* mixbit's entry: find the verb, parse its options, run it, turn its status into one line and an
  * exit status. The first Ctrl-C only sets a flag that long jobs see through their progress
  * callback, so that they save their state; the default action is back for the second one. */
+#include "bench/peers/peer.h"
 #include "cli/cli.h"
+#include "dispatch/backend.h"
 #include "dispatch/dispatch.h"
 
 #include <signal.h>
@@ -218,6 +220,7 @@ int main(int argc, char **argv)
         print_version(argc > 2 && strcmp(argv[2], "--json") == 0);
         return fflush(stdout) == 0 ? MB_EXIT_DONE : MB_EXIT_FAILED;
     }
+    mb_backend_register(&mb_backend_ggml);
     const struct mb_verb *verb = find_verb(help ? argv[2] : name);
     if (verb == NULL && !help && name[0] == '-') {
         (void)fprintf(stderr,

@@ -6,10 +6,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct mb_backend *const backends[] = {&mb_backend_cpu, &mb_backend_opencl};
-enum { BACKENDS = sizeof backends / sizeof backends[0] };
+enum { BACKENDS_MOST = 8 };
+static const struct mb_backend *backends[BACKENDS_MOST] = {&mb_backend_cpu, &mb_backend_opencl};
+static size_t backend_count = 2;
 
-const struct mb_backend *mb_backend_at(size_t i) { return i < BACKENDS ? backends[i] : NULL; }
+const struct mb_backend *mb_backend_at(size_t i) { return i < backend_count ? backends[i] : NULL; }
+
+void mb_backend_register(const struct mb_backend *backend)
+{
+    if (backend_count < BACKENDS_MOST)
+        backends[backend_count++] = backend;
+}
+
+bool mb_backend_has_kernel(const char *kernel, unsigned revision, enum mb_format format)
+{
+    for (size_t i = 0; i < backend_count; i++)
+        if (backends[i]->is_current != NULL && backends[i]->is_current(kernel, revision, format))
+            return true;
+    return false;
+}
 
 /* Digits alone, at most four. */
 static bool parse_index(const char *text, size_t *index)
@@ -27,7 +42,7 @@ enum mb_status mb_backend_parse(const char *text, const struct mb_backend **back
     const char *colon = strchr(text, ':');
     const size_t length = colon != NULL ? (size_t)(colon - text) : strlen(text);
     *index = 0;
-    for (size_t i = 0; i < BACKENDS; i++) {
+    for (size_t i = 0; i < backend_count; i++) {
         if (strlen(backends[i]->name) != length || strncmp(text, backends[i]->name, length) != 0)
             continue;
         if (colon != NULL && !parse_index(colon + 1, index))
@@ -38,7 +53,7 @@ enum mb_status mb_backend_parse(const char *text, const struct mb_backend **back
         return MB_OK;
     }
     char known[128] = "";
-    for (size_t i = 0, used = 0; i < BACKENDS && used < sizeof known; i++)
+    for (size_t i = 0, used = 0; i < backend_count && used < sizeof known; i++)
         used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i > 0 ? ", " : "",
                                  backends[i]->name);
     return mb_error_set(error, MB_ERR_ARGUMENT, -1,
@@ -87,7 +102,7 @@ void mb_accelerator_close(struct mb_accelerator *accelerator)
 
 static const struct mb_backend *backend_named(const char *name)
 {
-    for (size_t i = 0; i < BACKENDS; i++)
+    for (size_t i = 0; i < backend_count; i++)
         if (strcmp(backends[i]->name, name) == 0)
             return backends[i];
     return NULL;

@@ -60,6 +60,10 @@ struct mb_backend {
     bool (*kernel_at)(const struct mb_backend_device *device, enum mb_format format, size_t n,
                       size_t k, size_t m, size_t i, struct mb_backend_kernel *kernel);
 
+    /* Whether a profile's kernel is one that kernel_at still gives for the format. NULL: the CPU,
+     * whose kernels are the registry's. */
+    bool (*is_current)(const char *kernel, unsigned revision, enum mb_format format);
+
     /* Weights as mb_pack_rows left them; the host's copy may go afterwards unless the backend is
      * the CPU, which keeps the pointer. MB_ERR_MEMORY when the device has no room. */
     enum mb_status (*upload)(struct mb_backend_device *device, const struct mb_weights *weights,
@@ -107,6 +111,10 @@ void mb_accelerator_close(struct mb_accelerator *accelerator); /* NULL allowed *
 
 /* The i-th backend of this build, the CPU first; NULL past the end. */
 const struct mb_backend *mb_backend_at(size_t i);
+/* Add one that a program brings along (another runtime's kernels), once, before any is used. */
+void mb_backend_register(const struct mb_backend *backend);
+/* Whether some backend other than the CPU has this kernel for the format. */
+bool mb_backend_has_kernel(const char *kernel, unsigned revision, enum mb_format format);
 /* "cpu", "opencl" or "opencl:1": backend and index of the device (0 where none is written), which
  * need not exist. MB_ERR_ARGUMENT and the known names. */
 enum mb_status mb_backend_parse(const char *text, const struct mb_backend **backend, size_t *index,

@@ -518,6 +518,11 @@ static enum mb_status finish(struct mb_backend_device *device, double *busy_ns,
                : fail(device, MB_ERR_DEVICE, code, "the device failed at its work", error);
 }
 
+static bool is_current(const char *kernel, unsigned revision, enum mb_format format)
+{
+    return mb_gpu_is_current(kernel, revision, format, mb_backend_opencl.name);
+}
+
 const struct mb_backend mb_backend_opencl = {
     .name = "opencl",
     .list = mb_opencl_list,
@@ -525,6 +530,7 @@ const struct mb_backend mb_backend_opencl = {
     .open = open_device,
     .close = close_device,
     .kernel_at = kernel_at,
+    .is_current = is_current,
     .upload = upload,
     .free_weights = free_weights,
     .input_create = input_create,

@@ -125,17 +125,14 @@ void mb_gpu_describe(const struct mb_format_info *info, const struct mb_gpu_tile
                    backend);
 }
 
-bool mb_gpu_is_current(const char *kernel, unsigned revision, enum mb_format format)
+bool mb_gpu_is_current(const char *kernel, unsigned revision, enum mb_format format,
+                       const char *backend)
 {
     const struct mb_format_info *info = mb_format_info(format);
-    const char *backend = strrchr(kernel, '_');
-    const struct mb_backend *known;
-    if (info == NULL || backend == NULL || revision != REVISION)
+    const char *last = strrchr(kernel, '_');
+    if (info == NULL || last == NULL || revision != REVISION || strcmp(last + 1, backend) != 0)
         return false;
-    bool ours = false;
-    for (size_t i = 1; (known = mb_backend_at(i)) != NULL && !ours; i++)
-        ours = strcmp(backend + 1, known->name) == 0;
-    for (int gemm = 0; gemm < 2 && ours; gemm++) {
+    for (int gemm = 0; gemm < 2; gemm++) {
         char start[72];
         const int length = start_name(start, sizeof start, info, gemm != 0);
         if (strncmp(kernel, start, (size_t)length) == 0)

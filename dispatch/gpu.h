@@ -34,8 +34,9 @@ size_t mb_gpu_tiles(const struct mb_gpu_limits *limits, const struct mb_format_i
 /* Name, revision and knobs: gemv_b4_g32_i8g32_1x32_opencl, split in the knob of that name. */
 void mb_gpu_describe(const struct mb_format_info *info, const struct mb_gpu_tile *tile,
                      const char *backend, struct mb_backend_kernel *kernel);
-/* Whether a profile's kernel is one that some GPU backend of this build makes for the format. */
-bool mb_gpu_is_current(const char *kernel, unsigned revision, enum mb_format format);
+/* is_current of a GPU backend. */
+bool mb_gpu_is_current(const char *kernel, unsigned revision, enum mb_format format,
+                       const char *backend);
 struct mb_gpu_tile mb_gpu_tile_of(const struct mb_backend_kernel *kernel);
 
 /* Options of a build of matmul.cl, as both an online compiler and clang take them. */

@@ -5,8 +5,8 @@
  * An entry counts only while the kernel it timed still exists with the revision it had; the others
  * are kept (another build may know them) and never used. */
 #include "tuner/profile.h"
+#include "dispatch/backend.h"
 #include "dispatch/dispatch.h"
-#include "dispatch/gpu.h"
 #include "support/support.h"
 #include "tuner/space.h"
 
@@ -86,7 +86,7 @@ bool mb_cost_is_current(const struct mb_cost *cost)
 {
     const struct mb_kernel *kernel = mb_registry_find(cost->kernel);
     if (kernel == NULL)
-        return mb_gpu_is_current(cost->kernel, cost->revision, cost->format);
+        return mb_backend_has_kernel(cost->kernel, cost->revision, cost->format);
     return mb_space_fits(kernel, cost->format, cost->m) &&
            mb_space_revision(kernel, cost->format) == cost->revision;
 }

@@ -52,6 +52,9 @@ struct mb_peer {
 /* Every adapter, NULL behind the last. */
 extern const struct mb_peer *const mb_peers[];
 extern const struct mb_peer mb_peer_ggml, mb_peer_onnxruntime;
+/* ggml behind the table of dispatch/backend.h, for mb_backend_register. */
+struct mb_backend;
+extern const struct mb_backend mb_backend_ggml;
 
 /* ---- for adapters ---- */
 
