@@ -3,12 +3,16 @@
 import json
 import os
 
-from harness import CALIB, HELDOUT, MODEL, Case, loud_skip, main, profile
+from harness import CALIB, HELDOUT, MODEL, Case, environment, loud_skip, main, profile
 
 FEW = "q4_0,q8_0"
 
 
 class Device(Case):
+    def run_mixbit(self, *arguments, env=None, **kwargs):
+        """With the ggml that the user has named, if any."""
+        return super().run_mixbit(*arguments, env=env or environment(MIXBIT_GGML=os.environ.get("MIXBIT_GGML", "")), **kwargs)
+
     def test_refusals(self):
         self.fails("tune", "--device", "abacus", status=2, says=["unknown device 'abacus'", "cpu", "opencl"])
         self.fails("tune", "--device", "opencl:x", status=2, says="expected a number")
@@ -28,23 +32,24 @@ class Device(Case):
         path = self.write("p.json", json.dumps(document))
         self.fails("eval", MODEL, "--text", HELDOUT, "-p", path, status=1, says=["of kind opencl, not cpu", "--device"])
 
-    def test_whole_loop(self):
-        devices = [d for d in self.run_json("probe")["devices"] if d["device"].startswith("opencl:")]
+    def whole_loop(self, kind, rounding):
+        """tune, eval and plan; `rounding`: how far perplexity and KL may be from our own kernels', relatively."""
+        devices = [d for d in self.run_json("probe")["devices"] if d["device"].startswith(f"{kind}:")]
         if not devices:
-            loud_skip("no OpenCL device: tune, eval and plan were not run on one")
+            loud_skip(f"no {kind} device: tune, eval and plan were not run on one")
             return
         device = ["--device", devices[0]["device"]]
         made = self.run_json("tune", *device, "--model", MODEL, "--formats", FEW, "--time-limit", "30", "-o", "p.json")
-        self.assertEqual((made["device"]["backend"], made["device"]["key"]), ("opencl", devices[0]["key"]))
+        self.assertEqual((made["device"]["backend"], made["device"]["key"]), (kind, devices[0]["key"]))
         self.assertEqual({e["format"] for e in made["entries"]}, {"q4_0", "q8_0"})
-        self.assertTrue(all(e["kernel"].endswith("_opencl") and not e["failed"] for e in made["entries"]))
+        self.assertTrue(all(e["kernel"].endswith(f"_{kind}") and not e["failed"] for e in made["entries"]))
         self.assertIn(devices[0]["name"], self.run_mixbit("profile", "show", "p.json").stdout)
 
         self.run_mixbit("quantize", MODEL, "--format", "q4_0", "-o", "q.gguf")
         command = ["eval", "q.gguf", "--text", HELDOUT, "--windows", "2", "--window", "64", "--reference", MODEL]
         here, there = self.run_json(*command, "--no-speed"), self.run_json(*command, "-p", "p.json", *device)
-        self.assertAlmostEqual(there["perplexity"] / here["perplexity"], 1, delta=1e-3)
-        self.assertAlmostEqual(there["kl"]["mean"] / here["kl"]["mean"], 1, delta=1e-2)
+        self.assertAlmostEqual(there["perplexity"] / here["perplexity"], 1, delta=rounding / 10)
+        self.assertAlmostEqual(there["kl"]["mean"] / here["kl"]["mean"], 1, delta=rounding)
         self.assertGreater(there["speed"]["decode_matmul_ns"], 0)
 
         self.run_mixbit("plan", MODEL, *device, "-p", "p.json", "--formats", FEW, "--effort", "quick", "--windows", "2",
@@ -52,6 +57,13 @@ class Device(Case):
         with open(self.path("out/plan.json")) as f:
             self.assertEqual(json.load(f)["device"], devices[0]["key"])
         self.assertTrue(os.path.getsize(self.path("out/mixed.gguf")))
+
+    def test_opencl(self):
+        self.whole_loop("opencl", 0.01)
+
+    def test_ggml(self):
+        """Another runtime's kernels, measured and planned for like a device."""
+        self.whole_loop("ggml", 0.1)
 
 
 if __name__ == "__main__":
