@@ -45,6 +45,10 @@ struct mb_backend_product {
 
 struct mb_backend {
     const char *name; /* what a user writes: "opencl" in --device opencl:0 */
+    /* Relative error against f64 up to which its products are right where that is more than a
+     * format's own bound: another runtime rounds activations its own way. 0: it runs our kernels.
+     */
+    double error_bound;
 
     /* Devices that can be opened now. MB_ERR_UNSUPPORTED and the reason where there is none and
      * cannot be one (no loader, no platform, not in this build); *count is 0 then. */

@@ -186,8 +186,8 @@ static enum mb_status multiply(struct mb_offload *o, const float *x, size_t x_st
     const struct uploaded *matrix = find(o, weights);
     const struct mb_backend_kernel *kernel = rows == 1 ? &matrix->one : &matrix->many;
     struct mb_backend_product product = {.weights = matrix->there, .m = rows};
-    struct mb_backend_input *input;
-    struct mb_backend_output *output;
+    struct mb_backend_input *input = NULL;
+    struct mb_backend_output *output = NULL;
     enum mb_status status =
         input_for(o, mb_format_info(weights->format)->activation, weights->k, rows, &input, error);
     if (status == MB_OK && fresh)

@@ -196,8 +196,10 @@ static enum mb_status check(struct contender *c, const struct point *point,
     run_contender(c, 1);
     if (t->status != MB_OK)
         return t->status;
-    mb_workload_judge_results(&t->workload, t->workload.y,
-                              mb_format_info(t->workload.format)->error_bound, &c->error, &failed);
+    mb_workload_judge_results(
+        &t->workload, t->workload.y,
+        fmax(mb_format_info(t->workload.format)->error_bound, t->accelerator->backend->error_bound),
+        &c->error, &failed);
     *right = !failed;
     if (!failed)
         return MB_OK;

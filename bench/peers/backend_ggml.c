@@ -71,7 +71,7 @@ static enum mb_status describe(size_t index, struct mb_device_info *info, struct
         status = refuse(MB_ERR_DEVICE, "this machine could not be identified", error);
     if (status != MB_OK)
         return status;
-    char text[sizeof cpu.key + MB_PEER_TEXT + 64];
+    char text[1024];
     *info = cpu;
     (void)snprintf(info->backend, sizeof info->backend, "ggml");
     (void)snprintf(info->name, sizeof info->name, "ggml %.40s on %.60s", library.info.version,
@@ -279,6 +279,7 @@ static enum mb_status finish(struct mb_backend_device *device, double *busy_ns,
 
 const struct mb_backend mb_backend_ggml = {
     .name = "ggml",
+    .error_bound = 0.05,
     .list = list,
     .describe = describe,
     .open = open_ggml,

@@ -122,6 +122,7 @@ static void what_is_saved_is_loaded(void **state)
     assert_string_equal(a->features, b->features);
     assert_string_equal(a->os, b->os);
     assert_string_equal(a->build, b->build);
+    assert_string_equal(b->backend, "cpu");
     assert_int_equal(a->l3_bytes, b->l3_bytes);
     assert_int_equal(a->core_kinds, b->core_kinds);
     assert_int_equal(a->kinds[0].cores, b->kinds[0].cores);
@@ -188,11 +189,11 @@ static void a_cut_says_the_line(void **state)
     save_sample();
     char *text = read_text(&bytes);
     size_t lines = 0, at = 0;
-    while (lines < 9)
+    while (lines < 10)
         lines += text[at++] == '\n';
     write_text(text, at + 8);
     assert_int_equal(mb_profile_load(path, &profile, &error), MB_ERR_FILE);
-    assert_int_equal(error.where, 10);
+    assert_int_equal(error.where, 11);
     free(text);
 }
 
@@ -224,6 +225,8 @@ static const struct {
     {"device", "core_kinds", "[{},{},{},{},{}]", "core_kinds"},
     {"device", "core_kinds", "[{\"name\":\"p\"}]", "cores"},
     {"device", "os", "", "os"},
+    {"device", "backend", "5", "backend"},
+    {"device", "backend", "\"more than fifteen\"", "backend"},
     {"limits", "threads", "-2", "threads"},
     {"limits", "read_gbps", "{\"L2\":1,\"L3\":1}", "memory"},
     {"limits", "read_gbps_1", "3", "L2"},
