@@ -3,7 +3,7 @@
 import json
 import os
 
-from harness import CALIB, HELDOUT, MODEL, Case, environment, loud_skip, main, profile
+from harness import CALIB, HELDOUT, MODEL, Case, Either, environment, loud_skip, main, profile
 
 FEW = "q4_0,q8_0"
 
@@ -17,7 +17,8 @@ class Device(Case):
         self.fails("tune", "--device", "abacus", status=2, says=["unknown device 'abacus'", "cpu", "opencl"])
         self.fails("tune", "--device", "opencl:x", status=2, says="expected a number")
         self.fails("eval", MODEL, "--text", HELDOUT, "--device", "cpu:7", status=2, says="there is one CPU")
-        line = self.fails("plan", MODEL, "--device", "opencl:99", "-o", "out", status=1, says="opencl")
+        # 1 where there is no OpenCL at all.
+        line = self.fails("plan", MODEL, "--device", "opencl:99", "-o", "out", status=Either(1, 2), says="opencl")
         self.assertFalse(os.path.exists(self.path("out")), line)
 
     def test_cpu_by_name(self):
@@ -30,40 +31,42 @@ class Device(Case):
             document = json.load(f)
         document["device"]["backend"] = "opencl"
         path = self.write("p.json", json.dumps(document))
-        self.fails("eval", MODEL, "--text", HELDOUT, "-p", path, status=1, says=["of kind opencl, not cpu", "--device"])
+        self.fails("eval", MODEL, "--text", HELDOUT, "-p", path, status=2, says=["of kind opencl, not cpu", "--device"])
 
-    def whole_loop(self, kind, rounding):
-        """tune, eval and plan; `rounding`: how far perplexity and KL may be from our own kernels', relatively."""
+    def whole_loop(self, kind, rounding, slow):
+        """tune, eval and plan; `rounding`: how far perplexity and KL may be from our own kernels', relatively; `slow`: a GPU
+        that is a CPU takes minutes for what is timed."""
         devices = [d for d in self.run_json("probe")["devices"] if d["device"].startswith(f"{kind}:")]
         if not devices:
             loud_skip(f"no {kind} device: tune, eval and plan were not run on one")
             return
         device = ["--device", devices[0]["device"]]
-        made = self.run_json("tune", *device, "--model", MODEL, "--formats", FEW, "--time-limit", "30", "-o", "p.json")
+        made = self.run_json("tune", *device, "--model", MODEL, "--formats", FEW, "--time-limit", "5", "-o", "p.json")
         self.assertEqual((made["device"]["backend"], made["device"]["key"]), (kind, devices[0]["key"]))
-        self.assertEqual({e["format"] for e in made["entries"]}, {"q4_0", "q8_0"})
+        self.assertLessEqual({"q4_0", "q8_0"}, {e["format"] for e in made["entries"]})
         self.assertTrue(all(e["kernel"].endswith(f"_{kind}") and not e["failed"] for e in made["entries"]))
         self.assertIn(devices[0]["name"], self.run_mixbit("profile", "show", "p.json").stdout)
 
         self.run_mixbit("quantize", MODEL, "--format", "q4_0", "-o", "q.gguf")
-        command = ["eval", "q.gguf", "--text", HELDOUT, "--windows", "2", "--window", "64", "--reference", MODEL]
-        here, there = self.run_json(*command, "--no-speed"), self.run_json(*command, "-p", "p.json", *device)
+        command = ["eval", "q.gguf", "--text", HELDOUT, "--windows", "2", "--window", "32", "--reference", MODEL, "--no-speed"]
+        here, there = self.run_json(*command), self.run_json(*command, "-p", "p.json", *device)
         self.assertAlmostEqual(there["perplexity"] / here["perplexity"], 1, delta=rounding / 10)
         self.assertAlmostEqual(there["kl"]["mean"] / here["kl"]["mean"], 1, delta=rounding)
-        self.assertGreater(there["speed"]["decode_matmul_ns"], 0)
-
+        if slow and "MIXBIT_TEST_FULL" not in os.environ:
+            loud_skip(f"plan --device {devices[0]['device']}: takes minutes, MIXBIT_TEST_FULL=1 runs it")
+            return
         self.run_mixbit("plan", MODEL, *device, "-p", "p.json", "--formats", FEW, "--effort", "quick", "--windows", "2",
-                        "--window", "64", "--eval-windows", "2", "--repeats", "1", "--text", CALIB, "-o", "out")
+                        "--window", "64", "--eval-windows", "2", "--repeats", "1", "--text", CALIB, "-o", "out", timeout=1800)
         with open(self.path("out/plan.json")) as f:
             self.assertEqual(json.load(f)["device"], devices[0]["key"])
         self.assertTrue(os.path.getsize(self.path("out/mixed.gguf")))
 
     def test_opencl(self):
-        self.whole_loop("opencl", 0.01)
+        self.whole_loop("opencl", 0.01, True)
 
     def test_ggml(self):
         """Another runtime's kernels, measured and planned for like a device."""
-        self.whole_loop("ggml", 0.1)
+        self.whole_loop("ggml", 0.1, False)
 
 
 if __name__ == "__main__":
