@@ -217,7 +217,7 @@ static enum mb_status get_kernel(struct mb_backend_device *d, const struct mb_fo
                                  struct mb_error *error)
 {
     char options[MB_GPU_OPTIONS_BYTES];
-    mb_gpu_options(info, tile, d->limits.dot_packed, options);
+    mb_gpu_options(info, tile, d->limits.dot_packed ? MB_GPU_PACKED_DOT : MB_GPU_PLAIN, options);
     for (const struct program *p = d->programs; p != NULL; p = p->next)
         if (strcmp(p->options, options) == 0) {
             *kernel = p->kernel;

@@ -12,6 +12,7 @@
 enum {
     REVISION = 1, /* of all GPU kernels: raised when kernels/gpu changes its speed */
     GEMV_ROWS = 8,
+    AHEAD_ROWS = 8,    /* of what is compiled ahead of time: larger tiles are a sixth of it */
     UNITS_WANTED = 16, /* groups of 16 lanes that a compute unit should have in flight */
 };
 
@@ -21,15 +22,20 @@ static size_t superblocks(const struct mb_format_info *info, size_t k)
     return (k + each - 1) / each;
 }
 
-/* Local memory that a build takes: the arrays of matmul.cl. */
+/* The arrays of matmul.cl; an argument may not be empty. */
+size_t mb_gpu_group_bytes(const struct mb_format_info *info, const struct mb_gpu_tile *tile)
+{
+    const size_t block = mb_scale_superblock_k(info->scale);
+    if (tile->op == MB_OP_GEMM)
+        return tile->panels * block * MB_PANEL_ROWS + (size_t)tile->rows * tile->split * block;
+    const size_t parts = (size_t)(tile->split - 1) * tile->panels * MB_PANEL_ROWS * tile->rows;
+    return parts > 0 ? parts * sizeof(float) : sizeof(float);
+}
+
+/* With the table of decoded values. */
 static size_t local_bytes(const struct mb_format_info *info, const struct mb_gpu_tile *tile)
 {
-    const size_t block = mb_scale_superblock_k(info->scale), table = MB_PANEL_ROWS;
-    if (tile->op == MB_OP_GEMM)
-        return table + tile->panels * block * MB_PANEL_ROWS +
-               (size_t)tile->rows * tile->split * block;
-    return table +
-           (size_t)(tile->split - 1) * tile->panels * MB_PANEL_ROWS * tile->rows * sizeof(float);
+    return mb_gpu_group_bytes(info, tile) + MB_PANEL_ROWS;
 }
 
 static bool fits(const struct mb_gpu_limits *limits, const struct mb_format_info *info, size_t k,
@@ -172,22 +178,46 @@ static void append_layout(const struct mb_format_info *info, char *text)
 }
 
 void mb_gpu_options(const struct mb_format_info *info, const struct mb_gpu_tile *tile,
-                    bool dot_packed, char options[MB_GPU_OPTIONS_BYTES])
+                    enum mb_gpu_build build, char options[MB_GPU_OPTIONS_BYTES])
 {
     const bool floats = mb_coding_is_float(info->coding);
     options[0] = '\0';
     /* OpenCL C 1.2 where it will do: newer ones are optional for a device to take. */
-    APPEND(options, "-cl-std=%s -D%s -DROWS=%u -DPANELS=%u -DSPLIT=%u",
-           dot_packed ? "CL3.0" : "CL1.2", tile->op == MB_OP_GEMM ? "GEMM" : "GEMV", tile->rows,
-           tile->panels, tile->split);
-    APPEND(options, " -DCODING_%s -DKIND_%s -DACTIVATION_%s%s", mb_coding_name(info->coding),
-           mb_scale_kind_name(info->scale), mb_activation_name(info->activation),
-           dot_packed ? " -DDOT_PACKED" : "");
+    APPEND(options, "-cl-std=%s -D%s -DROWS=%u", build == MB_GPU_PLAIN ? "CL1.2" : "CL3.0",
+           tile->op == MB_OP_GEMM ? "GEMM" : "GEMV", tile->rows);
+    if (build == MB_GPU_SPIRV)
+        APPEND(options, " -DANY_GROUP -DDOT_VECTOR");
+    else
+        APPEND(options, " -DPANELS=%u -DSPLIT=%u%s", tile->panels, tile->split,
+               build == MB_GPU_PACKED_DOT ? " -DDOT_PACKED" : "");
+    APPEND(options, " -DCODING_%s -DKIND_%s -DACTIVATION_%s", mb_coding_name(info->coding),
+           mb_scale_kind_name(info->scale), mb_activation_name(info->activation));
     const struct mb_superblock at = mb_superblock_layout(info->coding, info->scale);
     APPEND(options, " -DFLOAT_BYTES=%u -DSUPERBLOCK_K=%u",
            floats ? at.bytes / at.k / MB_PANEL_ROWS : 0, at.k);
     if (!floats)
         append_layout(info, options);
+}
+
+bool mb_gpu_is_ahead(const struct mb_gpu_tile *tile) { return tile->rows <= AHEAD_ROWS; }
+
+void mb_gpu_module_name(const struct mb_format_info *info, const struct mb_gpu_tile *tile,
+                        char name[MB_GPU_MODULE_NAME_BYTES])
+{
+    const size_t at =
+        (size_t)start_name(name, MB_GPU_MODULE_NAME_BYTES, info, tile->op == MB_OP_GEMM);
+    (void)snprintf(name + at, MB_GPU_MODULE_NAME_BYTES - at, "%u", tile->rows);
+}
+
+const struct mb_gpu_module *mb_gpu_module(const struct mb_format_info *info,
+                                          const struct mb_gpu_tile *tile)
+{
+    char name[MB_GPU_MODULE_NAME_BYTES];
+    mb_gpu_module_name(info, tile, name);
+    for (const struct mb_gpu_module *m = mb_gpu_modules; m->name != NULL; m++)
+        if (strcmp(m->name, name) == 0)
+            return m;
+    return NULL;
 }
 
 struct mb_gpu_launch mb_gpu_launch(const struct mb_format_info *info,

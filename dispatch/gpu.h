@@ -39,10 +39,32 @@ bool mb_gpu_is_current(const char *kernel, unsigned revision, enum mb_format for
                        const char *backend);
 struct mb_gpu_tile mb_gpu_tile_of(const struct mb_backend_kernel *kernel);
 
-/* Options of a build of matmul.cl, as both an online compiler and clang take them. */
+/* What a build of matmul.cl is for: a device's own compiler, without or with products of packed
+ * bytes, or clang, ahead of time, which knows neither the device nor the size of its groups. */
+enum mb_gpu_build { MB_GPU_PLAIN, MB_GPU_PACKED_DOT, MB_GPU_SPIRV };
+/* Options of it. */
 enum { MB_GPU_OPTIONS_BYTES = 1024 };
 void mb_gpu_options(const struct mb_format_info *info, const struct mb_gpu_tile *tile,
-                    bool dot_packed, char options[MB_GPU_OPTIONS_BYTES]);
+                    enum mb_gpu_build build, char options[MB_GPU_OPTIONS_BYTES]);
+
+/* A kernel as SPIR-V, for all tiles of an operation and a number of rows. kernels/gpu/spirv has a
+ * file of each name; the table is made of them (cmake/embed_words.cmake) and ends with a NULL. */
+struct mb_gpu_module {
+    const char *name; /* gemv_b4_g32_i8g32_4: the last number is `rows` of its tiles */
+    const uint32_t *words;
+    size_t bytes;
+};
+extern const struct mb_gpu_module mb_gpu_modules[];
+enum { MB_GPU_MODULE_NAME_BYTES = 72 };
+/* Whether there is to be one for such a tile. */
+bool mb_gpu_is_ahead(const struct mb_gpu_tile *tile);
+void mb_gpu_module_name(const struct mb_format_info *info, const struct mb_gpu_tile *tile,
+                        char name[MB_GPU_MODULE_NAME_BYTES]);
+/* NULL: not in this build. */
+const struct mb_gpu_module *mb_gpu_module(const struct mb_format_info *info,
+                                          const struct mb_gpu_tile *tile);
+/* Local memory that such a kernel takes as an argument. */
+size_t mb_gpu_group_bytes(const struct mb_format_info *info, const struct mb_gpu_tile *tile);
 
 /* The kernel's arguments behind the three buffers, in the order of matmul.cl. */
 struct mb_gpu_arguments {

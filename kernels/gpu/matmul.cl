@@ -18,12 +18,29 @@
  * bound of formats.def. */
 #include "kernels/gpu/common.clh"
 
+/* A build is for one tile, PANELS and SPLIT being options, or, with ANY_GROUP, ahead of time for
+ * all tiles of ROWS rows: then the size of the group says which it is, and the host brings local
+ * memory as the last argument. Subgroups of 16 are the lanes of a panel: what one reads is one
+ * message. */
+#ifdef ANY_GROUP
+#define PANELS (uint) get_local_size(1)
+#define SPLIT (uint) get_local_size(2)
+#define KERNEL __kernel __attribute__((intel_reqd_sub_group_size(LANES))) void
+#define GROUP_MEMORY , __local uint *group_memory
+#define GROUP_ARRAY(type, name, count, behind)                                                     \
+    __local type *name = (__local type *)group_memory + (behind)
+#else
+#define KERNEL __kernel __attribute__((reqd_work_group_size(LANES, PANELS, SPLIT))) void
+#define GROUP_MEMORY
+#define GROUP_ARRAY(type, name, count, behind) __local type name[count]
+#endif
+
 /* What the host passes as 32-bit numbers, in this order (dispatch/gpu.h, struct mb_gpu_arguments).
  * n and panels are of this buffer of weights, y starts at its first column. */
 #define ARGUMENTS                                                                                  \
     __global const uchar *weights, __global const uchar *activations, __global float *y,           \
         uint y_offset, uint y_stride, uint n, uint panels, uint m, uint superblocks,               \
-        uint row_bytes, uint scale_at, uint scaled_sum_at, uint sum_at
+        uint row_bytes, uint scale_at, uint scaled_sum_at, uint sum_at GROUP_MEMORY
 
 #if !FLOAT_BYTES
 static inline struct record record_at(__global const uchar *row, uint scale_at, uint scaled_sum_at,
@@ -59,18 +76,18 @@ static inline void store(const float f[ROWS], __local float *parts, __global flo
     float total[ROWS];
     for (int r = 0; r < ROWS; r++)
         total[r] = f[r];
-#if SPLIT > 1
-    __local float *mine = parts + (panel * LANES + lane) * ROWS;
-    if (part > 0)
-        for (int r = 0; r < ROWS; r++)
-            mine[(part - 1) * PANELS * LANES * ROWS + r] = f[r];
-    barrier(CLK_LOCAL_MEM_FENCE);
-    if (part > 0)
-        return;
-    for (int p = 0; p < SPLIT - 1; p++)
-        for (int r = 0; r < ROWS; r++)
-            total[r] += mine[p * PANELS * LANES * ROWS + r];
-#endif
+    if (SPLIT > 1) {
+        __local float *mine = parts + (panel * LANES + lane) * ROWS;
+        if (part > 0)
+            for (int r = 0; r < ROWS; r++)
+                mine[(part - 1) * PANELS * LANES * ROWS + r] = f[r];
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (part > 0)
+            return;
+        for (uint p = 0; p < SPLIT - 1; p++)
+            for (int r = 0; r < ROWS; r++)
+                total[r] += mine[p * PANELS * LANES * ROWS + r];
+    }
     if (column >= n)
         return;
     for (int r = 0; r < ROWS; r++)
@@ -78,13 +95,13 @@ static inline void store(const float f[ROWS], __local float *parts, __global flo
             y[(size_t)(row0 + r) * y_stride + column] = total[r];
 }
 
-#define PARTS_BYTES (SPLIT > 1 ? (SPLIT - 1) * PANELS * LANES * ROWS : 1)
+#define PARTS_FLOATS (SPLIT > 1 ? (SPLIT - 1) * PANELS * LANES * ROWS : 1)
 
 #ifdef GEMV
 #if FLOAT_BYTES
-__kernel __attribute__((reqd_work_group_size(LANES, PANELS, SPLIT))) void multiply(ARGUMENTS)
+KERNEL multiply(ARGUMENTS)
 {
-    __local float parts[PARTS_BYTES];
+    GROUP_ARRAY(float, parts, PARTS_FLOATS, 0);
     const uint lane = get_local_id(0), part = get_local_id(2);
     const uint panel = get_group_id(0) * PANELS + get_local_id(1), row0 = get_group_id(1) * ROWS;
     const uint k = superblocks * SUPERBLOCK_K; /* what pads is 0 */
@@ -105,10 +122,10 @@ __kernel __attribute__((reqd_work_group_size(LANES, PANELS, SPLIT))) void multip
     store(f, parts, y + y_offset, y_stride, panel * LANES + lane, n, row0, m);
 }
 #else
-__kernel __attribute__((reqd_work_group_size(LANES, PANELS, SPLIT))) void multiply(ARGUMENTS)
+KERNEL multiply(ARGUMENTS)
 {
     DECLARE_TABLE;
-    __local float parts[PARTS_BYTES];
+    GROUP_ARRAY(float, parts, PARTS_FLOATS, 0);
     const uint lane = get_local_id(0), part = get_local_id(2);
     const uint panel = get_group_id(0) * PANELS + get_local_id(1), row0 = get_group_id(1) * ROWS;
     __global const uchar *w = weights + (size_t)min(panel, panels - 1) * superblocks * BLOCK_BYTES;
@@ -145,14 +162,16 @@ __kernel __attribute__((reqd_work_group_size(LANES, PANELS, SPLIT))) void multip
 #define TILE_ROWS (ROWS * SPLIT)
 #define ITEMS (LANES * PANELS * SPLIT)
 #define ROW_DWORDS (SUPERBLOCK_K / 4)
+#define PANEL_DWORDS (ROW_DWORDS * LANES)
 
-__kernel __attribute__((reqd_work_group_size(LANES, PANELS, SPLIT))) void multiply(ARGUMENTS)
+KERNEL multiply(ARGUMENTS)
 {
     DECLARE_TABLE;
-    __local uint tile_codes[PANELS][CHUNKS * QUADS][LANES];
-    __local uint tile_q[TILE_ROWS][ROW_DWORDS];
+    GROUP_ARRAY(uint, tile_codes, PANELS * PANEL_DWORDS, 0);
+    GROUP_ARRAY(uint, tile_q, TILE_ROWS * ROW_DWORDS, PANELS * PANEL_DWORDS);
     const uint lane = get_local_id(0), own = get_local_id(1), tile = get_local_id(2);
     const uint item = (tile * PANELS + own) * LANES + lane;
+    __local uint *own_codes = tile_codes + own * PANEL_DWORDS + lane;
     const uint panel = get_group_id(0) * PANELS + own;
     const uint first = get_group_id(1) * TILE_ROWS, row0 = first + tile * ROWS;
     __global const uchar *w = weights + (size_t)min(panel, panels - 1) * superblocks * BLOCK_BYTES;
@@ -166,12 +185,12 @@ __kernel __attribute__((reqd_work_group_size(LANES, PANELS, SPLIT))) void multip
             uint codes[QUADS];
             decode_chunk(block, c, lane, TABLE_OF, codes);
             for (int i = 0; i < QUADS; i++)
-                tile_codes[own][c * QUADS + i][lane] = codes[i];
+                own_codes[(c * QUADS + i) * LANES] = codes[i];
         }
         for (uint i = item; i < TILE_ROWS * ROW_DWORDS; i += ITEMS) {
             const uint row = min(first + i / ROW_DWORDS, m - 1);
             __global const uint *q = (__global const uint *)(activations + (size_t)row * row_bytes);
-            tile_q[i / ROW_DWORDS][i % ROW_DWORDS] = q[b * ROW_DWORDS + i % ROW_DWORDS];
+            tile_q[i] = q[b * ROW_DWORDS + i % ROW_DWORDS];
         }
         barrier(CLK_LOCAL_MEM_FENCE);
         for (uint c = 0; c < CHUNKS; c++) {
@@ -179,10 +198,10 @@ __kernel __attribute__((reqd_work_group_size(LANES, PANELS, SPLIT))) void multip
             struct chunk_scales scales;
             load_chunk_scales(block, c, lane, &scales);
             for (int i = 0; i < QUADS; i++)
-                codes[i] = tile_codes[own][c * QUADS + i][lane];
+                codes[i] = own_codes[(c * QUADS + i) * LANES];
             for (int r = 0; r < ROWS; r++) {
                 for (int i = 0; i < QUADS; i++)
-                    q[i] = tile_q[tile * ROWS + r][c * QUADS + i];
+                    q[i] = tile_q[(tile * ROWS + r) * ROW_DWORDS + c * QUADS + i];
                 add_chunk(&sums[r], codes, q, &scales, &rows[r], b * CHUNKS + c);
             }
         }

@@ -72,7 +72,7 @@ static void test_tiles_and_options(void **state)
                 for (size_t t = 0; t < count; t++) {
                     char options[MB_GPU_OPTIONS_BYTES];
                     struct mb_backend_kernel kernel;
-                    mb_gpu_options(info, &tiles[t], false, options);
+                    mb_gpu_options(info, &tiles[t], MB_GPU_PACKED_DOT, options);
                     assert_true(strlen(options) + 1 < MB_GPU_OPTIONS_BYTES);
                     mb_gpu_describe(info, &tiles[t], "opencl", &kernel);
                     const struct mb_gpu_tile back = mb_gpu_tile_of(&kernel);
