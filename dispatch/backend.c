@@ -7,8 +7,9 @@
 #include <string.h>
 
 enum { BACKENDS_MOST = 8 };
-static const struct mb_backend *backends[BACKENDS_MOST] = {&mb_backend_cpu, &mb_backend_opencl};
-static size_t backend_count = 2;
+static const struct mb_backend *backends[BACKENDS_MOST] = {&mb_backend_cpu, &mb_backend_opencl,
+                                                           &mb_backend_level_zero};
+static size_t backend_count = 3;
 
 const struct mb_backend *mb_backend_at(size_t i) { return i < backend_count ? backends[i] : NULL; }
 

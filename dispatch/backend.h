@@ -93,13 +93,13 @@ struct mb_backend {
     enum mb_status (*multiply)(struct mb_backend_device *device,
                                const struct mb_backend_product *product, struct mb_error *error);
     /* Wait for all of it. *busy_ns (NULL allowed) is how long the device was at it since the last
-     * finish, by its own clock, from the first kernel's start to the last one's end; 0: it has no
-     * clock. */
+     * finish, by its own clock (where Level Zero has none, by the host's), from the first kernel's
+     * start to the last one's end; 0: there is none. */
     enum mb_status (*finish)(struct mb_backend_device *device, double *busy_ns,
                              struct mb_error *error);
 };
 
-extern const struct mb_backend mb_backend_cpu, mb_backend_opencl;
+extern const struct mb_backend mb_backend_cpu, mb_backend_opencl, mb_backend_level_zero;
 
 /* An open device other than the CPU, with the table that it is used through. Wherever one is asked
  * for, NULL is the CPU, which has its own way (registry, selections, a pool of threads). */
