@@ -30,6 +30,7 @@ struct program {
     const struct mb_gpu_module *source;
     ze_module_handle_t module;
     ze_kernel_handle_t kernel;
+    bool spills;
 };
 
 struct device {
@@ -422,14 +423,12 @@ static char *read_log(const struct device *d, ze_module_build_log_handle_t handl
     return log;
 }
 
-/* A kernel that keeps values in memory works, and is not what its tile was chosen for. */
-static void warn_of_spills(const struct device *d, const struct program *p)
+/* Whether values that should be in registers are kept in memory. */
+static bool spills(const struct device *d, const struct program *p)
 {
     ze_kernel_properties_t properties = {.stype = ZE_STRUCTURE_TYPE_KERNEL_PROPERTIES};
-    if (d->ze->KernelGetProperties(p->kernel, &properties) == ZE_RESULT_SUCCESS &&
-        properties.spillMemSize > 0)
-        mb_log(MB_LOG_WARNING, "level-zero:%zu (%s): %s spills %u bytes of registers", d->gpu.index,
-               d->gpu.name, p->source->name, properties.spillMemSize);
+    return d->ze->KernelGetProperties(p->kernel, &properties) == ZE_RESULT_SUCCESS &&
+           properties.spillMemSize > 0;
 }
 
 static enum mb_status build(struct device *d, struct program *p, struct mb_error *error)
@@ -453,7 +452,8 @@ static enum mb_status build(struct device *d, struct program *p, struct mb_error
         status = status_of(code) == MB_ERR_MEMORY ? fail(d, code, "no memory for a kernel", error)
                  : code == ZE_RESULT_ERROR_DEVICE_LOST
                      ? fail(d, code, "building a kernel", error)
-                     : mb_gpu_build_failed(&d->gpu, mb_level_zero_error_name(code), log, error);
+                     : mb_gpu_build_failed(&d->gpu, mb_level_zero_error_name(code),
+                                           p->module == NULL ? log : NULL, error);
         if (p->module != NULL)
             (void)d->ze->ModuleDestroy(p->module);
     }
@@ -461,9 +461,9 @@ static enum mb_status build(struct device *d, struct program *p, struct mb_error
     return status;
 }
 
-static enum mb_status get_kernel(struct device *d, const struct mb_format_info *info,
-                                 const struct mb_gpu_tile *tile, ze_kernel_handle_t *kernel,
-                                 struct mb_error *error)
+static enum mb_status get_program(struct device *d, const struct mb_format_info *info,
+                                  const struct mb_gpu_tile *tile, const struct program **program,
+                                  struct mb_error *error)
 {
     const struct mb_gpu_module *source = mb_gpu_module(info, tile);
     if (source == NULL)
@@ -471,7 +471,7 @@ static enum mb_status get_kernel(struct device *d, const struct mb_format_info *
                            "this build has no SPIR-V of it", error);
     for (const struct program *p = d->programs; p != NULL; p = p->next)
         if (p->source == source) {
-            *kernel = p->kernel;
+            *program = p;
             return MB_OK;
         }
     struct program *p = calloc(1, sizeof *p);
@@ -483,10 +483,10 @@ static enum mb_status get_kernel(struct device *d, const struct mb_format_info *
         free(p);
         return status;
     }
-    warn_of_spills(d, p);
+    p->spills = spills(d, p);
     p->next = d->programs;
     d->programs = p;
-    *kernel = p->kernel;
+    *program = p;
     return MB_OK;
 }
 
@@ -514,24 +514,34 @@ static enum mb_status launch(struct mb_backend_device *device, const struct mb_f
                              void *const buffers[3], struct mb_error *error)
 {
     struct device *d = own(device);
-    ze_kernel_handle_t kernel = NULL;
+    const struct program *program = NULL;
     ze_command_list_handle_t list;
-    const enum mb_status status = get_kernel(d, info, tile, &kernel, error);
+    const enum mb_status status = get_program(d, info, tile, &program, error);
     if (status != MB_OK)
         return status;
     const ze_group_count_t groups = {(uint32_t)(launch->global[0] / launch->local[0]),
                                      (uint32_t)(launch->global[1] / launch->local[1]),
                                      (uint32_t)(launch->global[2] / launch->local[2])};
-    ze_result_t code = set_arguments(d, kernel, launch, buffers, mb_gpu_group_bytes(info, tile));
+    ze_result_t code =
+        set_arguments(d, program->kernel, launch, buffers, mb_gpu_group_bytes(info, tile));
     if (code == ZE_RESULT_SUCCESS)
         code = next_command(d, &list);
     if (code == ZE_RESULT_SUCCESS)
-        code = d->ze->CommandListAppendLaunchKernel(list, kernel, &groups, d->events[d->signalled],
-                                                    0, NULL);
+        code = d->ze->CommandListAppendLaunchKernel(list, program->kernel, &groups,
+                                                    d->events[d->signalled], 0, NULL);
     if (code != ZE_RESULT_SUCCESS)
         return fail(d, code, "starting a kernel", error);
     d->signalled++;
     return MB_OK;
+}
+
+static enum mb_status suits(struct mb_backend_device *device, const struct mb_format_info *info,
+                            const struct mb_gpu_tile *tile, bool *suits, struct mb_error *error)
+{
+    const struct program *program = NULL;
+    const enum mb_status status = get_program(own(device), info, tile, &program, error);
+    *suits = status == MB_OK && !program->spills;
+    return status;
 }
 
 static bool is_current(const char *kernel, unsigned revision, enum mb_format format)
@@ -549,6 +559,7 @@ static const struct mb_gpu_calls level_zero_calls = {
     .read = read_buffer,
     .launch = launch,
     .finish = finish,
+    .suits = suits,
 };
 
 const struct mb_backend mb_backend_level_zero = {

@@ -257,6 +257,27 @@ bool mb_gpu_kernel_at(const struct mb_backend_device *device, enum mb_format for
     return false;
 }
 
+/* The first tile that suits, or the first if none does. */
+static enum mb_status choose_kernel(struct mb_backend_device *device,
+                                    const struct mb_backend_weights *w, size_t m,
+                                    struct mb_backend_kernel *kernel, struct mb_error *error)
+{
+    const struct mb_gpu_calls *calls = device->calls;
+    for (size_t i = 0; mb_gpu_kernel_at(device, w->info->id, w->n, w->k, m, i, kernel); i++) {
+        const struct mb_gpu_tile tile = mb_gpu_tile_of(kernel);
+        bool suits = true;
+        const enum mb_status status =
+            calls->suits != NULL ? calls->suits(device, w->info, &tile, &suits, error) : MB_OK;
+        if (status != MB_OK || suits)
+            return status;
+    }
+    if (mb_gpu_kernel_at(device, w->info->id, w->n, w->k, m, 0, kernel))
+        return MB_OK;
+    return mb_error_set(error, MB_ERR_UNSUPPORTED, -1,
+                        "%s:%zu (%s): no kernel fits its work-groups or local memory",
+                        calls->backend, device->index, device->name);
+}
+
 enum mb_status mb_gpu_multiply(struct mb_backend_device *device,
                                const struct mb_backend_product *product, struct mb_error *error)
 {
@@ -274,12 +295,11 @@ enum mb_status mb_gpu_multiply(struct mb_backend_device *device,
                             product->m, mb_activation_name(input->rows.type), w->info->name, w->n,
                             w->k);
     if (chosen == NULL) {
-        if (!mb_gpu_kernel_at(device, w->info->id, w->n, w->k, product->m, 0, &usual))
-            return mb_error_set(error, MB_ERR_UNSUPPORTED, -1,
-                                "%s:%zu (%s): no kernel fits its work-groups or local memory",
-                                device->calls->backend, device->index, device->name);
+        status = choose_kernel(device, w, product->m, &usual, error);
         chosen = &usual;
     }
+    if (status != MB_OK)
+        return status;
     const struct mb_gpu_tile tile = mb_gpu_tile_of(chosen);
     for (size_t i = 0; i < w->count && status == MB_OK; i++) {
         const struct part *part = &w->parts[i];

@@ -34,6 +34,10 @@ struct mb_gpu_calls {
                              void *const buffers[3], struct mb_error *error);
     enum mb_status (*finish)(struct mb_backend_device *device, double *busy_ns,
                              struct mb_error *error);
+    /* Whether the tile's kernel, built for the device, is what the tile was made for, so that it
+     * may be taken unasked. NULL: every one is. */
+    enum mb_status (*suits)(struct mb_backend_device *device, const struct mb_format_info *info,
+                            const struct mb_gpu_tile *tile, bool *suits, struct mb_error *error);
 };
 
 /* What every interface's device starts with. */

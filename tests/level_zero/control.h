@@ -28,6 +28,7 @@ struct test_driver_control {
     bool no_device;   /* the driver lists none */
     bool not_a_gpu;
     bool no_clock;           /* no timestamps */
+    unsigned spilling;       /* so many kernels, from now on, spill */
     uint64_t largest_buffer; /* 0: the OpenCL device's */
     uint32_t local_bytes;    /* 0: 64 KiB */
     const char
@@ -38,6 +39,7 @@ struct test_driver_control {
     /* Kept by the driver. */
     size_t live[LIVE_KINDS]; /* objects that nobody destroyed */
     size_t launches, copies, executed_lists;
+    size_t last_groups;  /* of the last launch, along the rows of activations */
     size_t complaints;   /* wrong uses so far, each an error code as well */
     char complaint[160]; /* the first of them */
 };

@@ -101,7 +101,7 @@ struct argument {
 };
 struct kernel {
     cl_kernel kernel;
-    uint32_t group[3], subgroup, argument_count;
+    uint32_t group[3], subgroup, spilled_bytes, argument_count;
     struct argument arguments[ARGUMENTS_MOST];
 };
 

@@ -324,6 +324,7 @@ static ze_result_t run(struct queue *q, const struct command *command)
         memmove(command->to, command->from, command->bytes);
     } else if (command->kind == LAUNCH) {
         test_driver_control.launches++;
+        test_driver_control.last_groups = command->groups[1];
         code = launch(q, command);
     }
     if (command->signal != NULL)

@@ -198,6 +198,10 @@ ze_result_t driver_KernelCreate(ze_module_handle_t module, const ze_kernel_desc_
         return driver_complain(ZE_RESULT_ERROR_INVALID_KERNEL_NAME, "no kernel %s",
                                desc->pKernelName);
     }
+    if (test_driver_control.spilling > 0) {
+        test_driver_control.spilling--;
+        k->spilled_bytes = 1024;
+    }
     test_driver_control.live[LIVE_KERNEL]++;
     *kernel = (ze_kernel_handle_t)(void *)k;
     return ZE_RESULT_SUCCESS;
@@ -266,6 +270,7 @@ ze_result_t driver_KernelGetProperties(ze_kernel_handle_t kernel,
                                            .pNext = properties->pNext,
                                            .numKernelArgs = k->argument_count,
                                            .requiredSubgroupSize = k->subgroup,
-                                           .maxSubgroupSize = k->subgroup};
+                                           .maxSubgroupSize = k->subgroup,
+                                           .spillMemSize = k->spilled_bytes};
     return ZE_RESULT_SUCCESS;
 }

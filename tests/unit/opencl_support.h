@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One product on an OpenCL device beside the same on the CPU: what both OpenCL tests need. */
+/* One product on a device beside the same on the CPU: what tests of backends need. */
 #ifndef MIXBIT_TESTS_OPENCL_SUPPORT_H
 #define MIXBIT_TESTS_OPENCL_SUPPORT_H
 
@@ -106,6 +106,27 @@ static inline enum mb_status device_multiply(const struct mb_backend *backend,
     memset(p->y, 0xff, p->m * p->n * sizeof *p->y);
     const enum mb_status status = backend->multiply(device, &product, error);
     return status == MB_OK ? backend->output_read(on->output, p->y, p->n, m, error) : status;
+}
+
+/* What one small product says, with the first device opened and closed around it. */
+static inline enum mb_status open_and_multiply(const struct mb_backend *backend,
+                                               struct mb_error *error)
+{
+    struct mb_backend_device *device = NULL;
+    struct product p;
+    struct on_device on;
+    *error = (struct mb_error){0};
+    enum mb_status status = backend->open(0, &device, error);
+    if (status != MB_OK)
+        return status;
+    product_create(&p, mb_format_info(MB_FORMAT_Q4_0), 16, 64, 1);
+    status = device_create(backend, device, &p, &on, error);
+    if (status == MB_OK)
+        status = device_multiply(backend, device, &p, &on, NULL, 1, error);
+    device_free(backend, &on);
+    backend->close(device);
+    product_free(&p);
+    return status;
 }
 
 #endif

@@ -13,6 +13,8 @@ static void test_names(void **state)
     assert_true(backend == &mb_backend_cpu && index == 0);
     assert_int_equal(mb_backend_parse("opencl:12", &backend, &index, &error), MB_OK);
     assert_true(backend == &mb_backend_opencl && index == 12);
+    assert_int_equal(mb_backend_parse("level-zero:3", &backend, &index, &error), MB_OK);
+    assert_true(backend == &mb_backend_level_zero && index == 3);
     static const char *const wrong[] = {
         "", "cuda", "cpu:", "cpu:x", "cpu:-1", "opencl:99999", "openc", "opencl:1x", ":0"};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
@@ -84,6 +86,37 @@ static void test_tiles_and_options(void **state)
             }
 }
 
+/* What is offered ahead of time is in the build, as SPIR-V. */
+static void test_modules(void **state)
+{
+    (void)state;
+    static const struct mb_gpu_limits limits = {
+        .group_items = 1024, .local_bytes = 65536, .compute_units = 160};
+    static const size_t ms[] = {1, 2, 3, 8, 9, 17};
+    size_t ahead = 0, left_out = 0;
+    for (size_t f = 0; f < mb_format_count(); f++)
+        for (size_t i = 0; i < sizeof ms / sizeof ms[0]; i++) {
+            const struct mb_format_info *info = mb_format_at(f);
+            struct mb_gpu_tile tiles[MB_GPU_TILES_MAX];
+            const size_t count = mb_gpu_tiles(&limits, info, 4096, 4096, ms[i], tiles);
+            assert_true(mb_gpu_is_ahead(&tiles[0])); /* the default */
+            for (size_t t = 0; t < count; t++) {
+                const struct mb_gpu_module *module = mb_gpu_module(info, &tiles[t]);
+                assert_int_equal(module != NULL, mb_gpu_is_ahead(&tiles[t]));
+                ahead += module != NULL;
+                left_out += module == NULL;
+                if (module == NULL)
+                    continue;
+                assert_true(module->bytes % sizeof module->words[0] == 0);
+                assert_int_equal(module->words[0], 0x07230203);
+                struct mb_backend_kernel kernel;
+                mb_gpu_describe(info, &tiles[t], "level-zero", &kernel);
+                assert_true(mb_backend_has_kernel(kernel.name, kernel.revision, info->id));
+            }
+        }
+    assert_true(ahead > 0 && left_out > 0);
+}
+
 /* A launch covers every output once: groups times what a group computes. */
 static void test_launch_covers_outputs(void **state)
 {
@@ -121,6 +154,7 @@ int main(void)
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_cpu),
         cmocka_unit_test(test_tiles_and_options),
+        cmocka_unit_test(test_modules),
         cmocka_unit_test(test_launch_covers_outputs),
         cmocka_unit_test(test_shapes_beyond_32_bits),
     };

@@ -244,20 +244,9 @@ static void test_no_context(void **state)
     assert_null(device);
 }
 
-/* What multiplying says; the device is opened and closed around it. */
 static enum mb_status multiply_once(struct mb_error *error)
 {
-    struct mb_backend_device *device = open_device();
-    struct product p;
-    struct on_device on;
-    product_create(&p, mb_format_info(MB_FORMAT_Q4_0), 16, 64, 1);
-    enum mb_status status = device_create(opencl, device, &p, &on, error);
-    if (status == MB_OK)
-        status = device_multiply(opencl, device, &p, &on, NULL, 1, error);
-    device_free(opencl, &on);
-    opencl->close(device);
-    product_free(&p);
-    return status;
+    return open_and_multiply(opencl, error);
 }
 
 static void test_build_failure(void **state)
