@@ -33,7 +33,7 @@ struct mb_device_info {
     char os[128];     /* kernel name and release */
     char build[128];  /* library version, compiler */
     char key[64];     /* hex digest of what must match for a profile to be of this device */
-    char backend[16]; /* what runs products on it: "cpu", "opencl" */
+    char backend[16]; /* what runs products on it: "cpu", "opencl", "level-zero" */
 };
 
 /** Fill *info for this machine. Re-entrant; the first call detects (about 20 ms), later ones copy.

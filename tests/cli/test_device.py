@@ -21,6 +21,16 @@ class Device(Case):
         line = self.fails("plan", MODEL, "--device", "opencl:99", "-o", "out", status=Either(1, 2), says="opencl")
         self.assertFalse(os.path.exists(self.path("out")), line)
 
+    def test_every_kind_is_listed(self):
+        """Devices of each kind, or why there is none."""
+        devices = self.run_json("probe")["devices"]
+        for kind in ("cpu", "opencl", "level-zero"):
+            of_kind = [d for d in devices if d["device"].split(":")[0] == kind]
+            self.assertTrue(of_kind, kind)
+            self.assertTrue(all(d.get("why") if ":" not in d["device"] else d["name"] for d in of_kind), of_kind)
+        line = self.fails("eval", MODEL, "--text", HELDOUT, "--device", "level-zero:99", status=Either(1, 2))
+        self.assertRegex(line, "Level Zero|level-zero")
+
     def test_cpu_by_name(self):
         command = ["eval", MODEL, "--text", HELDOUT, "--no-speed", "--windows", "2", "--window", "64"]
         plain, named = self.run_json(*command), self.run_json(*command, "--device", "cpu")
