@@ -78,9 +78,9 @@ static enum mb_status create_network(struct mb_cli *cli, const struct mb_compari
                                      const struct mb_compare_options *options, size_t row,
                                      struct mb_network **network)
 {
-    enum mb_status status =
-        mb_network_create_mix(comparison->model, comparison->rows[row].mix.formats,
-                              MB_NUMERICS_KERNEL, options->threads, NULL, network, &cli->error);
+    enum mb_status status = mb_network_create_mix(
+        comparison->model, comparison->rows[row].mix.formats, comparison->importance,
+        MB_NUMERICS_KERNEL, options->threads, NULL, network, &cli->error);
     return status == MB_OK ? mb_network_offload(*network, options->target, &cli->error) : status;
 }
 

@@ -28,6 +28,7 @@ struct mb_assignment {
 
 struct mb_comparison {
     struct mb_model *model;
+    const float *const *importance; /* of every row's weights; NULL: none */
     size_t count, capacity, turns;
     struct mb_assignment *rows;
 };

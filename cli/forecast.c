@@ -159,6 +159,8 @@ enum mb_status mb_forecast_create(struct mb_cli *cli, struct mb_model *model,
                                : MB_ACCELERATOR_THREADS;
     *forecast = (struct mb_forecast){
         .model = model, .profile = request->profile, .threads = threads, .fixed = request->fixed};
+    memcpy(forecast->importance_hash, request->table->importance_hash,
+           sizeof forecast->importance_hash);
     struct mb_unit_source *sources = collect_sources(model, &count);
     if (sources == NULL)
         return mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
@@ -407,6 +409,7 @@ static enum mb_status make_plan(struct mb_cli *cli, const struct mb_forecast *fo
     (void)snprintf((*plan)->model_hash, sizeof(*plan)->model_hash, "%s",
                    mb_model_hash(forecast->model));
     (void)snprintf((*plan)->objective, sizeof(*plan)->objective, "%s", objectives[minimize]);
+    memcpy((*plan)->importance_hash, forecast->importance_hash, sizeof(*plan)->importance_hash);
     if (forecast->profile != NULL)
         (void)snprintf((*plan)->device_key, sizeof(*plan)->device_key, "%s",
                        mb_profile_device(forecast->profile)->key);

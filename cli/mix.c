@@ -314,9 +314,10 @@ double mb_mix_packed_bytes(const struct mb_model *model, const struct mb_mix *mi
 
 enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model, const struct mb_mix *mix,
                                const struct mb_plan *plan, const char *sensed_hash,
-                               struct mb_threads *threads, const char *output)
+                               const struct mb_importance *importance, struct mb_threads *threads,
+                               const char *output)
 {
-    const char *keys[16];
+    const char *keys[20];
     size_t used = 0;
     keys[used++] = "mixbit.version";
     keys[used++] = mb_version();
@@ -332,10 +333,19 @@ enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model, const
         keys[used++] = "mixbit.sensed_text";
         keys[used++] = sensed_hash;
     }
+    if (importance != NULL) {
+        keys[used++] = "mixbit.importance";
+        keys[used++] = importance->hash;
+    }
+    if (importance != NULL && importance->text_hash[0] != '\0') {
+        keys[used++] = "mixbit.importance_text";
+        keys[used++] = importance->text_hash;
+    }
     keys[used] = NULL;
     const struct mb_convert_options options = {.size = sizeof options,
                                                .threads = threads,
                                                .progress = mb_stage_progress(cli),
+                                               .importance = mb_step_weights(importance),
                                                .extra_keys = keys,
                                                .force = cli->common.force};
     mb_stage_begin(cli, "quantizing to %s", output);

@@ -86,6 +86,13 @@
         .value = "D", .help = says " (default: cpu; 'mixbit probe' lists others, as opencl:0)"     \
     }
 
+#define MB_IMATRIX_ROW(type, field)                                                                \
+    {                                                                                              \
+        .name = "imatrix", .kind = MB_OPTION_TEXT, .offset = offsetof(type, field),                \
+        .value = "FILE",                                                                           \
+        .help = "llama.cpp's importance matrix (or 'mixbit imatrix'): round by what columns weigh" \
+    }
+
 #define MB_BUDGET_OPTION_ROWS(type, field)                                                         \
     {.name = "max-size",                                                                           \
      .kind = MB_OPTION_SIZE,                                                                       \

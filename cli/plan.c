@@ -43,6 +43,7 @@ static const struct mb_option options[] = {
      .minimum = 2},
     MB_FORMATS_ROW(struct mb_planning_options, formats,
                    "candidate formats (default: every quantized one)"),
+    MB_IMATRIX_ROW(struct mb_planning_options, imatrix),
     MB_CONTEXT_ROW(struct mb_planning_options, context),
     MB_THREADS_ROW(struct mb_planning_options, threads),
     MB_REPEATS_ROW(struct mb_planning_options, repeats, "7"),
@@ -76,6 +77,7 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
                                            .numerics = (enum mb_numerics)o->numerics,
                                            .formats = &run->formats,
                                            .output = table_path,
+                                           .importance = run->importance,
                                            .threads = run->threads};
     status = table_path ? mb_step_sense(cli, run->model, &sense, &run->table) : MB_ERR_MEMORY;
     free(table_path);
@@ -97,6 +99,7 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
     struct mb_planning run = {.cli = cli, .options = typed};
     enum mb_status status = mb_planning_open(&run);
     mb_comparison_init(&run.comparison, run.model);
+    run.comparison.importance = mb_step_weights(run.importance);
     if (status == MB_OK)
         status = measure_and_sense(&run);
     if (status == MB_OK)
@@ -133,6 +136,7 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
         mb_plan_free(run.candidates[i].plan);
     mb_plan_free(run.plan);
     mb_sensitivity_free(run.table);
+    mb_importance_free(run.importance);
     mb_profile_free(run.profile);
     mb_accelerator_close(run.target.accelerator);
     mb_windows_free(&run.held_out);

@@ -9,7 +9,7 @@
 #include "cli/compare.h"
 
 struct mb_planning_options {
-    const char *output, *text, *eval_text, *profile, *device;
+    const char *output, *text, *eval_text, *profile, *device, *imatrix;
     int effort, numerics;
     size_t windows, window, eval_windows, context, threads, repeats;
     struct mb_format_list formats;
@@ -48,6 +48,7 @@ struct mb_planning {
     struct mb_windows held_out;
     struct mb_profile *profile;
     struct mb_sensitivity *table;
+    struct mb_importance *importance; /* NULL: none */
     struct mb_format_list formats;
     struct mb_forecast_request forecast_request;
     struct mb_forecast forecast;

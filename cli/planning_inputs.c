@@ -51,10 +51,17 @@ enum mb_status mb_planning_open(struct mb_planning *run)
         status = mb_step_check_texts(cli, sensed.text_hash, run->held_out.text_hash);
     mb_windows_free(&sensed);
     if (status == MB_OK)
+        status = mb_step_importance(cli, run->model, o->imatrix, &run->importance);
+    if (status == MB_OK && run->importance != NULL)
+        status = mb_step_check_texts(cli, run->importance->text_hash, run->held_out.text_hash);
+    if (status == MB_OK)
         status = check_outputs(run);
     if (status != MB_OK)
         return status;
 
+    if (run->importance != NULL)
+        mb_planning_note(run, "Everything compared was rounded with an imatrix; presets are "
+                              "llama.cpp's mixes for a run without one.");
     run->formats = o->formats;
     if (!run->formats.count)
         mb_default_formats(run->model, &run->formats);

@@ -57,7 +57,7 @@ static enum mb_status write_one(struct mb_planning *run, size_t i, const char *p
     case 2: return mb_plan_save(run->plan, path, &cli->error);
     case 3:
         return mb_step_convert(cli, run->model, &run->comparison.rows[run->chosen].mix, run->plan,
-                               run->table->text_hash, run->threads, path);
+                               run->table->text_hash, run->importance, run->threads, path);
     case 4:
         status = mb_recipe_write(run->plan, MB_RUNTIME_LLAMA_CPP, path, &command, &cli->error);
         break;

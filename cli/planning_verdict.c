@@ -32,6 +32,7 @@ static enum mb_status plan_of_row(struct mb_planning *run, const struct mb_assig
     memcpy((*plan)->model_hash, like->model_hash, sizeof like->model_hash);
     memcpy((*plan)->device_key, like->device_key, sizeof like->device_key);
     memcpy((*plan)->objective, like->objective, sizeof like->objective);
+    memcpy((*plan)->importance_hash, like->importance_hash, sizeof like->importance_hash);
     (*plan)->budget = like->budget;
     return MB_OK;
 }

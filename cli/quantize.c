@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 
 struct options {
-    const char *plan, *preset, *output, *format, *sensitivity;
+    const char *plan, *preset, *output, *format, *sensitivity, *imatrix;
     size_t threads;
 };
 
@@ -77,6 +77,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     struct mb_plan *plan = NULL;
     struct mb_threads *threads = NULL;
     struct mb_sensitivity *table = NULL;
+    struct mb_importance *importance = NULL;
     struct mb_mix mix = {0};
     enum mb_format format;
     enum mb_status status = check_options(cli, options);
@@ -88,6 +89,13 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
         status = check_distinct(cli, cli->positionals[0], options->output);
     if (status == MB_OK && options->plan != NULL)
         status = mb_plan_load(options->plan, &plan, &cli->error);
+    if (status == MB_OK)
+        status = mb_step_importance(cli, model, options->imatrix, &importance);
+    if (status == MB_OK && plan != NULL && plan->importance_hash[0] != '\0')
+        status = mb_step_check_importance(cli, "the plan", plan->importance_hash, importance);
+    else if (status == MB_OK && plan != NULL && importance != NULL)
+        mb_note(cli, "the plan's losses were measured without an imatrix; with this one they "
+                     "should be less");
     if (status == MB_OK && options->sensitivity != NULL)
         status = mb_step_load_sensitivity(cli, model, options->sensitivity, &table);
     if (status == MB_OK)
@@ -98,11 +106,12 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
         status = mb_step_threads(cli, options->threads, &threads);
     if (status == MB_OK)
         status = mb_step_convert(cli, model, &mix, plan, table != NULL ? table->text_hash : NULL,
-                                 threads, options->output);
+                                 importance, threads, options->output);
     if (status == MB_OK)
         status = print_result(cli, model, &mix, options->output);
     mb_mix_free(&mix);
     mb_sensitivity_free(table);
+    mb_importance_free(importance);
     mb_threads_destroy(threads);
     mb_plan_free(plan);
     mb_model_close(model);
@@ -127,6 +136,7 @@ static const struct mb_option table[] = {
      .value = "NAME",
      .help = "one of llama.cpp's mixes, like Q4_K_M"},
     MB_OUTPUT_ROW(struct options, output, "the GGUF to write"),
+    MB_IMATRIX_ROW(struct options, imatrix),
     {.name = "sensitivity",
      .kind = MB_OPTION_TEXT,
      .offset = offsetof(struct options, sensitivity),

@@ -10,7 +10,7 @@
 #include <string.h>
 
 struct options {
-    const char *text, *output, *shard;
+    const char *text, *output, *shard, *imatrix;
     struct mb_format_list formats;
     size_t windows, window, threads, surrogate;
     int effort, numerics, method;
@@ -170,6 +170,7 @@ static enum mb_status run_sense(struct mb_cli *cli, const struct options *option
     struct mb_threads *threads = NULL;
     struct mb_sensitivity *table = NULL;
     struct mb_measures *measures = NULL;
+    struct mb_importance *importance = NULL;
     char *output = NULL;
     struct mb_sense_request request = {
         .text = options->text,
@@ -197,11 +198,15 @@ static enum mb_status run_sense(struct mb_cli *cli, const struct options *option
         status = mb_step_threads(cli, options->threads, &threads);
     request.threads = threads;
     if (status == MB_OK)
+        status = mb_step_importance(cli, model, options->imatrix, &importance);
+    request.importance = importance;
+    if (status == MB_OK)
         status = mb_step_sense(cli, model, &request, &table);
     if (status == MB_OK)
         status = print(cli, request.output, table, measures);
     mb_measures_free(measures);
     mb_sensitivity_free(table);
+    mb_importance_free(importance);
     mb_threads_destroy(threads);
     mb_model_close(model);
     free(output);
@@ -258,6 +263,7 @@ static const struct mb_option table[] = {
      .kind = MB_OPTION_FLAG,
      .offset = offsetof(struct options, compare),
      .help = "run every method; print Kendall's tau of each against the true perplexity change"},
+    MB_IMATRIX_ROW(struct options, imatrix),
     {.name = "shard",
      .kind = MB_OPTION_TEXT,
      .offset = offsetof(struct options, shard),

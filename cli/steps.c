@@ -241,6 +241,8 @@ static struct mb_sensitivity *finished_table(struct mb_model *model,
                 strcmp(table->text_hash, windows->text_hash) == 0 &&
                 table->windows == windows->count && table->window == windows->window &&
                 strcmp(table->numerics, mb_numerics_name(request->numerics)) == 0 &&
+                strcmp(table->importance_hash,
+                       request->importance != NULL ? request->importance->hash : "") == 0 &&
                 strcmp(table->method, method) == 0 && table->shards == request->shards &&
                 (request->shards == 0 || table->shard == request->shard);
     for (size_t f = 0; f < formats->count; f++) {
@@ -369,6 +371,7 @@ enum mb_status mb_step_sense(struct mb_cli *cli, struct mb_model *model,
         .format_count = formats.count,
         .score_tokens = request->effort == MB_EFFORT_QUICK ? QUICK_TOKENS : 0,
         .journal_path = journal,
+        .importance = mb_step_weights(request->importance),
         .threads = request->threads,
         .progress = mb_stage_progress(cli),
         .method = request->method,
@@ -458,7 +461,7 @@ enum mb_status mb_step_check_texts(struct mb_cli *cli, const char *sensed_hash,
     if (sensed_hash == NULL || sensed_hash[0] == '\0' || strcmp(sensed_hash, evaluated_hash) != 0)
         return MB_OK;
     return mb_error_set(&cli->error, MB_ERR_ARGUMENT, -1,
-                        "the evaluation text is the text that was used for sensing (hash %.8s); "
-                        "evaluate on a text that the plan has not seen",
+                        "the evaluation text is the text that was used for sensing, or for the "
+                        "imatrix (hash %.8s); evaluate on a text that the plan has not seen",
                         sensed_hash);
 }

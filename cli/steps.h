@@ -86,6 +86,18 @@ enum mb_status mb_step_device_profile(struct mb_cli *cli, struct mb_accelerator 
  * have none is an error. */
 enum mb_status mb_step_apply_profile(struct mb_cli *cli, const char *named, bool must);
 
+/* ---- importance (step_importance.c) ---- */
+
+/* The imatrix at `path`, with a note of what it covers; NULL gives NULL. */
+enum mb_status mb_step_importance(struct mb_cli *cli, const struct mb_model *model,
+                                  const char *path, struct mb_importance **importance);
+/* Its weights as the library takes them; NULL: none. */
+const float *const *mb_step_weights(const struct mb_importance *importance);
+/* A table or plan (`what` names it) goes with the importance it was made with, and no other:
+ * MB_ERR_STALE. `hash` is what it says of it. */
+enum mb_status mb_step_check_importance(struct mb_cli *cli, const char *what, const char *hash,
+                                        const struct mb_importance *importance);
+
 /* ---- sensitivity (steps.c) ---- */
 
 enum mb_effort { MB_EFFORT_QUICK, MB_EFFORT_NORMAL };
@@ -95,8 +107,9 @@ struct mb_sense_request {
     size_t windows, window; /* 0: what the effort says */
     int effort;
     enum mb_numerics numerics;
-    const struct mb_format_list *formats; /* NULL or empty: the defaults */
-    const char *output;                   /* table; the journal is <output>.journal. Required. */
+    const struct mb_format_list *formats;   /* NULL or empty: the defaults */
+    const char *output;                     /* table; the journal is <output>.journal. Required. */
+    const struct mb_importance *importance; /* NULL: none */
     struct mb_threads *threads;
     enum mb_method method;
     size_t surrogate_probes, shard, shards; /* as in mb_sense_options */
@@ -154,10 +167,11 @@ enum mb_format mb_mix_format(const struct mb_model *model, const struct mb_mix *
 double mb_mix_bytes(const struct mb_model *model, const struct mb_mix *mix);
 /* Bytes of the packed weights in memory. */
 double mb_mix_packed_bytes(const struct mb_model *model, const struct mb_mix *mix);
-/* Quantize to a file, with provenance keys. `plan` and `sensed_hash` may be NULL. */
+/* Quantize to a file, with provenance keys. `plan`, `sensed_hash` and `importance` may be NULL. */
 enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model, const struct mb_mix *mix,
                                const struct mb_plan *plan, const char *sensed_hash,
-                               struct mb_threads *threads, const char *output);
+                               const struct mb_importance *importance, struct mb_threads *threads,
+                               const char *output);
 
 /* ---- forecast (forecast.c) ---- */
 
@@ -183,6 +197,7 @@ struct mb_forecast_request {
 /* The same problem once per residency class; NULL where the profile has no such times. */
 struct mb_forecast {
     struct mb_model *model;
+    char importance_hash[33]; /* of the table */
     const struct mb_profile *profile;
     size_t threads;
     struct mb_fixed_cost fixed;

@@ -13,7 +13,7 @@
 enum { LEAST_FITS = 4, WINDOWS = 64, DRAWS = 100 };
 
 struct options {
-    const char *text, *eval_text, *profile, *sensitivity;
+    const char *text, *eval_text, *profile, *sensitivity, *imatrix;
     size_t mixes, fits, seed, windows, window, context, threads, repeats;
     int effort, numerics;
     struct mb_format_list formats;
@@ -29,6 +29,7 @@ struct work {
     struct mb_windows held_out;
     struct mb_profile *profile;
     struct mb_sensitivity *table;
+    struct mb_importance *importance; /* NULL: none */
     struct mb_format_list formats;
     struct mb_forecast forecast;
     struct mb_comparison comparison;
@@ -61,18 +62,26 @@ static enum mb_status open_table(struct work *work)
 {
     struct mb_cli *cli = work->cli;
     const struct options *o = work->options;
-    if (o->sensitivity != NULL)
-        return mb_step_load_sensitivity(cli, work->model, o->sensitivity, &work->table);
+    enum mb_status status = mb_step_importance(cli, work->model, o->imatrix, &work->importance);
+    if (status == MB_OK && work->importance != NULL)
+        status = mb_step_check_texts(cli, work->importance->text_hash, work->held_out.text_hash);
+    if (status == MB_OK && o->sensitivity != NULL)
+        status = mb_step_load_sensitivity(cli, work->model, o->sensitivity, &work->table);
+    if (status == MB_OK && o->sensitivity != NULL)
+        return mb_step_check_importance(cli, "the table", work->table->importance_hash,
+                                        work->importance);
+    if (status != MB_OK)
+        return status;
     char *path = mb_path_beside(cli->positionals[0], ".sensitivity.json");
     const struct mb_sense_request sense = {.text = work->text,
                                            .effort = o->effort,
                                            .numerics = (enum mb_numerics)o->numerics,
                                            .formats = &work->formats,
                                            .output = path,
+                                           .importance = work->importance,
                                            .threads = work->threads};
-    enum mb_status status = path != NULL
-                                ? mb_step_check_output(cli, path)
-                                : mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
+    status = path != NULL ? mb_step_check_output(cli, path)
+                          : mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
     if (status == MB_OK)
         status = mb_step_sense(cli, work->model, &sense, &work->table);
     free(path);
@@ -141,6 +150,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     if (status == MB_OK)
         status = open_tables(&work);
     mb_comparison_init(&work.comparison, work.model);
+    work.comparison.importance = mb_step_weights(work.importance);
     if (status == MB_OK)
         status = draw(&work);
     if (status == MB_OK)
@@ -164,6 +174,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     mb_comparison_free(&work.comparison);
     mb_forecast_free(&work.forecast);
     mb_sensitivity_free(work.table);
+    mb_importance_free(work.importance);
     mb_profile_free(work.profile);
     mb_windows_free(&work.held_out);
     mb_threads_destroy(work.threads);
@@ -214,6 +225,7 @@ static const struct mb_option table[] = {
      .offset = offsetof(struct options, sensitivity),
      .value = "FILE",
      .help = "table to predict from (default: MODEL.sensitivity.json here, sensed when missing)"},
+    MB_IMATRIX_ROW(struct options, imatrix),
     MB_PROFILE_ROW(struct options, profile,
                    "cost profile (default: this device's, measured when it is missing)"),
     MB_FORMATS_ROW(struct options, formats, "candidate formats (default: every quantized one)"),

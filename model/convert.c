@@ -4,6 +4,7 @@
  * the number of threads and not on the model; tensors that stay as they are are copied byte for
  * byte. */
 #include "model/gguf.h"
+#include "model/importance.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -178,12 +179,14 @@ static enum mb_status copy_tensor(struct conversion *c, const struct mb_tensor *
 
 /* One batch of rows; thread i of n works on every n-th part of it. */
 struct batch {
-    enum mb_format from, to;
+    const struct mb_tensor *tensor;
+    enum mb_format to;
     const uint8_t *source;
     uint8_t *target;
     float *floats; /* rows * k */
     const float *importance;
-    size_t rows, k, source_row_bytes, target_row_bytes;
+    size_t row0, rows, k; /* row0: of the tensor */
+    size_t source_row_bytes, target_row_bytes;
     enum mb_status *statuses; /* per thread */
 };
 
@@ -195,11 +198,11 @@ static void requantize_rows(void *arg, size_t index, size_t count)
     if (first == last)
         return;
     float *floats = b->floats + first * b->k;
-    enum mb_status status =
-        mb_dequantize(b->from, b->source + first * b->source_row_bytes, last - first, b->k, floats);
+    enum mb_status status = mb_dequantize(
+        b->tensor->format, b->source + first * b->source_row_bytes, last - first, b->k, floats);
     if (status == MB_OK)
-        status = mb_quantize(b->to, floats, last - first, b->k, b->importance,
-                             b->target + first * b->target_row_bytes);
+        status = mb_quantize_rows(b->tensor, b->to, b->importance, b->row0 + first, b->row0 + last,
+                                  floats, b->target + first * b->target_row_bytes);
     b->statuses[index] = status;
 }
 
@@ -229,7 +232,7 @@ static enum mb_status requantize_tensor(struct conversion *c, size_t index)
     const size_t room = t->k < CHUNK_WEIGHTS ? CHUNK_WEIGHTS / t->k * threads : threads;
     const size_t rows = room < t->n ? room : t->n;
     struct batch b = {
-        .from = t->format,
+        .tensor = t,
         .to = (enum mb_format)c->types[index],
         .source = t->data,
         .importance = c->options->importance == NULL ? NULL : c->options->importance[index],
@@ -249,8 +252,8 @@ static enum mb_status requantize_tensor(struct conversion *c, size_t index)
     if (b.statuses == NULL || b.floats == NULL || b.target == NULL)
         status = mb_error_set(c->error, MB_ERR_MEMORY, -1, "out of memory for tensor '%s'",
                               mb_printable(t->name).text);
-    for (size_t row = 0; row < t->n && status == MB_OK; row += b.rows) {
-        b.rows = t->n - row < rows ? t->n - row : rows;
+    for (; b.row0 < t->n && status == MB_OK; b.row0 += b.rows) {
+        b.rows = t->n - b.row0 < rows ? t->n - b.row0 : rows;
         status = run_batch(c, &b, t);
         if (status == MB_OK)
             status = mb_file_write(c->output.file, b.target, b.rows * b.target_row_bytes);

@@ -150,7 +150,7 @@ static enum mb_status run_expert(struct mb_run *run, const struct mb_step *step,
         if (!(mask & 1u << i))
             continue;
         if (run->observe != NULL)
-            run->observe(run->observe_user, run, matrix, x, k, rows);
+            run->observe(run->observe_user, run, matrix, expert, x, k, rows);
         views[count] = expert_of(mb_run_weights(run, matrix), expert, n);
         weights[count] = &views[count];
         slots[count] = step->products[i].out;

@@ -308,8 +308,8 @@ enum mb_status mb_run_products(struct mb_run *run, size_t index, unsigned mask)
             weights[count] = mb_run_weights(run, step->products[i].matrix);
             out[count++] = run->slots[step->products[i].out];
             if (run->observe != NULL)
-                run->observe(run->observe_user, run, step->products[i].matrix, run->slots[step->in],
-                             stride, run->rows);
+                run->observe(run->observe_user, run, step->products[i].matrix, 0,
+                             run->slots[step->in], stride, run->rows);
         }
     enum mb_status status =
         mb_run_multiply(run, run->slots[step->in], stride, run->rows, count, weights, out);
@@ -389,7 +389,7 @@ enum mb_status mb_run_head_of(struct mb_run *run, const float *normed, size_t co
     const struct mb_network *network = run->network;
     const struct mb_weights *weights = mb_run_weights(run, network->output);
     if (run->observe != NULL)
-        run->observe(run->observe_user, run, network->output, normed, network->width, count);
+        run->observe(run->observe_user, run, network->output, 0, normed, network->width, count);
     const enum mb_status status =
         mb_run_multiply(run, normed, network->width, count, 1, &weights, &logits);
     struct logits_task task = {run, logits};

@@ -29,7 +29,12 @@ enum mb_gguf_type {
     MB_GGUF_TYPE_COUNT
 };
 
-enum { MB_GGUF_HEADER_BYTES = 24, MB_GGUF_MAX_DIMS = 4, MB_GGUF_DEFAULT_ALIGNMENT = 32 };
+enum {
+    MB_GGUF_VERSION = 3,
+    MB_GGUF_HEADER_BYTES = 24,
+    MB_GGUF_MAX_DIMS = 4,
+    MB_GGUF_DEFAULT_ALIGNMENT = 32
+};
 
 struct mb_gguf_pair {
     char *key;
@@ -121,6 +126,11 @@ struct mb_gguf_output {
 enum mb_status mb_gguf_write_header(struct mb_gguf_output *output, const struct mb_model *model,
                                     const int32_t *types, int32_t file_type,
                                     const char *const *extra_keys, struct mb_error *error);
+/* Pieces of a header, for files that are made from nothing; errors are kept until commit. */
+void mb_gguf_put_number(struct mb_file *file, uint64_t value, size_t bytes);
+void mb_gguf_put_string(struct mb_file *file, const char *text);
+void mb_gguf_put_u32_pair(struct mb_file *file, const char *key, uint32_t value);
+void mb_gguf_put_string_pair(struct mb_file *file, const char *key, const char *value);
 /* Zeros up to the next multiple of the alignment. */
 enum mb_status mb_gguf_write_padding(struct mb_gguf_output *output);
 /* Bytes of a tensor stored as `type`; false when its row length does not fit or it overflows. */

@@ -6,9 +6,9 @@
 
 #include <string.h>
 
-enum { VERSION = 3, QUANTIZATION_VERSION = 2 };
+enum { QUANTIZATION_VERSION = 2 };
 
-static void put_number(struct mb_file *file, uint64_t value, size_t bytes)
+void mb_gguf_put_number(struct mb_file *file, uint64_t value, size_t bytes)
 {
     uint8_t little[8];
     for (size_t i = 0; i < bytes; i++)
@@ -16,24 +16,24 @@ static void put_number(struct mb_file *file, uint64_t value, size_t bytes)
     (void)mb_file_write(file, little, bytes);
 }
 
-static void put_string(struct mb_file *file, const char *text)
+void mb_gguf_put_string(struct mb_file *file, const char *text)
 {
-    put_number(file, strlen(text), 8);
+    mb_gguf_put_number(file, strlen(text), 8);
     (void)mb_file_write(file, text, strlen(text));
 }
 
-static void put_u32_pair(struct mb_file *file, const char *key, uint32_t value)
+void mb_gguf_put_u32_pair(struct mb_file *file, const char *key, uint32_t value)
 {
-    put_string(file, key);
-    put_number(file, MB_GGUF_U32, 4);
-    put_number(file, value, 4);
+    mb_gguf_put_string(file, key);
+    mb_gguf_put_number(file, MB_GGUF_U32, 4);
+    mb_gguf_put_number(file, value, 4);
 }
 
-static void put_string_pair(struct mb_file *file, const char *key, const char *value)
+void mb_gguf_put_string_pair(struct mb_file *file, const char *key, const char *value)
 {
-    put_string(file, key);
-    put_number(file, MB_GGUF_STRING, 4);
-    put_string(file, value);
+    mb_gguf_put_string(file, key);
+    mb_gguf_put_number(file, MB_GGUF_STRING, 4);
+    mb_gguf_put_string(file, value);
 }
 
 static bool is_extra(const char *const *extra_keys, const char *key)
@@ -85,12 +85,12 @@ static enum mb_status put_infos(struct mb_gguf_output *output, const struct mb_m
     size_t offset = 0;
     for (size_t i = 0; i < model->tensor_count; i++) {
         const struct mb_tensor *tensor = &model->tensors[i];
-        put_string(output->file, tensor->name);
-        put_number(output->file, tensor->dims, 4);
+        mb_gguf_put_string(output->file, tensor->name);
+        mb_gguf_put_number(output->file, tensor->dims, 4);
         for (size_t d = 0; d < tensor->dims; d++)
-            put_number(output->file, tensor->ne[d], 8);
-        put_number(output->file, (uint32_t)types[i], 4);
-        put_number(output->file, offset, 8);
+            mb_gguf_put_number(output->file, tensor->ne[d], 8);
+        mb_gguf_put_number(output->file, (uint32_t)types[i], 4);
+        mb_gguf_put_number(output->file, offset, 8);
         size_t bytes;
         if (!mb_gguf_tensor_bytes(tensor, types[i], &bytes) ||
             !mb_add_size(offset, bytes, &offset) ||
@@ -122,19 +122,19 @@ enum mb_status mb_gguf_write_header(struct mb_gguf_output *output, const struct 
 
     struct mb_file *file = output->file;
     (void)mb_file_write(file, "GGUF", 4);
-    put_number(file, VERSION, 4);
-    put_number(file, model->tensor_count, 8);
-    put_number(file, pairs, 8);
+    mb_gguf_put_number(file, MB_GGUF_VERSION, 4);
+    mb_gguf_put_number(file, model->tensor_count, 8);
+    mb_gguf_put_number(file, pairs, 8);
     for (size_t i = 0; i < model->pair_count; i++)
         if (is_kept(model->pairs[i].key, extra_keys))
             (void)mb_file_write(file, model->pairs[i].raw, model->pairs[i].raw_bytes);
-    put_u32_pair(file, "general.quantization_version", QUANTIZATION_VERSION);
+    mb_gguf_put_u32_pair(file, "general.quantization_version", QUANTIZATION_VERSION);
     if (file_type >= 0)
-        put_u32_pair(file, "general.file_type", (uint32_t)file_type);
+        mb_gguf_put_u32_pair(file, "general.file_type", (uint32_t)file_type);
     if (!says_version)
-        put_string_pair(file, "mixbit.version", MIXBIT_VERSION);
+        mb_gguf_put_string_pair(file, "mixbit.version", MIXBIT_VERSION);
     for (size_t i = 0; extra_keys != NULL && extra_keys[i] != NULL; i += 2)
-        put_string_pair(file, extra_keys[i], extra_keys[i + 1]);
+        mb_gguf_put_string_pair(file, extra_keys[i], extra_keys[i + 1]);
     status = put_infos(output, model, types, error);
     if (status == MB_OK)
         status = mb_gguf_write_padding(output);

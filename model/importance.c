@@ -4,17 +4,107 @@
  *
  * All positions count, as in llama.cpp's imatrix. Columns are split over the threads, rows are
  * added in order, so the sums do not depend on the number of threads. */
-#include "model/network.h"
+#include "model/importance.h"
 
+#include "model/network.h"
 #include "model/vector.h"
+#include "support/support.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+/* ---- rows ---- */
+
+enum mb_status mb_quantize_rows(const struct mb_tensor *tensor, enum mb_format format,
+                                const float *importance, size_t row0, size_t row1,
+                                const float *floats, void *out)
+{
+    const size_t each = (size_t)tensor->ne[1], row_bytes = mb_format_row_bytes(format, tensor->k);
+    if (importance == NULL)
+        return mb_quantize(format, floats, row1 - row0, tensor->k, NULL, out);
+    enum mb_status status = MB_OK;
+    for (size_t row = row0, end; row < row1 && status == MB_OK; row = end) {
+        end = (row / each + 1) * each < row1 ? (row / each + 1) * each : row1;
+        status = mb_quantize(format, floats + (row - row0) * tensor->k, end - row, tensor->k,
+                             mb_importance_of(tensor, importance, row),
+                             (uint8_t *)out + (row - row0) * row_bytes);
+    }
+    return status;
+}
+
+/* ---- the data ---- */
+
+void mb_importance_free(struct mb_importance *importance)
+{
+    if (importance == NULL)
+        return;
+    for (size_t i = 0; i < importance->tensor_count; i++) {
+        if (importance->weights != NULL)
+            free(importance->weights[i]);
+        if (importance->rows != NULL)
+            free(importance->rows[i]);
+    }
+    free(importance->weights);
+    free(importance->rows);
+    free(importance);
+}
+
+struct mb_importance *mb_importance_create(const struct mb_model *model)
+{
+    const size_t count = mb_model_tensor_count(model);
+    struct mb_importance *made = calloc(1, sizeof *made);
+    if (made == NULL)
+        return NULL;
+    made->tensor_count = count;
+    made->weights = calloc(count + 1, sizeof *made->weights);
+    made->rows = calloc(count + 1, sizeof *made->rows);
+    if (made->weights != NULL && made->rows != NULL)
+        return made;
+    mb_importance_free(made);
+    return NULL;
+}
+
+bool mb_importance_add(struct mb_importance *importance, const struct mb_model *model, size_t i)
+{
+    const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+    const size_t matrices = mb_tensor_matrices(tensor);
+    importance->weights[i] = calloc(matrices * tensor->k, sizeof(float));
+    importance->rows[i] = calloc(matrices, sizeof(size_t));
+    return importance->weights[i] != NULL && importance->rows[i] != NULL;
+}
+
+void mb_importance_set(struct mb_importance *importance, const struct mb_model *model, size_t i,
+                       size_t matrix, const double *sums, size_t rows)
+{
+    const size_t k = mb_model_tensor_at(model, i)->k;
+    float *weights = importance->weights[i] + matrix * k;
+    importance->rows[i][matrix] = rows;
+    for (size_t c = 0; c < k; c++)
+        weights[c] = rows > 0 ? (float)(sums[c] / (double)rows) : 1.0f;
+}
+
+void mb_importance_hash(const struct mb_model *model, const float *const *weights, char hex[33])
+{
+    memcpy(hex, "none", sizeof "none");
+    for (size_t i = 0; weights != NULL && i < mb_model_tensor_count(model); i++) {
+        const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+        char both[2][33] = {"", ""};
+        if (weights[i] == NULL)
+            continue;
+        memcpy(both[0], hex, strlen(hex));
+        mb_hash_bytes(weights[i], mb_tensor_matrices(tensor) * tensor->k * sizeof **weights,
+                      both[1]);
+        mb_hash_bytes(both, sizeof both, hex);
+    }
+}
+
+/* ---- collecting ---- */
 
 struct collector {
     struct mb_network *network;
-    double **sums; /* per matrix, [k]; NULL: not collected */
-    size_t *rows;
+    double **sums; /* per matrix [matrices][k]; NULL: not collected */
+    size_t **rows; /* per matrix [matrices] */
 };
 
 struct addition {
@@ -32,16 +122,21 @@ static void add_columns(void *arg, size_t first, size_t last, size_t thread)
         a->run->vector->add_squares(a->sum + first, a->x + row * a->stride + first, last - first);
 }
 
-static void observe(void *user, struct mb_run *run, size_t matrix, const float *x, size_t stride,
-                    size_t rows)
+static void observe(void *user, struct mb_run *run, size_t matrix, size_t expert, const float *x,
+                    size_t stride, size_t rows)
 {
     struct collector *c = user;
     const size_t k = c->network->matrices[matrix].k;
     if (c->sums[matrix] == NULL)
         return;
-    struct addition addition = {run, c->sums[matrix], x, rows, stride};
+    struct addition addition = {run, c->sums[matrix] + expert * k, x, rows, stride};
     mb_split(c->network->threads, k, rows * k, add_columns, &addition);
-    c->rows[matrix] += rows;
+    c->rows[matrix][expert] += rows;
+}
+
+static const struct mb_tensor *tensor_of(const struct mb_network *network, size_t matrix)
+{
+    return mb_model_tensor_at(network->model, network->matrices[matrix].tensor);
 }
 
 static bool collector_init(struct collector *c, struct mb_network *network)
@@ -51,17 +146,24 @@ static bool collector_init(struct collector *c, struct mb_network *network)
         (struct collector){network, calloc(count, sizeof *c->sums), calloc(count, sizeof *c->rows)};
     bool complete = c->sums != NULL && c->rows != NULL;
     for (size_t i = 0; complete && i < count; i++) {
-        const struct mb_matrix *matrix = &network->matrices[i];
-        if (mb_model_tensor_at(network->model, matrix->tensor)->quantizable)
-            complete = (c->sums[i] = calloc(matrix->k, sizeof **c->sums)) != NULL;
+        const struct mb_tensor *tensor = tensor_of(network, i);
+        if (!tensor->quantizable)
+            continue;
+        c->sums[i] = calloc(mb_tensor_matrices(tensor) * tensor->k, sizeof **c->sums);
+        c->rows[i] = calloc(mb_tensor_matrices(tensor), sizeof **c->rows);
+        complete = c->sums[i] != NULL && c->rows[i] != NULL;
     }
     return complete;
 }
 
 static void collector_free(struct collector *c)
 {
-    for (size_t i = 0; c->sums != NULL && i < c->network->matrix_count; i++)
-        free(c->sums[i]);
+    for (size_t i = 0; i < c->network->matrix_count; i++) {
+        if (c->sums != NULL)
+            free(c->sums[i]);
+        if (c->rows != NULL)
+            free(c->rows[i]);
+    }
     free(c->sums);
     free(c->rows);
 }
@@ -92,7 +194,7 @@ static enum mb_status run_windows(struct collector *c, const struct mb_windows *
         run->sequences = windows->count - w < chunk ? windows->count - w : chunk;
         status = mb_run_steps(run, 0, network->step_count);
         /* The head's input, without the head's product: nothing reads the logits. */
-        observe(c, run, network->output, run->slots[MB_SLOT_NORMED], network->width, run->rows);
+        observe(c, run, network->output, 0, run->slots[MB_SLOT_NORMED], network->width, run->rows);
         if (status != MB_OK)
             mb_error_set(error, status, -1, "the forward pass failed: %s",
                          mb_status_string(status));
@@ -101,45 +203,52 @@ static enum mb_status run_windows(struct collector *c, const struct mb_windows *
     return status;
 }
 
-static float *means(const struct collector *c, size_t matrix)
+/* Only what some row reached: an embedding that is looked up and no more has no input. */
+static bool take_sums(const struct collector *c, struct mb_importance *made)
 {
-    const size_t k = c->network->matrices[matrix].k;
-    float *out = malloc(k * sizeof *out);
-    for (size_t i = 0; out != NULL && i < k; i++)
-        out[i] = (float)(c->sums[matrix][i] / (double)c->rows[matrix]);
-    return out;
+    const struct mb_network *network = c->network;
+    bool complete = true;
+    for (size_t i = 0; complete && i < network->matrix_count; i++) {
+        const size_t tensor = network->matrices[i].tensor, k = network->matrices[i].k;
+        const size_t matrices = mb_tensor_matrices(tensor_of(network, i));
+        size_t rows = 0;
+        for (size_t m = 0; c->sums[i] != NULL && m < matrices; m++)
+            rows += c->rows[i][m];
+        if (rows == 0)
+            continue;
+        complete = mb_importance_add(made, network->model, tensor);
+        for (size_t m = 0; complete && m < matrices; m++)
+            mb_importance_set(made, network->model, tensor, m, c->sums[i] + m * k, c->rows[i][m]);
+    }
+    return complete;
 }
 
 enum mb_status mb_importance_collect(struct mb_network *network, const struct mb_windows *windows,
-                                     const struct mb_progress *progress, float ***importance,
-                                     struct mb_error *error)
+                                     const struct mb_progress *progress,
+                                     struct mb_importance **importance, struct mb_error *error)
 {
     *importance = NULL;
     enum mb_status status = mb_windows_check(network, windows, error);
     if (status != MB_OK)
         return status;
     struct collector c;
-    float **made = calloc(mb_model_tensor_count(network->model), sizeof *made);
+    struct mb_importance *made = mb_importance_create(network->model);
     bool complete = collector_init(&c, network) && made != NULL;
     if (complete)
         status = run_windows(&c, windows, progress, error);
-    for (size_t i = 0; complete && status == MB_OK && i < network->matrix_count; i++)
-        if (c.sums[i] != NULL && c.rows[i] > 0)
-            complete = (made[network->matrices[i].tensor] = means(&c, i)) != NULL;
+    if (complete && status == MB_OK)
+        complete = take_sums(&c, made);
     if (!complete)
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for an importance matrix");
     collector_free(&c);
     if (status != MB_OK) {
-        mb_importance_free(network->model, made);
+        mb_importance_free(made);
         return status;
     }
+    made->chunks = windows->count;
+    made->chunk = windows->window;
+    memcpy(made->text_hash, windows->text_hash, sizeof made->text_hash);
+    mb_importance_hash(network->model, (const float *const *)made->weights, made->hash);
     *importance = made;
     return MB_OK;
-}
-
-void mb_importance_free(const struct mb_model *model, float **importance)
-{
-    for (size_t i = 0; importance != NULL && i < mb_model_tensor_count(model); i++)
-        free(importance[i]);
-    free(importance);
 }

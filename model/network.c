@@ -7,6 +7,7 @@
 #include "model/network.h"
 #include "model/offload.h"
 
+#include "model/importance.h"
 #include "support/support.h"
 
 #include <stdatomic.h>
@@ -53,7 +54,7 @@ enum mb_status mb_rows_as(const struct mb_tensor *tensor, enum mb_format format,
     }
     enum mb_status status = mb_dequantize(tensor->format, src, row1 - row0, tensor->k, scratch);
     if (status == MB_OK)
-        status = mb_quantize(format, scratch, row1 - row0, tensor->k, importance, out);
+        status = mb_quantize_rows(tensor, format, importance, row0, row1, scratch, out);
     return status;
 }
 
@@ -67,7 +68,8 @@ enum mb_format mb_f32_format(enum mb_format format)
 struct pack {
     const struct mb_tensor *tensor;
     struct mb_matrix *matrix;
-    bool products; /* pack for products */
+    const float *importance; /* of the tensor; NULL: none */
+    bool products;           /* pack for products */
     atomic_int status;
 };
 
@@ -77,7 +79,7 @@ static enum mb_status pack_rows(struct pack *pack, size_t row0, size_t row1, voi
 {
     struct mb_matrix *matrix = pack->matrix;
     enum mb_status status =
-        mb_rows_as(pack->tensor, matrix->format, NULL, row0, row1, floats, stored);
+        mb_rows_as(pack->tensor, matrix->format, pack->importance, row0, row1, floats, stored);
     if (status == MB_OK && matrix->owned_rows != NULL) {
         const size_t row_bytes = mb_format_row_bytes(matrix->format, matrix->k);
         memcpy((uint8_t *)matrix->owned_rows + row0 * row_bytes, stored, (row1 - row0) * row_bytes);
@@ -129,7 +131,11 @@ static enum mb_status pack_matrix(struct mb_network *network, size_t index, stru
     const struct mb_tensor *tensor = mb_model_tensor_at(network->model, matrix->tensor);
     const bool looked_up = index == network->embedding;
     const bool products = !looked_up || index == network->output;
-    struct pack pack = {.tensor = tensor, .matrix = matrix, .products = products};
+    struct pack pack = {.tensor = tensor,
+                        .matrix = matrix,
+                        .importance =
+                            network->importance ? network->importance[matrix->tensor] : NULL,
+                        .products = products};
     enum mb_status status = MB_OK;
     if (looked_up && matrix->format == tensor->format)
         matrix->rows = tensor->data;
@@ -209,8 +215,8 @@ static enum mb_status check_formats(const struct mb_model *model, const enum mb_
 }
 
 enum mb_status mb_network_create_mix(struct mb_model *model, const enum mb_format *formats,
-                                     enum mb_numerics numerics, struct mb_threads *threads,
-                                     const struct mb_progress *progress,
+                                     const float *const *importance, enum mb_numerics numerics,
+                                     struct mb_threads *threads, const struct mb_progress *progress,
                                      struct mb_network **network, struct mb_error *error)
 {
     const struct mb_architecture *architecture;
@@ -227,6 +233,7 @@ enum mb_status mb_network_create_mix(struct mb_model *model, const enum mb_forma
                                     .threads = threads,
                                     .numerics = numerics,
                                     .formats = formats,
+                                    .importance = importance,
                                     .claimed = calloc(tensors + 1, sizeof *made->claimed)};
     if (made == NULL || made->claimed == NULL)
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for a network");
@@ -241,6 +248,7 @@ enum mb_status mb_network_create_mix(struct mb_model *model, const enum mb_forma
         return status;
     }
     made->formats = NULL;
+    made->importance = NULL;
     *network = made;
     return MB_OK;
 }
@@ -256,7 +264,7 @@ enum mb_status mb_network_create(struct mb_model *model, enum mb_numerics numeri
                                  struct mb_threads *threads, struct mb_network **network,
                                  struct mb_error *error)
 {
-    return mb_network_create_mix(model, NULL, numerics, threads, NULL, network, error);
+    return mb_network_create_mix(model, NULL, NULL, numerics, threads, NULL, network, error);
 }
 
 void mb_network_destroy(struct mb_network *network)

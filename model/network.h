@@ -125,7 +125,8 @@ struct mb_network {
     struct mb_model *model;
     struct mb_threads *threads;
     enum mb_numerics numerics;
-    const enum mb_format *formats; /* the mix, during creation only; NULL: as in the file */
+    const enum mb_format *formats;  /* the mix, during creation only; NULL: as in the file */
+    const float *const *importance; /* likewise; NULL: none */
     /* hyperparameters */
     size_t width, vocabulary, layers, heads, kv_heads, head_dim, context;
     float eps, attention_scale;
@@ -198,8 +199,8 @@ enum mb_status mb_graph_step(struct mb_network *network, struct mb_step step,
 
 /* ---- weights (network.c) ---- */
 
-/* GGUF rows [row0, row1) of a tensor in `format`; requantized when that is not the file's. scratch
- * holds (row1 - row0) * k floats. */
+/* GGUF rows [row0, row1) of a tensor in `format`; requantized when that is not the file's, by the
+ * tensor's importance (NULL: none). scratch holds (row1 - row0) * k floats. */
 enum mb_status mb_rows_as(const struct mb_tensor *tensor, enum mb_format format,
                           const float *importance, size_t row0, size_t row1, float *scratch,
                           void *out);
@@ -245,9 +246,9 @@ struct mb_run {
     size_t scored_count;
     const struct mb_replacement *replacement; /* NULL: none */
     /* Called before every products step (and for the head with the output matrix): importance. x
-     * has rows of `stride` floats. */
-    void (*observe)(void *user, struct mb_run *run, size_t matrix, const float *x, size_t stride,
-                    size_t rows);
+     * has rows of `stride` floats. `expert` is which of a stack of matrices reads them, else 0. */
+    void (*observe)(void *user, struct mb_run *run, size_t matrix, size_t expert, const float *x,
+                    size_t stride, size_t rows);
     void *observe_user;
     /* state */
     size_t rows;

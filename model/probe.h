@@ -69,8 +69,9 @@ struct mb_requantized {
     bool exact;          /* every weight keeps its value */
 };
 /* dequantize(quantize(w)) of matrix `index` of the network, made ready for `numerics`; format
- * MB_FORMAT_NONE: unchanged, in f32. `importance` guides the quantizer, `activations` (mean squares
- * of the input's columns) only weighs the error; either may be NULL. */
+ * MB_FORMAT_NONE: unchanged, in f32. `importance` guides the quantizer, `activations` (what each of
+ * the input's columns adds to the output) only weighs the error; both are [matrices][k] as in
+ * struct mb_importance, either may be NULL. */
 enum mb_status mb_requantize(const struct mb_network *network, size_t index, enum mb_format format,
                              enum mb_numerics numerics, const float *importance,
                              const float *activations, struct mb_requantized *out,

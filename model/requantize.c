@@ -3,6 +3,7 @@
  * by the format's own kernel. The same walk measures how far it went from the source. */
 #include "model/probe.h"
 
+#include "model/importance.h"
 #include "support/support.h"
 
 #include <math.h>
@@ -33,11 +34,13 @@ struct buffers {
 
 static void compare_row(const struct job *job, size_t row, const float *w, const float *v)
 {
+    const float *importance = mb_importance_of(job->tensor, job->importance, row),
+                *activations = mb_importance_of(job->tensor, job->activations, row);
     struct row_sums sums = {0};
     for (size_t c = 0; c < job->tensor->k; c++) {
-        const double weight = job->importance ? (double)job->importance[c] : 1.0;
+        const double weight = importance ? (double)importance[c] : 1.0;
         const double difference = (double)w[c] - (double)v[c];
-        const double output = job->activations ? (double)job->activations[c] : 1.0;
+        const double output = activations ? (double)activations[c] : 1.0;
         sums.error += weight * difference * difference;
         sums.square += weight * (double)w[c] * (double)w[c];
         sums.output_error += output * difference * difference;
@@ -55,7 +58,8 @@ static enum mb_status do_panel(struct job *job, size_t row0, size_t row1, struct
     enum mb_status status = mb_dequantize(tensor->format, data, rows, k, b->source);
     const float *result = b->source;
     if (status == MB_OK && job->format != MB_FORMAT_NONE) {
-        status = mb_quantize(job->format, b->source, rows, k, job->importance, b->stored);
+        status = mb_quantize_rows(tensor, job->format, job->importance, row0, row1, b->source,
+                                  b->stored);
         if (status == MB_OK)
             status = mb_dequantize(job->format, b->stored, rows, k, b->result);
         result = b->result;

@@ -7,6 +7,8 @@
  * with the table of an uninterrupted one. Source: KL Lens (arXiv 2604.13440) with the KL taken
  * forward; restart and interval are ours. */
 #include "model/sense.h"
+
+#include "model/importance.h"
 #include "model/statistics.h"
 #include "support/support.h"
 
@@ -46,18 +48,10 @@ static enum mb_status describe(const struct mb_sense_job *s, char *settings, siz
                                struct mb_error *error)
 {
     const struct mb_windows *windows = s->options->windows;
-    char tokens[33], importance[33] = "none";
+    char tokens[33], importance[33];
     mb_hash_bytes(windows->tokens, windows->count * windows->window * sizeof *windows->tokens,
                   tokens);
-    for (size_t i = 0; s->options->importance && i < mb_model_tensor_count(s->model); i++) {
-        const float *weights = s->options->importance[i];
-        char both[2][33];
-        if (weights == NULL)
-            continue;
-        memcpy(both[0], importance, sizeof importance);
-        mb_hash_bytes(weights, mb_model_tensor_at(s->model, i)->k * sizeof *weights, both[1]);
-        mb_hash_bytes(both, sizeof both, importance);
-    }
+    mb_importance_hash(s->model, s->options->importance, importance);
     const char *model = mb_model_hash(s->model);
     if (model == NULL || model[0] == '\0')
         return mb_error_set(error, MB_ERR_IO, -1, "cannot read '%s' to its end",
@@ -179,7 +173,7 @@ static enum mb_status probe(struct mb_sense_job *s, size_t unit, enum mb_format 
     const enum mb_numerics numerics = s->options->numerics;
     enum mb_status status = mb_requantize(
         s->network, s->units[unit].matrix, format, numerics, mb_sense_importance(s, unit),
-        s->activations ? s->activations[s->units[unit].tensor] : NULL, &weights, error);
+        s->activations ? s->activations->weights[s->units[unit].tensor] : NULL, &weights, error);
     if (status != MB_OK)
         return status;
     if (weights.exact && numerics == MB_NUMERICS_F32 && format != MB_FORMAT_NONE) {
@@ -386,7 +380,7 @@ static enum mb_status sense(struct mb_model *model, const struct mb_sense_option
     mb_prober_destroy(s.prober);
     mb_journal_close(s.journal);
     mb_network_destroy(s.network);
-    mb_importance_free(model, s.activations);
+    mb_importance_free(s.activations);
     free(s.errors);
     free(s.chosen);
     free(s.offsets);

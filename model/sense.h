@@ -25,7 +25,7 @@ struct mb_sense_job {
     struct mb_journal *journal;
     struct mb_sense_unit *units; /* in the order of the list */
     size_t unit_count;
-    float **activations;        /* mean squares of inputs, per tensor; NULL: not needed */
+    struct mb_importance *activations; /* what every column adds to an output; NULL: not needed */
     double *errors;             /* squared output errors, [unit][candidate]; NULL: not needed */
     bool *chosen;               /* what the surrogate probes, [unit][candidate]; NULL: everything */
     size_t *offsets;            /* scored rows before each window, [windows + 1] */

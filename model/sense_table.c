@@ -2,6 +2,7 @@
 /* The table of a finished job, for the method that was asked for. */
 #include "model/sense.h"
 
+#include "model/importance.h"
 #include "support/support.h"
 
 #include <math.h>
@@ -56,6 +57,8 @@ static void fill_header(const struct mb_sense_job *job, struct mb_sensitivity *t
     const struct mb_loss *noise = mb_journal_find(job->journal, MB_JOURNAL_NOISE, MB_FORMAT_F32);
     memcpy(table->model_hash, mb_model_hash(job->model), sizeof table->model_hash);
     memcpy(table->text_hash, windows->text_hash, sizeof table->text_hash);
+    if (job->options->importance != NULL)
+        mb_importance_hash(job->model, job->options->importance, table->importance_hash);
     mb_method_describe(job->options->method, job->options->surrogate_probes, table->method);
     snprintf(table->numerics, sizeof table->numerics, "%s",
              mb_numerics_name(job->options->numerics));

@@ -7,6 +7,7 @@
  * how far the proportion holds. */
 #include "model/sense.h"
 
+#include "model/importance.h"
 #include "model/network.h"
 #include "support/support.h"
 
@@ -14,10 +15,29 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* Mean squares become parts of the sum over all rows: an expert that few rows reach adds little to
+ * the output, one that none reaches nothing. */
+static void share_rows(const struct mb_model *model, struct mb_importance *activations, size_t i)
+{
+    const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+    const size_t matrices = mb_tensor_matrices(tensor);
+    size_t all = 0;
+    for (size_t m = 0; m < matrices; m++)
+        all += activations->rows[i][m];
+    for (size_t c = 0; c < matrices * tensor->k; c++) {
+        const double share = (double)activations->rows[i][c / tensor->k] / (double)all;
+        activations->weights[i][c] = (float)((double)activations->weights[i][c] * share);
+    }
+}
+
 enum mb_status mb_sense_collect(struct mb_sense_job *job, struct mb_error *error)
 {
-    return mb_importance_collect(job->network, job->options->windows, job->options->progress,
-                                 &job->activations, error);
+    const enum mb_status status = mb_importance_collect(
+        job->network, job->options->windows, job->options->progress, &job->activations, error);
+    for (size_t i = 0; status == MB_OK && i < job->activations->tensor_count; i++)
+        if (job->activations->weights[i] != NULL)
+            share_rows(job->model, job->activations, i);
+    return status;
 }
 
 enum mb_status mb_sense_weigh(struct mb_sense_job *job, struct mb_error *error)
@@ -38,8 +58,8 @@ enum mb_status mb_sense_weigh(struct mb_sense_job *job, struct mb_error *error)
             continue;
         enum mb_status status =
             mb_requantize(job->network, job->units[unit].matrix, format, job->options->numerics,
-                          mb_sense_importance(job, unit), job->activations[job->units[unit].tensor],
-                          &weights, error);
+                          mb_sense_importance(job, unit),
+                          job->activations->weights[job->units[unit].tensor], &weights, error);
         if (status != MB_OK)
             return status;
         job->errors[i] = weights.output_error * weights.output_error;

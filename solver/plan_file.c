@@ -141,6 +141,9 @@ enum mb_status mb_plan_save(const struct mb_plan *plan, const char *path, struct
          json_object_set_new(root, "matmul", products_to_json(plan)) != 0 ||
          json_object_set(root, "tensors", entries) != 0))
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while writing '%s'", path);
+    if (status == MB_OK && plan->importance_hash[0] != '\0' &&
+        json_object_set_new(root, "importance", json_string(plan->importance_hash)) != 0)
+        status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while writing '%s'", path);
     if (status == MB_OK)
         status = mb_json_save(path, root, error);
     json_decref(root);
@@ -243,6 +246,9 @@ enum mb_status mb_plan_load(const char *path, struct mb_plan **plan, struct mb_e
     if (status == MB_OK)
         status =
             mb_json_text(root, "objective", made->objective, sizeof made->objective, path, error);
+    if (status == MB_OK && json_object_get(root, "importance") != NULL)
+        status = mb_json_text(root, "importance", made->importance_hash,
+                              sizeof made->importance_hash, path, error);
     if (status == MB_OK)
         status = mb_json_cost(root, "gap", &made->gap, path, error);
     if (status == MB_OK)

@@ -141,6 +141,8 @@ static void add_command(struct text *text, const struct mb_plan *plan, enum mb_r
                         const char *path)
 {
     add(text, "llama-quantize --allow-requantize");
+    if (plan->importance_hash[0] != '\0')
+        add(text, " --imatrix IMATRIX.gguf");
     add_role_option(text, plan, "token_embd.weight", "--token-embedding-type");
     add_role_option(text, plan, "output.weight", "--output-tensor-type");
     if (runtime == MB_RUNTIME_LLAMA_CPP) {

@@ -14,6 +14,8 @@ static const char *difference(const struct mb_sensitivity *a, const struct mb_se
         return "model";
     if (strcmp(a->text_hash, b->text_hash) != 0)
         return "text";
+    if (strcmp(a->importance_hash, b->importance_hash) != 0)
+        return "imatrix";
     if (strcmp(a->method, b->method) != 0 || strcmp(a->numerics, b->numerics) != 0)
         return "method";
     if (a->windows != b->windows || a->window != b->window || a->tokens != b->tokens)

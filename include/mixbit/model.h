@@ -91,8 +91,8 @@ struct mb_convert_options {
     uint32_t size;
     struct mb_threads *threads;         /* NULL: this thread */
     const struct mb_progress *progress; /* NULL allowed */
-    const float *const
-        *importance; /* per tensor, k weights each, or NULL; the array itself may be NULL */
+    const float *const *importance; /* as in struct mb_importance: per tensor its weights, or NULL;
+                                       the array itself may be NULL */
     const char *const
         *extra_keys; /* NULL-terminated pairs key, value: string metadata to add (provenance) */
     int force;       /* replace an existing file that mixbit did not write */
@@ -149,8 +149,10 @@ MB_API enum mb_status mb_network_create(struct mb_model *model, enum mb_numerics
                                         struct mb_threads *threads, struct mb_network **network,
                                         struct mb_error *error);
 /** As above, with tensor i requantized on the fly to formats[i] first (MB_FORMAT_NONE: as in the
- * file): measures a mix without writing it. The bits equal those of the written file. */
+ * file): measures a mix without writing it. The bits equal those of the file that mb_convert writes
+ * with the same importance (NULL: none). */
 MB_API enum mb_status mb_network_create_mix(struct mb_model *model, const enum mb_format *formats,
+                                            const float *const *importance,
                                             enum mb_numerics numerics, struct mb_threads *threads,
                                             const struct mb_progress *progress,
                                             struct mb_network **network, struct mb_error *error);
@@ -247,13 +249,44 @@ MB_API enum mb_status mb_network_decode_again(struct mb_network *const *networks
                                               struct mb_speed *speeds, struct mb_error *error);
 MB_API void mb_speed_free(struct mb_speed *speed);
 
-/** Mean squared activation of every column of every quantizable matrix's input, from forward passes
- * over the windows: importance[i] has k floats or is NULL. Free with mb_importance_free. */
+/* ---- importance
+ * -----------------------------------------------------------------------------------------------
+ */
+
+/** Mean squared activation of every column of every matrix's input, llama.cpp's "imatrix": how much
+ * a weight of that column matters when it is rounded. A stack of experts has weights for each of
+ * its matrices. Plain data of one model. */
+struct mb_importance {
+    size_t tensor_count;
+    float **weights; /* per tensor [matrices][k]; NULL: unknown, rounded as if all mattered alike */
+    size_t **rows;   /* per tensor [matrices]: rows of activations behind them; 0: an expert that
+                        none reached, whose weights are 1 */
+    size_t chunks, chunk; /* windows that were run and tokens in each; 0: unknown */
+    char hash[33];        /* of the weights: sensitivity tables and plans name it */
+    char text_hash[33];   /* of the text they were collected on; "": unknown */
+};
+/** Collect by forward passes over the windows, every position counted. */
 MB_API enum mb_status mb_importance_collect(struct mb_network *network,
                                             const struct mb_windows *windows,
-                                            const struct mb_progress *progress, float ***importance,
+                                            const struct mb_progress *progress,
+                                            struct mb_importance **importance,
                                             struct mb_error *error);
-MB_API void mb_importance_free(const struct mb_model *model, float **importance);
+/**
+ * Read an imatrix of llama.cpp: GGUF (general.type "imatrix") or the older binary. Tensors that it
+ * does not have stay without importance, names that the model does not have are told of in a
+ * warning; one that has no tensor of the model is refused, as is one of other row lengths. Memory
+ * one float per column of every quantizable matrix; every count and size is checked against the
+ * file.
+ * @return MB_OK, MB_ERR_IO, MB_ERR_FILE, MB_ERR_MEMORY.
+ */
+MB_API enum mb_status mb_importance_load(const char *path, const struct mb_model *model,
+                                         struct mb_importance **importance, struct mb_error *error);
+/** Write llama.cpp's GGUF imatrix; `dataset` names the text in it. The file appears whole or not at
+ * all. */
+MB_API enum mb_status mb_importance_save(const struct mb_importance *importance,
+                                         struct mb_model *model, const char *path,
+                                         const char *dataset, struct mb_error *error);
+MB_API void mb_importance_free(struct mb_importance *importance);
 
 /* ---- sensing
  * --------------------------------------------------------------------------------------------------

@@ -158,6 +158,7 @@ struct mb_plan_entry {
 };
 struct mb_plan {
     char model_hash[33], device_key[64], objective[32];
+    char importance_hash[33]; /* what its losses were measured with; "": nothing */
     struct mb_budget budget;
     double total[MB_QUANTITY_COUNT], fixed[MB_QUANTITY_COUNT];
     double gap;

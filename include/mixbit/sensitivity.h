@@ -43,8 +43,9 @@ struct mb_loss {
 /** Units (tensors) x formats. Plain data: fill it, read it. */
 struct mb_sensitivity {
     char model_hash[33], text_hash[33];
-    char method[32];   /* a method's name; "surrogate 2": with two probes per tensor */
-    char numerics[16]; /* of the probed tensor: "f32" or "kernel" */
+    char importance_hash[33]; /* what the formats were rounded by; "": nothing */
+    char method[32];          /* a method's name; "surrogate 2": with two probes per tensor */
+    char numerics[16];        /* of the probed tensor: "f32" or "kernel" */
     size_t windows, window, tokens;
     double noise_floor;   /* KL of the probe path against itself, nats per token */
     size_t shard, shards; /* 1-based; rows of other shards are unknown. 0: a whole table */

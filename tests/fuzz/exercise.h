@@ -7,6 +7,9 @@
 
 #include "mixbit/model.h"
 #include "model/gguf.h"
+#include "model/importance.h"
+
+#include <math.h>
 
 #include <stdlib.h>
 #include <string.h>
@@ -91,6 +94,30 @@ static inline int exercise_file(const char *path)
         exercise_error(&error, status);
     }
     mb_model_close(model);
+    return 1;
+}
+
+/* An imatrix for `model`: what is accepted has sound weights for whole tensors. */
+static inline int exercise_imatrix(const char *path, const struct mb_model *model)
+{
+    struct mb_importance *importance = NULL;
+    struct mb_error error = {.message = ""};
+    const enum mb_status status = mb_importance_load(path, model, &importance, &error);
+    if (status != MB_OK) {
+        exercise_require(importance == NULL);
+        exercise_error(&error, status);
+        return 0;
+    }
+    size_t known = 0;
+    for (size_t i = 0; i < importance->tensor_count; i++) {
+        const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+        const float *weights = importance->weights[i];
+        for (size_t c = 0; weights != NULL && c < mb_tensor_matrices(tensor) * tensor->k; c++)
+            exercise_require(isfinite(weights[c]) && weights[c] >= 0);
+        known += weights != NULL;
+    }
+    exercise_require(known > 0 && strlen(importance->hash) == 32);
+    mb_importance_free(importance);
     return 1;
 }
 

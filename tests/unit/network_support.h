@@ -29,7 +29,8 @@ static inline struct mb_network *ns_network(struct mb_model *model, const enum m
 {
     struct mb_network *network = NULL;
     struct mb_error error;
-    if (mb_network_create_mix(model, formats, numerics, threads, NULL, &network, &error) != MB_OK)
+    if (mb_network_create_mix(model, formats, NULL, numerics, threads, NULL, &network, &error) !=
+        MB_OK)
         fail_msg("%s", error.message);
     return network;
 }

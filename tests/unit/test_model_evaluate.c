@@ -281,7 +281,8 @@ static void test_importance(void **state)
     struct mb_windows windows = ns_windows(3, 30, 64);
     struct mb_network *network = ns_network(model, NULL, MB_NUMERICS_F32, NULL);
     struct mb_error error;
-    float **importance, embedding[64 * 32], norm[32];
+    struct mb_importance *importance;
+    float embedding[64 * 32], norm[32];
     const struct mb_tensor *table = mb_model_tensor_find(model, "token_embd.weight"),
                            *weight = mb_model_tensor_find(model, "blk.0.attn_norm.weight");
     assert_int_equal(mb_dequantize(table->format, table->data, 64, 32, embedding), MB_OK);
@@ -299,17 +300,22 @@ static void test_importance(void **state)
     size_t collected = 0;
     for (size_t i = 0; i < mb_model_tensor_count(model); i++) {
         const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
-        assert_true((importance[i] != NULL) == (tensor->quantizable != 0));
-        collected += importance[i] != NULL;
+        const float *weights = importance->weights[i];
+        assert_true((weights != NULL) == (tensor->quantizable != 0));
+        assert_true(weights == NULL || importance->rows[i][0] == 90);
+        collected += weights != NULL;
         const bool first = strcmp(tensor->name, "blk.0.attn_q.weight") == 0 ||
                            strcmp(tensor->name, "blk.0.attn_v.weight") == 0;
         for (size_t c = 0; first && c < 32; c++)
-            assert_near((double)importance[i][c], expected[c], 1e-5 * expected[c]);
-        for (size_t c = 0; importance[i] != NULL && c < tensor->k; c++)
-            assert_true(importance[i][c] > 0);
+            assert_near((double)weights[c], expected[c], 1e-5 * expected[c]);
+        for (size_t c = 0; weights != NULL && c < tensor->k; c++)
+            assert_true(weights[c] > 0);
     }
     assert_int_equal(collected, 2 * 7 + 1);
-    mb_importance_free(model, importance);
+    assert_int_equal(importance->chunks, 3);
+    assert_int_equal(importance->chunk, 30);
+    assert_string_equal(importance->text_hash, windows.text_hash);
+    mb_importance_free(importance);
     mb_network_destroy(network);
     mb_model_close(model);
     mb_windows_free(&windows);
@@ -332,7 +338,7 @@ static void test_stops_and_refusals(void **state)
     struct mb_windows windows = ns_windows(40, 40, 64);
     struct mb_evaluation e = {.size = sizeof e};
     struct mb_reference *reference = NULL;
-    float **importance = NULL;
+    struct mb_importance *importance = NULL;
     struct mb_error error;
     int calls = 0;
     const struct mb_progress progress = {stop, &calls};

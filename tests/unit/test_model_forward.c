@@ -380,12 +380,12 @@ static void test_bad_arguments(void **state)
         if (strcmp(mb_model_tensor_at(model, i)->name, "blk.0.ffn_up.weight") == 0)
             formats[i] = MB_FORMAT_Q4_K; /* rows of 32 */
     assert_int_equal(
-        mb_network_create_mix(model, formats, MB_NUMERICS_KERNEL, NULL, NULL, &none, &error),
+        mb_network_create_mix(model, formats, NULL, MB_NUMERICS_KERNEL, NULL, NULL, &none, &error),
         MB_ERR_SHAPE);
     assert_non_null(strstr(error.message, "blk.0.ffn_up.weight"));
     formats[0] = (enum mb_format)77;
     assert_int_equal(
-        mb_network_create_mix(model, formats, MB_NUMERICS_KERNEL, NULL, NULL, &none, &error),
+        mb_network_create_mix(model, formats, NULL, MB_NUMERICS_KERNEL, NULL, NULL, &none, &error),
         MB_ERR_ARGUMENT);
     free(formats);
     mb_network_destroy(network);
