@@ -11,7 +11,7 @@
 #include <sys/resource.h>
 
 struct options {
-    const char *reference, *text, *sensitivity, *profile, *device;
+    const char *reference, *text, *sensitivity, *profile, *device, *save_logits;
     int numerics;
     size_t context, window, windows, threads, repeats;
     bool no_speed, last_logits;
@@ -51,6 +51,9 @@ static enum mb_status check_text(struct mb_cli *cli, struct mb_model *model,
     struct mb_sensitivity *table = NULL;
     enum mb_status status = mb_step_check_texts(
         cli, mb_model_string(model, "mixbit.sensed_text", NULL), windows->text_hash);
+    if (status == MB_OK)
+        status = mb_step_check_texts(cli, mb_model_string(model, "mixbit.importance_text", NULL),
+                                     windows->text_hash);
     if (status == MB_OK && options->sensitivity != NULL) {
         status = mb_sensitivity_load(options->sensitivity, &table, &cli->error);
         if (status == MB_OK)
@@ -61,6 +64,12 @@ static enum mb_status check_text(struct mb_cli *cli, struct mb_model *model,
 }
 
 /* ---- output ---- */
+
+/* Where the tokens come from. */
+static const char *text_of(const struct options *options)
+{
+    return options->text != NULL ? options->text : options->reference;
+}
 
 static void print_statistics(const struct mb_evaluation *e)
 {
@@ -81,11 +90,11 @@ static void print_statistics(const struct mb_evaluation *e)
     const struct {
         const char *name;
         double value;
-    } rows[] = {{"Maximum KLD:", e->kl_max}, {"99.9%   KLD:", e->kl_p999},
-                {"99.0%   KLD:", e->kl_p99}, {"95.0%   KLD:", e->kl_p95},
-                {"90.0%   KLD:", e->kl_p90}, {"Median  KLD:", e->kl_median},
-                {"10.0%   KLD:", e->kl_p10}, {" 5.0%   KLD:", e->kl_p05},
-                {" 1.0%   KLD:", e->kl_p01}, {"Minimum KLD:", e->kl_min}};
+    } rows[] = {
+        {"Maximum KLD:", e->kl_max},  {"99.9%   KLD:", e->kl_p999}, {"99.0%   KLD:", e->kl_p99},
+        {"95.0%   KLD:", e->kl_p95},  {"90.0%   KLD:", e->kl_p90},  {"Median  KLD:", e->kl_median},
+        {"10.0%   KLD:", e->kl_p10},  {" 5.0%   KLD:", e->kl_p05},  {" 1.0%   KLD:", e->kl_p01},
+        {" 0.1%   KLD:", e->kl_p001}, {"Minimum KLD:", e->kl_min}};
     (void)printf("\n====== KL divergence statistics ======\n");
     (void)printf("Mean    KLD: %10.6f ± %10.6f\n", e->kl_mean, e->kl_error);
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
@@ -103,7 +112,7 @@ static void print_result(const struct mb_model *model, const struct options *opt
                  mb_model_architecture(model),
                  mb_text_bytes((double)mb_model_file_bytes(model), file), result->bits_per_weight);
     (void)printf("text    %s, %zu windows of %zu tokens, %zu scored, %s arithmetic\n",
-                 options->text, e->windows, e->window, e->tokens,
+                 text_of(options), e->windows, e->window, e->tokens,
                  mb_numerics_name((enum mb_numerics)options->numerics));
     if (result->has_speed) {
         const struct mb_speed *s = &result->speed;
@@ -126,10 +135,11 @@ static void print_result(const struct mb_model *model, const struct options *opt
 
 static json_t *kl_json(const struct mb_evaluation *e)
 {
-    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "mean",
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "mean",
                      e->kl_mean, "error", e->kl_error, "max", e->kl_max, "p999", e->kl_p999, "p99",
                      e->kl_p99, "p95", e->kl_p95, "p90", e->kl_p90, "median", e->kl_median, "p10",
-                     e->kl_p10, "p05", e->kl_p05, "p01", e->kl_p01, "min", e->kl_min);
+                     e->kl_p10, "p05", e->kl_p05, "p01", e->kl_p01, "p001", e->kl_p001, "min",
+                     e->kl_min);
 }
 
 static json_t *result_json(const struct mb_model *model, const struct options *options,
@@ -140,7 +150,7 @@ static json_t *result_json(const struct mb_model *model, const struct options *o
         "{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:f, s:f}", "model",
         mb_model_path(model), "architecture", mb_model_architecture(model), "file_bytes",
         (json_int_t)mb_model_file_bytes(model), "weight_bytes", (json_int_t)result->weight_bytes,
-        "resident_bytes", (json_int_t)result->resident_bytes, "text", options->text, "numerics",
+        "resident_bytes", (json_int_t)result->resident_bytes, "text", text_of(options), "numerics",
         mb_numerics_name((enum mb_numerics)options->numerics), "windows", (json_int_t)e->windows,
         "window", (json_int_t)e->window, "tokens", (json_int_t)e->tokens, "perplexity",
         e->perplexity, "perplexity_error", e->perplexity_error);
@@ -173,16 +183,49 @@ static json_t *result_json(const struct mb_model *model, const struct options *o
 
 /* ---- measuring ---- */
 
-static enum mb_status measure(struct mb_cli *cli, const struct options *options,
-                              struct mb_model *model, struct mb_model *reference_model,
-                              const struct mb_windows *windows, struct mb_threads *threads,
-                              const struct mb_offload_target *target, struct result *result)
+/* What is open while measuring. At most one reference is: a model, or log-probabilities kept. */
+struct work {
+    struct mb_model *model, *reference_model;
+    struct mb_reference *kept;
+    struct mb_threads *threads;
+    struct mb_profile *profile; /* of the device; NULL: this machine's was applied */
+    struct mb_offload_target target;
+    struct mb_windows windows;
+};
+
+static enum mb_status evaluate(struct mb_cli *cli, const struct options *options,
+                               const struct work *work, struct mb_network *network,
+                               struct mb_evaluation *evaluation)
 {
-    struct mb_network *network = NULL, *reference = NULL;
-    enum mb_status status = mb_network_create(model, (enum mb_numerics)options->numerics, threads,
-                                              &network, &cli->error);
+    struct mb_network *reference = NULL;
+    enum mb_status status = MB_OK;
+    if (work->reference_model != NULL)
+        status = mb_network_create(work->reference_model, MB_NUMERICS_F32, work->threads,
+                                   &reference, &cli->error);
+    if (status == MB_OK) {
+        const struct mb_evaluate_options how = {.size = sizeof how,
+                                                .windows = &work->windows,
+                                                .reference_network = reference,
+                                                .reference = work->kept,
+                                                .save_path = options->save_logits,
+                                                .progress = mb_stage_progress(cli)};
+        mb_stage_begin(cli, "evaluating %zu windows of %zu tokens", work->windows.count,
+                       work->windows.window);
+        status = mb_evaluate_with(network, &how, evaluation, &cli->error);
+        mb_stage_end(cli);
+    }
+    mb_network_destroy(reference);
+    return status;
+}
+
+static enum mb_status measure(struct mb_cli *cli, const struct options *options,
+                              const struct work *work, struct result *result)
+{
+    struct mb_network *network = NULL;
+    enum mb_status status = mb_network_create(work->model, (enum mb_numerics)options->numerics,
+                                              work->threads, &network, &cli->error);
     if (status == MB_OK)
-        status = mb_network_offload(network, target, &cli->error);
+        status = mb_network_offload(network, &work->target, &cli->error);
     if (status != MB_OK) {
         mb_network_destroy(network);
         return status;
@@ -198,25 +241,17 @@ static enum mb_status measure(struct mb_cli *cli, const struct options *options,
             mb_step_check_quiet(cli, &result->speed);
     }
     result->resident_bytes = resident_bytes();
-    if (status == MB_OK && reference_model != NULL)
-        status =
-            mb_network_create(reference_model, MB_NUMERICS_F32, threads, &reference, &cli->error);
-    if (status == MB_OK) {
-        mb_stage_begin(cli, "evaluating %zu windows of %zu tokens", windows->count,
-                       windows->window);
-        status = mb_evaluate(network, reference, windows, mb_stage_progress(cli),
-                             &result->evaluation, &cli->error);
-        mb_stage_end(cli);
-    }
-    mb_network_destroy(reference);
+    if (status == MB_OK)
+        status = evaluate(cli, options, work, network, &result->evaluation);
     mb_network_destroy(network);
     return status;
 }
 
 /* The kernels to run with: of a device's profile, or of this machine's, which is applied. */
 static enum mb_status open_kernels(struct mb_cli *cli, const struct options *options,
-                                   struct mb_offload_target *target, struct mb_profile **profile)
+                                   struct work *work)
 {
+    struct mb_offload_target *target = &work->target;
     const enum mb_status status =
         mb_accelerator_open(options->device, &target->accelerator, &cli->error);
     if (status != MB_OK)
@@ -224,52 +259,69 @@ static enum mb_status open_kernels(struct mb_cli *cli, const struct options *opt
     if (target->accelerator == NULL)
         return mb_step_apply_profile(cli, options->profile, false);
     const enum mb_status loaded =
-        mb_step_device_profile(cli, target->accelerator, options->profile, profile);
-    target->profile = *profile;
+        mb_step_device_profile(cli, target->accelerator, options->profile, &work->profile);
+    target->profile = work->profile;
     return loaded;
+}
+
+/* What to evaluate on and to compare with. Log-probabilities of another run bring their tokens:
+ * which text those are of is not known. */
+static enum mb_status open_inputs(struct mb_cli *cli, const struct options *options,
+                                  struct work *work)
+{
+    if (options->reference != NULL && mb_reference_is_file(options->reference)) {
+        if (options->text != NULL || options->window > 0)
+            return mb_usage(cli,
+                            "'%s' holds log-probabilities, whose tokens and windows are the ones "
+                            "to evaluate on: leave out --text and --window",
+                            options->reference);
+        return mb_reference_open(options->reference, work->model, options->windows, &work->windows,
+                                 &work->kept, &cli->error);
+    }
+    if (options->text == NULL)
+        return mb_usage(cli, "--text is missing: a file of plain text to evaluate on");
+    enum mb_status status = MB_OK;
+    if (options->reference != NULL)
+        status = mb_model_open(options->reference, &work->reference_model, &cli->error);
+    if (status == MB_OK)
+        status = mb_step_windows(cli, work->model, options->text, options->window, options->windows,
+                                 &work->windows);
+    return status == MB_OK ? check_text(cli, work->model, options, &work->windows) : status;
 }
 
 static enum mb_status run(struct mb_cli *cli, const void *given)
 {
     const struct options *options = given;
-    struct mb_model *model = NULL, *reference = NULL;
-    struct mb_threads *threads = NULL;
-    struct mb_profile *profile = NULL;
-    struct mb_offload_target target = {0};
-    struct mb_windows windows = {0};
+    struct work work = {0};
     struct result result = {
         .evaluation = {.size = sizeof result.evaluation},
         .speed = {.size = sizeof result.speed, .last_logits = options->last_logits}};
-    if (options->text == NULL)
-        return mb_usage(cli, "--text is missing: a file of plain text to evaluate on");
-    enum mb_status status = mb_model_open(cli->positionals[0], &model, &cli->error);
-    if (status == MB_OK && options->reference != NULL)
-        status = mb_model_open(options->reference, &reference, &cli->error);
+    enum mb_status status = mb_model_open(cli->positionals[0], &work.model, &cli->error);
     if (status == MB_OK)
-        status =
-            mb_step_windows(cli, model, options->text, options->window, options->windows, &windows);
+        status = open_inputs(cli, options, &work);
+    if (status == MB_OK && options->save_logits != NULL)
+        status = mb_step_check_output(cli, options->save_logits);
     if (status == MB_OK)
-        status = check_text(cli, model, options, &windows);
+        status = open_kernels(cli, options, &work);
     if (status == MB_OK)
-        status = open_kernels(cli, options, &target, &profile);
-    if (status == MB_OK)
-        status = mb_step_threads(cli, options->threads, &threads);
+        status = mb_step_threads(cli, options->threads, &work.threads);
     if (status == MB_OK) {
-        result.bits_per_weight = stored_bits(model);
-        status = measure(cli, options, model, reference, &windows, threads, &target, &result);
+        result.bits_per_weight = stored_bits(work.model);
+        status = measure(cli, options, &work, &result);
     }
     if (status == MB_OK && cli->common.json)
-        status = mb_print_json(cli, result_json(model, options, &result));
+        status = mb_print_json(cli, result_json(work.model, options, &result));
     else if (status == MB_OK)
-        print_result(model, options, &result);
+        print_result(work.model, options, &result);
     mb_evaluation_free(&result.evaluation);
     mb_speed_free(&result.speed);
-    mb_windows_free(&windows);
-    mb_accelerator_close(target.accelerator);
-    mb_profile_free(profile);
-    mb_threads_destroy(threads);
-    mb_model_close(reference);
-    mb_model_close(model);
+    mb_reference_destroy(work.kept);
+    mb_windows_free(&work.windows);
+    mb_accelerator_close(work.target.accelerator);
+    mb_profile_free(work.profile);
+    mb_threads_destroy(work.threads);
+    mb_model_close(work.reference_model);
+    mb_model_close(work.model);
     return status;
 }
 
@@ -279,8 +331,15 @@ static const struct mb_option table[] = {
      .letter = 'r',
      .kind = MB_OPTION_TEXT,
      .offset = offsetof(struct options, reference),
-     .value = "MODEL",
-     .help = "compare with this model, run in f32: KL divergence and perplexity ratio"},
+     .value = "MODEL|FILE",
+     .help = "compare with this model, run in f32, or with a file of log-probabilities that "
+             "--save-logits or llama-perplexity wrote: KL divergence and perplexity ratio"},
+    {.name = "save-logits",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, save_logits),
+     .value = "FILE",
+     .help = "write the log-probabilities of scored tokens, as llama-perplexity "
+             "--kl-divergence-base reads them"},
     MB_NUMERICS_ROW(struct options, numerics,
                     "each format's own kernels, or dequantized weights in f32", "kernel"),
     MB_DEVICE_ROW(struct options, device, "device that matrix products run on"),

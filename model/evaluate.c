@@ -7,6 +7,7 @@
  * of threads. */
 #include "model/network.h"
 
+#include "model/reference.h"
 #include "model/statistics.h"
 #include "model/vector.h"
 #include "support/support.h"
@@ -15,13 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct mb_reference {
-    size_t windows, window, vocabulary;
-    char text_hash[33];
-    float *logits; /* [windows][scored][vocabulary] */
-    double *sums;  /* log-sum-exp of each row */
-};
 
 /* One network with what it needs to give logits of a chunk, block by block. */
 struct side {
@@ -36,6 +30,9 @@ struct evaluator {
     uint32_t *rows;
     struct side own, other;               /* other.run NULL: none, or logits are kept */
     struct mb_reference *kept, *recorded; /* compared with; filled */
+    float *scratch;                       /* per thread, for kept */
+    struct mb_file *saved;                /* every row goes there; NULL: none */
+    uint8_t *encoded;                     /* of a block, as saved */
     struct mb_row_score *scores;          /* of a block */
     struct mb_sums nll, kl;               /* x: own nll, y: the reference's; x: kl, y: same top */
     float *kls;                           /* every token's, for the percentiles */
@@ -83,7 +80,6 @@ struct block {
 
 static void score_rows(void *arg, size_t first, size_t last, size_t thread)
 {
-    (void)thread;
     const struct block *block = arg;
     const struct evaluator *e = block->e;
     const size_t vocabulary = e->own.run->network->vocabulary;
@@ -93,17 +89,18 @@ static void score_rows(void *arg, size_t first, size_t last, size_t thread)
         const size_t at = window * e->windows->window + e->first + row % e->scored;
         const float *own = block->own + i * vocabulary;
         const float *other = block->other ? block->other + i * vocabulary : NULL;
-        double sum = 0;
+        const int target = e->windows->tokens[at + 1];
         if (e->kept != NULL)
-            sum = e->kept->sums[row];
-        else if (other != NULL)
-            sum = vector->log_sum_exp(other, vocabulary);
-        mb_score_row(vector, own, other, sum, vocabulary, e->windows->tokens[at + 1],
-                     &e->scores[i]);
-        if (e->recorded != NULL) {
-            memcpy(e->recorded->logits + row * vocabulary, own, vocabulary * sizeof *own);
-            e->recorded->sums[row] = vector->log_sum_exp(own, vocabulary);
-        }
+            mb_reference_score(e->kept, vector, row, own, target,
+                               e->scratch + thread * mb_reference_scratch(e->kept), &e->scores[i]);
+        else
+            mb_score_row(vector, own, other, other ? vector->log_sum_exp(other, vocabulary) : 0.0,
+                         vocabulary, target, &e->scores[i]);
+        if (e->recorded != NULL)
+            mb_reference_keep(e->recorded, vector, row, own);
+        if (e->saved != NULL)
+            mb_logits_encode(own, vector->log_sum_exp(own, vocabulary), vocabulary,
+                             e->encoded + i * mb_logits_row_bytes(vocabulary));
     }
 }
 
@@ -144,8 +141,6 @@ static enum mb_status score_chunk(struct evaluator *e, size_t window0, size_t co
         if (status == MB_OK && e->other.run != NULL) {
             status = mb_run_head(e->other.run, row, some, e->other.block);
             block.other = e->other.block;
-        } else if (e->kept != NULL) {
-            block.other = e->kept->logits + block.row0 * vocabulary;
         }
         if (status != MB_OK)
             break;
@@ -153,6 +148,10 @@ static enum mb_status score_chunk(struct evaluator *e, size_t window0, size_t co
         status = add_scores(e, block.row0, some, error);
         if (status != MB_OK)
             return status;
+        /* The reason of a write that failed is told when the file is committed. */
+        if (e->saved != NULL &&
+            mb_file_write(e->saved, e->encoded, some * mb_logits_row_bytes(vocabulary)) != MB_OK)
+            return MB_ERR_IO;
     }
     if (status != MB_OK)
         mb_error_set(error, status, -1, "the forward pass failed: %s", mb_status_string(status));
@@ -182,9 +181,11 @@ static enum mb_status evaluator_init(struct evaluator *e, struct mb_network *net
     e->scored = windows->window - 1 - e->first;
     e->chunk = mb_windows_per_chunk(windows, 0);
     const size_t room = mb_head_rows(network);
+    const size_t scratch = e->kept != NULL ? mb_reference_scratch(e->kept) : 0;
     e->rows = malloc(e->chunk * e->scored * sizeof *e->rows);
     e->scores = malloc(room * sizeof *e->scores);
-    if (e->rows == NULL || e->scores == NULL)
+    e->scratch = malloc((scratch * mb_threads_count(network->threads) + 1) * sizeof *e->scratch);
+    if (e->rows == NULL || e->scores == NULL || e->scratch == NULL)
         return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for an evaluation");
     mb_scored_rows(e->chunk, windows->window, e->first, e->first + e->scored, e->rows);
     status = side_init(&e->own, network, e, room, error);
@@ -199,6 +200,8 @@ static void evaluator_free(struct evaluator *e)
     side_free(&e->other);
     free(e->rows);
     free(e->scores);
+    free(e->scratch);
+    free(e->encoded);
     free(e->kls);
 }
 
@@ -251,26 +254,80 @@ static void summarize(struct evaluator *e, struct mb_evaluation *r)
     r->kl_p10 = mb_percentile(e->kls, n, 0.10);
     r->kl_p05 = mb_percentile(e->kls, n, 0.05);
     r->kl_p01 = mb_percentile(e->kls, n, 0.01);
+    r->kl_p001 = mb_percentile(e->kls, n, 0.001);
     r->kl_min = mb_percentile(e->kls, n, 0.0);
 }
 
-static enum mb_status evaluate(struct mb_network *network, struct mb_network *reference,
-                               struct mb_reference *kept, const struct mb_windows *windows,
-                               const struct mb_progress *progress, struct mb_evaluation *evaluation,
-                               struct mb_error *error)
+/* ---- evaluations ---- */
+
+static enum mb_status check_kept(const struct mb_network *network, const struct mb_reference *kept,
+                                 const struct mb_windows *windows, struct mb_error *error)
 {
-    struct evaluator e = {.kept = kept, .result = evaluation};
+    if (kept->vocabulary != network->vocabulary)
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1,
+                            "the reference has a vocabulary of %zu tokens, the model %zu; compare "
+                            "quantizations of one model",
+                            kept->vocabulary, network->vocabulary);
+    if (kept->windows != windows->count || kept->window != windows->window ||
+        strcmp(kept->text_hash, windows->text_hash) != 0)
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1,
+                            "the reference was made from other windows; make it from these");
+    return MB_OK;
+}
+
+static enum mb_status allocate_results(struct evaluator *e, struct mb_error *error)
+{
+    const size_t windows = e->windows->count;
+    e->kls = malloc(windows * e->scored * sizeof *e->kls);
+    e->result->window_kl = calloc(windows, sizeof(double));
+    e->result->window_nll = calloc(windows, sizeof(double));
+    if (!e->kls || !e->result->window_kl || !e->result->window_nll)
+        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for an evaluation");
+    return MB_OK;
+}
+
+static enum mb_status open_saved(struct evaluator *e, const struct mb_network *network,
+                                 const char *path, struct mb_error *error)
+{
+    e->encoded = malloc(mb_head_rows(network) * mb_logits_row_bytes(network->vocabulary));
+    if (e->encoded == NULL)
+        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for an evaluation");
+    return mb_logits_create(path, e->windows, network->vocabulary, &e->saved, error);
+}
+
+/* The file appears when all of it was made; a write that failed says why. */
+static enum mb_status close_saved(struct evaluator *e, enum mb_status status,
+                                  struct mb_error *error)
+{
+    struct mb_file *file = e->saved;
+    e->saved = NULL;
+    if (file != NULL && (status == MB_OK || status == MB_ERR_IO))
+        return mb_file_commit(file, error);
+    mb_file_abandon(file);
+    return status;
+}
+
+enum mb_status mb_evaluate_with(struct mb_network *network,
+                                const struct mb_evaluate_options *options,
+                                struct mb_evaluation *evaluation, struct mb_error *error)
+{
+    struct evaluator e = {.kept = options->reference, .result = evaluation};
     *evaluation = (struct mb_evaluation){.size = evaluation->size};
-    enum mb_status status = evaluator_init(&e, network, reference, windows, error);
-    if (status == MB_OK) {
-        e.kls = malloc(windows->count * e.scored * sizeof *e.kls);
-        evaluation->window_kl = calloc(windows->count, sizeof(double));
-        evaluation->window_nll = calloc(windows->count, sizeof(double));
-        if (!e.kls || !evaluation->window_kl || !evaluation->window_nll)
-            status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for an evaluation");
-    }
+    enum mb_status status = MB_OK;
+    if (e.kept != NULL && options->reference_network != NULL)
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1, "two references: one is compared with");
+    if (e.kept != NULL)
+        status = check_kept(network, e.kept, options->windows, error);
     if (status == MB_OK)
-        status = run_windows(&e, progress, error);
+        status = evaluator_init(&e, network, options->reference_network, options->windows, error);
+    if (status == MB_OK)
+        status = allocate_results(&e, error);
+    if (status == MB_OK && options->save_path != NULL)
+        status = open_saved(&e, network, options->save_path, error);
+    if (status == MB_OK) {
+        status = run_windows(&e, options->progress, error);
+        status = close_saved(&e, status, error);
+    }
     if (status == MB_OK)
         summarize(&e, evaluation);
     else
@@ -283,7 +340,11 @@ enum mb_status mb_evaluate(struct mb_network *network, struct mb_network *refere
                            const struct mb_windows *windows, const struct mb_progress *progress,
                            struct mb_evaluation *evaluation, struct mb_error *error)
 {
-    return evaluate(network, reference, NULL, windows, progress, evaluation, error);
+    const struct mb_evaluate_options options = {.size = sizeof options,
+                                                .windows = windows,
+                                                .reference_network = reference,
+                                                .progress = progress};
+    return mb_evaluate_with(network, &options, evaluation, error);
 }
 
 enum mb_status mb_evaluate_against(struct mb_network *network, struct mb_reference *reference,
@@ -291,12 +352,9 @@ enum mb_status mb_evaluate_against(struct mb_network *network, struct mb_referen
                                    const struct mb_progress *progress,
                                    struct mb_evaluation *evaluation, struct mb_error *error)
 {
-    if (reference->windows != windows->count || reference->window != windows->window ||
-        reference->vocabulary != network->vocabulary ||
-        strcmp(reference->text_hash, windows->text_hash) != 0)
-        return mb_error_set(error, MB_ERR_ARGUMENT, -1,
-                            "the reference was made from other windows; make it from these");
-    return evaluate(network, NULL, reference, windows, progress, evaluation, error);
+    const struct mb_evaluate_options options = {
+        .size = sizeof options, .windows = windows, .reference = reference, .progress = progress};
+    return mb_evaluate_with(network, &options, evaluation, error);
 }
 
 void mb_evaluation_free(struct mb_evaluation *evaluation)
@@ -310,22 +368,6 @@ void mb_evaluation_free(struct mb_evaluation *evaluation)
 }
 
 /* ---- references ---- */
-
-static enum mb_status reference_allocate(struct mb_reference *reference, size_t rows,
-                                         struct mb_error *error)
-{
-    size_t bytes = 0;
-    if (mb_mul_size(rows, reference->vocabulary * sizeof(float), &bytes)) {
-        reference->logits = mb_alloc_aligned(bytes);
-        reference->sums = malloc(rows * sizeof *reference->sums);
-    }
-    if (reference->logits == NULL || reference->sums == NULL)
-        return mb_error_set(error, MB_ERR_MEMORY, -1,
-                            "out of memory for the reference's logits (%zu tokens x %zu words); "
-                            "use fewer windows",
-                            rows, reference->vocabulary);
-    return MB_OK;
-}
 
 enum mb_status mb_reference_create(struct mb_network *network, const struct mb_windows *windows,
                                    const struct mb_progress *progress,
@@ -342,7 +384,7 @@ enum mb_status mb_reference_create(struct mb_network *network, const struct mb_w
         made->window = windows->window;
         made->vocabulary = network->vocabulary;
         memcpy(made->text_hash, windows->text_hash, sizeof made->text_hash);
-        status = reference_allocate(made, windows->count * e.scored, error);
+        status = mb_reference_allocate(made, windows->count * e.scored, error);
     }
     if (status == MB_OK)
         status = run_windows(&e, progress, error);
@@ -353,13 +395,4 @@ enum mb_status mb_reference_create(struct mb_network *network, const struct mb_w
     }
     *reference = made;
     return MB_OK;
-}
-
-void mb_reference_destroy(struct mb_reference *reference)
-{
-    if (reference == NULL)
-        return;
-    mb_free_aligned(reference->logits);
-    free(reference->sums);
-    free(reference);
 }

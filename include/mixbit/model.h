@@ -177,7 +177,7 @@ struct mb_evaluation {
     int has_reference;
     double reference_perplexity, reference_perplexity_error;
     double kl_mean, kl_error, kl_max, kl_p999, kl_p99, kl_p95, kl_p90, kl_median, kl_p10, kl_p05,
-        kl_p01, kl_min;
+        kl_p01, kl_p001, kl_min;
     double log_ratio, log_ratio_error; /* ln(PPL / PPL reference), covariance-aware */
     double same_top, same_top_error;   /* share of positions with the same first choice */
     double *window_kl, *window_nll; /* per window means, [windows]; free with mb_evaluation_free */
@@ -192,14 +192,41 @@ MB_API enum mb_status mb_evaluate(struct mb_network *network, struct mb_network 
                                   const struct mb_progress *progress,
                                   struct mb_evaluation *evaluation, struct mb_error *error);
 MB_API void mb_evaluation_free(struct mb_evaluation *evaluation);
-/** Log-probabilities of a reference kept between evaluations (f32 logits of the scored positions),
- * so that many mixes are compared with one reference run. NULL-safe free. */
+
 struct mb_reference;
+struct mb_evaluate_options {
+    uint32_t size;
+    const struct mb_windows *windows;
+    struct mb_network *reference_network; /* run beside; NULL: none */
+    struct mb_reference *reference;       /* or one that is kept: not both */
+    const char *save_path; /* also write every scored row as llama.cpp's log-probabilities; the file
+                              appears whole or not at all; NULL: don't */
+    const struct mb_progress *progress;
+};
+/** mb_evaluate and mb_evaluate_against, with all that can be asked for. */
+MB_API enum mb_status mb_evaluate_with(struct mb_network *network,
+                                       const struct mb_evaluate_options *options,
+                                       struct mb_evaluation *evaluation, struct mb_error *error);
+/** Logits of a reference kept between evaluations (f32 logits of the scored positions),
+ * so that many mixes are compared with one reference run. NULL-safe free. */
 MB_API enum mb_status mb_reference_create(struct mb_network *network,
                                           const struct mb_windows *windows,
                                           const struct mb_progress *progress,
                                           struct mb_reference **reference, struct mb_error *error);
 MB_API void mb_reference_destroy(struct mb_reference *reference);
+/** Whether a file is one of llama.cpp's log-probabilities ("_logits_", what llama-perplexity's
+ * --kl-divergence-base names). */
+MB_API int mb_reference_is_file(const char *path);
+/**
+ * Such a file as a reference, and its tokens as the windows to evaluate on (max_windows 0: all).
+ * Memory   maps the file; rows are decoded when they are scored. Numeric   log-probabilities have
+ * 16 bits there, and those of e^-16 or less are left out, as llama.cpp does:
+ * docs/llama-cpp-files.md has what that costs. MB_ERR_FILE with the byte where a count, size or
+ * scale is wrong.
+ */
+MB_API enum mb_status mb_reference_open(const char *path, const struct mb_model *model,
+                                        size_t max_windows, struct mb_windows *windows,
+                                        struct mb_reference **reference, struct mb_error *error);
 MB_API enum mb_status mb_evaluate_against(struct mb_network *network,
                                           struct mb_reference *reference,
                                           const struct mb_windows *windows,

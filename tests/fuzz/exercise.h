@@ -8,6 +8,7 @@
 #include "mixbit/model.h"
 #include "model/gguf.h"
 #include "model/importance.h"
+#include "model/logits_file.h"
 
 #include <math.h>
 
@@ -118,6 +119,30 @@ static inline int exercise_imatrix(const char *path, const struct mb_model *mode
     }
     exercise_require(known > 0 && strlen(importance->hash) == 32);
     mb_importance_free(importance);
+    return 1;
+}
+
+/* A file of log-probabilities: what is accepted has every row, and no probability above 1. */
+static inline int exercise_logits(const char *path)
+{
+    struct mb_logits_file file;
+    struct mb_error error = {.message = ""};
+    const enum mb_status status = mb_logits_open(path, &file, &error);
+    if (status != MB_OK) {
+        exercise_error(&error, status);
+        return 0;
+    }
+    float *log_p = malloc(file.vocabulary * sizeof *log_p);
+    exercise_require(log_p != NULL);
+    for (size_t row = 0; row < file.windows * file.scored; row++) {
+        mb_logits_decode(&file, row, log_p);
+        for (size_t i = 0; i < file.vocabulary; i++)
+            exercise_require(log_p[i] < 0.02f && log_p[i] > -2e6f);
+    }
+    for (size_t i = 0; i < file.windows * file.window; i++)
+        exercise_require(mb_logits_token(&file, i) >= -1);
+    free(log_p);
+    mb_logits_close(&file);
     return 1;
 }
 
