@@ -115,6 +115,8 @@ static enum mb_status add_candidate(const struct mb_problem_options *options,
         return mb_error_set(error, MB_ERR_ARGUMENT, -1, "unknown format id %d for %s", (int)asked,
                             source->name);
     struct mb_candidate candidate = {.format = mb_format_fit(asked, source->k)};
+    if (source->excluded >> (unsigned)candidate.format & 1)
+        return MB_OK;
     for (size_t i = 0; i < unit->candidate_count; i++)
         if (unit->candidates[i].format == candidate.format)
             return MB_OK;
@@ -163,6 +165,9 @@ static enum mb_status build_unit(const struct mb_problem_options *options, size_
     for (size_t c = 0; status == MB_OK && c < count; c++)
         status = add_candidate(options, source, pinned ? source->pinned : options->formats[c],
                                share, unit, interpolated, error);
+    if (status == MB_OK && unit->candidate_count == 0)
+        status = mb_error_set(error, MB_ERR_ARGUMENT, -1, "%s: every candidate format is excluded",
+                              source->name);
     return status;
 }
 

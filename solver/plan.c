@@ -407,6 +407,7 @@ void mb_solution_fill(const struct mb_problem *problem, enum mb_quantity minimiz
         solution->bound = cost;
     }
     solution->nodes = outcome->nodes;
+    solution->objective = cost;
 }
 
 enum mb_status mb_solve(const struct mb_problem *problem, enum mb_quantity minimize,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Plans as values and as files, "mixbit-plan" version 1. An entry names its tensor and format and
  * what that should cost; totals are kept beside them, so a reader needs no profile to compare a
- * plan with what is measured later. Loading is all or nothing. */
+ * plan with what is measured later. "groups" is there only when something had to share a format.
+ * Loading is all or nothing. */
 #include "mixbit/plan.h"
 #include "solver/numbers.h"
 #include "support/support.h"
@@ -139,10 +140,9 @@ enum mb_status mb_plan_save(const struct mb_plan *plan, const char *path, struct
          json_object_set(root, "budget", budget) != 0 ||
          json_object_set(root, "total", total) != 0 || json_object_set(root, "fixed", fixed) != 0 ||
          json_object_set_new(root, "matmul", products_to_json(plan)) != 0 ||
-         json_object_set(root, "tensors", entries) != 0))
-        status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while writing '%s'", path);
-    if (status == MB_OK && plan->importance_hash[0] != '\0' &&
-        json_object_set_new(root, "importance", json_string(plan->importance_hash)) != 0)
+         json_object_set(root, "tensors", entries) != 0 ||
+         (plan->groups[0] != '\0' &&
+          json_object_set_new(root, "groups", json_string(plan->groups)) != 0)))
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while writing '%s'", path);
     if (status == MB_OK)
         status = mb_json_save(path, root, error);
@@ -249,6 +249,8 @@ enum mb_status mb_plan_load(const char *path, struct mb_plan **plan, struct mb_e
     if (status == MB_OK && json_object_get(root, "importance") != NULL)
         status = mb_json_text(root, "importance", made->importance_hash,
                               sizeof made->importance_hash, path, error);
+    if (status == MB_OK && json_object_get(root, "groups") != NULL)
+        status = mb_json_text(root, "groups", made->groups, sizeof made->groups, path, error);
     if (status == MB_OK)
         status = mb_json_cost(root, "gap", &made->gap, path, error);
     if (status == MB_OK)

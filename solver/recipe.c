@@ -6,7 +6,8 @@
  * ends, so only one can match. llama.cpp lower-cases patterns and splits its file at white space;
  * it has no comments, and one bad word spoils the run. Overrides hold only over a quantized base
  * type, and some versions drop one that equals the base: the base is one the plan does not use.
- * Embedding and output have options of their own that beat patterns: both are given. */
+ * Embedding and output have options of their own that beat patterns: both are given. What a tool
+ * loads, converts and refuses is in runtime.c. */
 #include "mixbit/plan.h"
 #include "support/support.h"
 
@@ -50,14 +51,9 @@ static void add(struct text *text, const char *format, ...)
     text->length += (size_t)needed;
 }
 
-/* What neither tool quantizes, whatever a pattern says (tensor_allows_quantization in llama.cpp's
- * src/llama-quant.cpp; those of architectures that we know). */
-static const char *const never[] = {"_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d",
-                                    "shortconv.conv.weight"};
-
-static enum mb_status check_entry(const struct mb_plan_entry *entry, struct mb_error *error)
+static enum mb_status check_entry(const struct mb_plan_entry *entry, enum mb_runtime runtime,
+                                  struct mb_error *error)
 {
-    static const char ending[] = "weight";
     const size_t length = strlen(entry->name);
     if (mb_format_info(entry->format) == NULL)
         return mb_error_set(error, MB_ERR_UNSUPPORTED, -1, "recipe: %s has an unknown format",
@@ -69,11 +65,12 @@ static enum mb_status check_entry(const struct mb_plan_entry *entry, struct mb_e
                 "recipe: %s: a pattern cannot name this tensor (expected lower-case "
                 "letters, digits, '_', '.' and '-')",
                 entry->name);
-    bool quantized =
-        length >= strlen(ending) && strcmp(entry->name + length - strlen(ending), ending) == 0;
-    for (size_t i = 0; i < sizeof never / sizeof *never; i++)
-        quantized = quantized && strstr(entry->name, never[i]) == NULL;
-    if (!quantized)
+    if (!mb_runtime_loads(runtime, entry->format))
+        return mb_error_set(error, MB_ERR_UNSUPPORTED, -1,
+                            "recipe: %s: %s has no format %s; solve with --runtime %s", entry->name,
+                            mb_runtime_names[runtime], mb_format_info(entry->format)->name,
+                            mb_runtime_names[runtime]);
+    if (!mb_runtime_converts(runtime, entry->name))
         return mb_error_set(error, MB_ERR_UNSUPPORTED, -1,
                             "recipe: %s: the quantize tool never converts this tensor; take it out "
                             "of the plan",
@@ -140,9 +137,11 @@ static void add_role_option(struct text *text, const struct mb_plan *plan, const
 static void add_command(struct text *text, const struct mb_plan *plan, enum mb_runtime runtime,
                         const char *path)
 {
-    add(text, "llama-quantize --allow-requantize");
-    if (plan->importance_hash[0] != '\0')
-        add(text, " --imatrix IMATRIX.gguf");
+    bool importance = plan->importance_hash[0] != '\0';
+    for (size_t i = 0; i < plan->count; i++)
+        importance = importance || mb_runtime_needs_importance(runtime, plan->entries[i].name,
+                                                               plan->entries[i].format);
+    add(text, "llama-quantize --allow-requantize%s", importance ? " --imatrix IMATRIX.gguf" : "");
     add_role_option(text, plan, "token_embd.weight", "--token-embedding-type");
     add_role_option(text, plan, "output.weight", "--output-tensor-type");
     if (runtime == MB_RUNTIME_LLAMA_CPP) {
@@ -174,7 +173,7 @@ enum mb_status mb_recipe_write(const struct mb_plan *plan, enum mb_runtime runti
     if (plan->count == 0)
         return mb_error_set(error, MB_ERR_ARGUMENT, -1, "recipe: the plan has no tensors");
     for (size_t i = 0; i < plan->count; i++) {
-        const enum mb_status status = check_entry(&plan->entries[i], error);
+        const enum mb_status status = check_entry(&plan->entries[i], runtime, error);
         if (status != MB_OK)
             return status;
     }

@@ -60,6 +60,7 @@ struct mb_solution {
     double bound;                    /* proven lower bound of the objective */
     double gap;                      /* (objective - bound) / objective; 0: optimal */
     size_t nodes;
+    double objective; /* what was made small: a total, or a weighted sum */
 };
 
 /**
@@ -84,6 +85,97 @@ MB_API enum mb_status mb_solve_front(const struct mb_problem *problem, enum mb_q
                                      size_t points, struct mb_solution **solutions, size_t *count,
                                      struct mb_error *error);
 
+/* ---- priorities
+ * ---------------------------------------------------------------------------------------------- */
+
+/** Over what a unit's figures are normalised, so that bytes, times and losses can be added. */
+enum mb_normalization {
+    MB_NORMALIZE_MODEL, /* the span of the whole model's totals: our reading */
+    MB_NORMALIZE_UNIT /* the span over the unit's own candidates; losses by the unit's contribution
+                         as well: APreQEL's reading */
+};
+
+/** What the user wants little of, and how much he cares. Zero is a meaningful default everywhere
+ * but for the weights. */
+struct mb_weighting {
+    double weight[MB_QUANTITY_COUNT]; /* 0 or more, one above 0; only their proportion matters */
+    enum mb_normalization normalization;
+    /** MB_NORMALIZE_UNIT: a unit's contribution is its loss in this format, over the largest such
+     * loss. MB_FORMAT_NONE: the span of its losses, which makes the sum of losses what is weighed.
+     */
+    enum mb_format contribution;
+    /** Spans come from this problem, of the same units and formats; NULL: from the problem itself.
+     * Sums under two problems (residencies) then compare. */
+    const struct mb_problem *reference;
+};
+
+/**
+ * Minimise the weighted sum of normalised quantities under limits on any three of them. Without a
+ * limit that binds it is the least sum of each unit; of equal ones that of less loss, then of fewer
+ * bytes. Otherwise exact as mb_solve; solution->objective is the sum (its zero is no ideal).
+ * @return as mb_solve; MB_ERR_ARGUMENT for negative, non-finite or all-zero weights, a contribution
+ * format that a unit does not have, and four limits at once.
+ */
+MB_API enum mb_status mb_solve_weighted(const struct mb_problem *problem,
+                                        const struct mb_weighting *weighting,
+                                        const struct mb_budget *budget, double gap,
+                                        double time_limit_s, struct mb_solution *solution,
+                                        struct mb_budget *nearest, struct mb_error *error);
+/** The weighted sum of a choice. */
+MB_API enum mb_status mb_weighted_sum(const struct mb_problem *problem,
+                                      const struct mb_weighting *weighting, const size_t *choice,
+                                      double *sum, struct mb_error *error);
+
+/* ---- equality groups
+ * ---------------------------------------------------------------------------------------------- */
+
+/** A problem whose units are groups of another's: one candidate per format that all members can
+ * have (each stored in what the format falls back to at its own row length), figures added. */
+struct mb_grouping {
+    struct mb_problem *problem;
+    size_t *unit_of; /* [units of the other problem] */
+};
+/**
+ * Merge units with the same number in group[unit_count]; free with mb_grouping_free. An optimum of
+ * the merged problem is one of the problem in which the members of each group share a format.
+ * @return MB_ERR_ARGUMENT names a group whose members have no format in common.
+ */
+MB_API enum mb_status mb_group_units(const struct mb_problem *problem, const size_t *group,
+                                     struct mb_grouping *grouping, struct mb_error *error);
+MB_API void mb_grouping_free(struct mb_grouping *grouping);
+/** The members' candidates behind a choice of the merged problem. */
+MB_API void mb_grouping_expand(const struct mb_problem *problem, const struct mb_grouping *grouping,
+                               const size_t *merged, size_t *choice);
+/** The other way round; 0 when the members of some group are not in one format. */
+MB_API int mb_grouping_merge(const struct mb_problem *problem, const struct mb_grouping *grouping,
+                             const size_t *choice, size_t *merged);
+
+/* ---- KL Lens's allocators, reconstructed
+ * ---------------------------------------------------------------------------------------------- */
+
+/** Both walk one list of all (unit, format) entries by ascending loss, starting from every unit in
+ * the format in which it loses least; an entry that would not make its unit smaller is passed over.
+ */
+enum mb_kl_lens_kind {
+    MB_KL_LENS_A, /* takes an entry while perplexity, predicted from the losses, stays within gamma
+                     of the reference, which is replaced after each step */
+    MB_KL_LENS_B  /* takes every entry before a cut; cuts are evenly spaced, the last entry is in
+                     none */
+};
+struct mb_kl_lens_options {
+    enum mb_kl_lens_kind kind;
+    double gamma;        /* A: 0 is the paper's 1.10 */
+    int fixed_reference; /* A: nonzero: the reference stays that of the start */
+    size_t cuts;         /* B: 0 is the paper's ten */
+    size_t cut;          /* B: 1 .. cuts; 0: the first one that fits max_bytes */
+    double max_bytes;    /* of the total; A stops as soon as it fits. 0: none */
+};
+/** MB_ERR_INFEASIBLE says how small the allocator got when max_bytes is not reached. Nothing
+ * is proven: the bound is 0. */
+MB_API enum mb_status mb_solve_kl_lens(const struct mb_problem *problem,
+                                       const struct mb_kl_lens_options *options,
+                                       struct mb_solution *solution, struct mb_error *error);
+
 /** Totals of a given choice (fixed included): how uniform formats and presets are predicted with
  * the same table. */
 MB_API void mb_problem_totals(const struct mb_problem *problem, const size_t *choice,
@@ -99,6 +191,7 @@ struct mb_unit_source {
     int is_embedding, is_output;
     enum mb_format source; /* format in the file */
     enum mb_format pinned; /* MB_FORMAT_NONE: free */
+    uint64_t excluded;     /* bits 1 << enum mb_format: formats it may not be stored in */
 };
 struct mb_problem_options {
     uint32_t size;
@@ -115,7 +208,8 @@ struct mb_problem_options {
 /**
  * Build the problem: bytes from formats, times from the profile, losses from the table. A unit kept
  * in its source format costs no loss. *interpolated (may be NULL) counts times that were not
- * measured at the exact shape. MB_ERR_ARGUMENT when the table lacks a unit x format (names it).
+ * measured at the exact shape. MB_ERR_ARGUMENT when the table lacks a unit x format (names it), or
+ * when all formats of a unit are excluded.
  * Free with mb_problem_free.
  */
 MB_API enum mb_status mb_problem_build(const struct mb_problem_options *options,
@@ -157,7 +251,9 @@ struct mb_plan_entry {
     char kernel[72];
 };
 struct mb_plan {
-    char model_hash[33], device_key[64], objective[32];
+    char model_hash[33], device_key[64];
+    char objective[160]; /* "kl", "decode" ..., or the weights or allocator it was made with */
+    char groups[160];    /* what had to share a format: "layer", "qkv gate-up"; "": nothing */
     char importance_hash[33]; /* what its losses were measured with; "": nothing */
     struct mb_budget budget;
     double total[MB_QUANTITY_COUNT], fixed[MB_QUANTITY_COUNT];
@@ -173,11 +269,21 @@ MB_API enum mb_status mb_plan_save(const struct mb_plan *plan, const char *path,
                                    struct mb_error *error);
 MB_API enum mb_status mb_plan_load(const char *path, struct mb_plan **plan, struct mb_error *error);
 
-enum mb_runtime { MB_RUNTIME_LLAMA_CPP, MB_RUNTIME_IK_LLAMA_CPP };
+enum mb_runtime { MB_RUNTIME_LLAMA_CPP, MB_RUNTIME_IK_LLAMA_CPP, MB_RUNTIME_COUNT };
+/** "llama.cpp", "ik_llama.cpp", then NULL. */
+MB_API extern const char *const mb_runtime_names[MB_RUNTIME_COUNT + 1];
+/** Whether the runtime loads the format, */
+MB_API int mb_runtime_loads(enum mb_runtime runtime, enum mb_format format);
+/** whether its quantize tool ever converts a tensor of this name, */
+MB_API int mb_runtime_converts(enum mb_runtime runtime, const char *tensor);
+/** and whether that tool refuses this format for this tensor without an importance matrix. */
+MB_API int mb_runtime_needs_importance(enum mb_runtime runtime, const char *tensor,
+                                       enum mb_format format);
 /**
  * Write the recipe of a plan: for llama.cpp a --tensor-type-file (anchored patterns, no comments:
  * it has none) plus the command line that uses it in *command (free()); for ik_llama.cpp the
- * --custom-q argument. Units the runtime could not store that way are an error.
+ * --custom-q argument. Where the tool needs an importance matrix the command names one to be
+ * given (IMATRIX.gguf). Units the runtime could not store that way are MB_ERR_UNSUPPORTED.
  */
 MB_API enum mb_status mb_recipe_write(const struct mb_plan *plan, enum mb_runtime runtime,
                                       const char *path, char **command, struct mb_error *error);

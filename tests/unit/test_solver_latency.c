@@ -16,14 +16,14 @@
 #define THREADS 2
 
 static const struct mb_unit_source model[] = {
-    {"token_embd.weight", 0, 64, 256, 1, 0, MB_FORMAT_F16, MB_FORMAT_NONE},
-    {"blk.0.attn_q.weight", 1, 256, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE},
-    {"blk.0.attn_k.weight", 2, 128, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE},
-    {"blk.0.attn_v.weight", 3, 128, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE},
-    {"blk.0.ffn_gate.weight", 4, 288, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE},
-    {"blk.0.ffn_up.weight", 5, 288, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE},
-    {"blk.0.ffn_down.weight", 6, 256, 288, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE},
-    {"output.weight", 7, 64, 256, 0, 1, MB_FORMAT_Q8_0, MB_FORMAT_NONE},
+    {"token_embd.weight", 0, 64, 256, 1, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0},
+    {"blk.0.attn_q.weight", 1, 256, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0},
+    {"blk.0.attn_k.weight", 2, 128, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0},
+    {"blk.0.attn_v.weight", 3, 128, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0},
+    {"blk.0.ffn_gate.weight", 4, 288, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0},
+    {"blk.0.ffn_up.weight", 5, 288, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0},
+    {"blk.0.ffn_down.weight", 6, 256, 288, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0},
+    {"output.weight", 7, 64, 256, 0, 1, MB_FORMAT_Q8_0, MB_FORMAT_NONE, 0},
 };
 enum { UNITS = sizeof model / sizeof *model };
 /* Rows of 288 weights: q4_K falls back to q5_0 there, q8_0 fits. */
@@ -224,6 +224,58 @@ static void what_is_missing_is_named(void **unused)
     mb_profile_free(profile);
 }
 
+/* What a tensor is stored in counts, not what was asked for: q4_K in rows of 288 is q5_0. */
+static void excluded_formats_are_no_candidates(void **unused)
+{
+    (void)unused;
+    struct mb_unit_source sources[] = {model[4], model[6]};
+    struct mb_problem_options options = options_of(NULL, NULL);
+    struct mb_sensitivity *table = make_table();
+    struct mb_problem *problem;
+    struct mb_error error;
+    options.sensitivity = table;
+    options.sources = sources;
+    options.source_count = 2;
+    for (size_t i = 0; i < 2; i++)
+        sources[i].excluded = UINT64_C(1) << MB_FORMAT_Q5_0;
+    build(&options, &problem, NULL);
+    assert_int_equal(problem->units[0].candidate_count, 2);
+    assert_int_equal(problem->units[0].candidates[0].format, MB_FORMAT_Q4_K);
+    assert_int_equal(problem->units[1].candidate_count, 1);
+    assert_int_equal(problem->units[1].candidates[0].format, MB_FORMAT_Q8_0);
+    mb_problem_free(problem);
+    sources[1].excluded |= UINT64_C(1) << MB_FORMAT_Q8_0;
+    assert_int_equal(mb_problem_build(&options, &problem, NULL, &error), MB_ERR_ARGUMENT);
+    assert_non_null(strstr(error.message, "blk.0.ffn_down.weight"));
+    mb_sensitivity_free(table);
+}
+
+/* In one format q, k and v cost their products and one preparation. */
+static void a_group_is_charged_one_preparation(void **unused)
+{
+    (void)unused;
+    struct mb_profile *profile = make_profile(0);
+    struct mb_sensitivity *table = make_table();
+    const struct mb_problem_options options = options_of(profile, table);
+    const size_t group[UNITS] = {0, 1, 1, 1, 4, 5, 6, 7};
+    struct mb_problem *problem;
+    struct mb_grouping grouping;
+    build(&options, &problem, NULL);
+    assert_int_equal(mb_group_units(problem, group, &grouping, NULL), MB_OK);
+    const struct mb_unit *unit = &grouping.problem->units[1];
+    assert_string_equal(unit->name, "blk.0.attn_q.weight");
+    assert_int_equal(unit->candidate_count, 3);
+    for (size_t c = 0; c < 3; c++) {
+        const enum mb_format format = unit->candidates[c].format;
+        near(unit->candidates[c].decode_ns, product_ns(format, 512, 256, 1) + 100);
+        near(unit->candidates[c].prefill_ns, (product_ns(format, 512, 256, 512) + 9000) / 512);
+    }
+    mb_grouping_free(&grouping);
+    mb_problem_free(problem);
+    mb_sensitivity_free(table);
+    mb_profile_free(profile);
+}
+
 static void sizes_that_overflow_are_refused(void **unused)
 {
     (void)unused;
@@ -250,6 +302,8 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(figures_are_those_worked_out_by_hand),
                                        cmocka_unit_test(a_tied_embedding_costs_time),
                                        cmocka_unit_test(what_is_missing_is_named),
+                                       cmocka_unit_test(excluded_formats_are_no_candidates),
+                                       cmocka_unit_test(a_group_is_charged_one_preparation),
                                        cmocka_unit_test(sizes_that_overflow_are_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

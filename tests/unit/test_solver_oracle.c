@@ -1,57 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The solver against GLPK's branch and cut, and against trying every mix.
  *
- * Random problems of 30 units x 8 candidates (fewer where ties make GLPK slow), every quantity as
- * the objective, one to three limits, some of which cannot be met: both must find the same cost, or
- * both none. MIXBIT_TEST_PROBLEMS sets how many (500). Tiny problems are enumerated, which also
- * checks the nearest budget of an infeasible one. */
-#include "solver_random.h"
+ * Random problems of 30 units x 8 candidates, every quantity as the objective, one to three limits,
+ * some of which cannot be met: both must find the same cost, or both none. MIXBIT_TEST_PROBLEMS
+ * sets how many (1,000); a quarter as many have ties, and are smaller because ties make GLPK slow.
+ * Of the 1,000, 300 or more have two binding limits and a relaxation that is no mix. Tiny problems
+ * are enumerated, which also checks the nearest budget of an infeasible one. */
+#include "solver_glpk.h"
 
 #include <stdarg.h>
 #include <setjmp.h>
 #include <cmocka.h>
 
-#include <glpk.h>
-#include <math.h>
 #include <string.h>
-
-/* Cost of the best mix by GLPK; INFINITY when there is none. */
-static double glpk_best(const struct mb_problem *problem, int minimize,
-                        const struct mb_budget *budget)
-{
-    glp_prob *linear = glp_create_prob();
-    const int units = (int)problem->unit_count;
-    glp_set_obj_dir(linear, GLP_MIN);
-    glp_add_rows(linear, units + MB_QUANTITY_COUNT);
-    for (int i = 1; i <= units; i++)
-        glp_set_row_bnds(linear, i, GLP_FX, 1, 1);
-    for (int q = 0; q < MB_QUANTITY_COUNT; q++)
-        glp_set_row_bnds(linear, units + 1 + q, budget->max[q] > 0 ? GLP_UP : GLP_FR, 0,
-                         budget->max[q] - problem->fixed[q]);
-    for (int i = 0; i < units; i++)
-        for (size_t c = 0; c < problem->units[i].candidate_count; c++) {
-            struct mb_candidate *candidate = &problem->units[i].candidates[c];
-            int rows[2 + MB_QUANTITY_COUNT] = {0, i + 1};
-            double values[2 + MB_QUANTITY_COUNT] = {0, 1};
-            for (int q = 0; q < MB_QUANTITY_COUNT; q++) {
-                rows[2 + q] = units + 1 + q;
-                values[2 + q] = *quantity_of(candidate, q);
-            }
-            const int column = glp_add_cols(linear, 1);
-            glp_set_col_kind(linear, column, GLP_BV);
-            glp_set_obj_coef(linear, column, *quantity_of(candidate, minimize));
-            glp_set_mat_col(linear, column, 1 + MB_QUANTITY_COUNT, rows, values);
-        }
-    glp_iocp parameters;
-    glp_init_iocp(&parameters);
-    parameters.presolve = GLP_ON;
-    parameters.msg_lev = GLP_MSG_OFF;
-    const int failed = glp_intopt(linear, &parameters);
-    const bool found = failed == 0 && glp_mip_status(linear) == GLP_OPT;
-    const double best = found ? glp_mip_obj_val(linear) + problem->fixed[minimize] : INFINITY;
-    glp_delete_prob(linear);
-    return best;
-}
 
 static void check_limits(const struct mb_problem *problem, const struct mb_budget *budget,
                          const struct mb_solution *solution)
@@ -67,16 +28,17 @@ static void check_limits(const struct mb_problem *problem, const struct mb_budge
 }
 
 struct tally {
-    int solved, infeasible, two_limits, binding;
+    int solved, infeasible, two_limits, binding, hard;
 };
 
-static void compare_with_glpk(uint64_t seed, struct tally *tally)
+static void compare_with_glpk(uint64_t seed, bool tied, struct tally *tally)
 {
     uint64_t state = 0x9e3779b97f4a7c15u * (seed + 1);
-    const enum figures figures = (enum figures)(seed % 4);
-    const bool tied = figures == FIGURES_TIES || figures == FIGURES_DUPLICATES;
+    const enum figures figures = tied       ? seed % 2 ? FIGURES_DUPLICATES : FIGURES_TIES
+                                 : seed % 2 ? FIGURES_LIKE_MODELS
+                                            : FIGURES_WHOLE;
     struct mb_problem *problem = problem_random(tied ? 14 : 30, tied ? 6 : 8, figures, &state);
-    const int minimize = (int)(seed / 4 % MB_QUANTITY_COUNT);
+    int minimize = (int)(seed / 4 % MB_QUANTITY_COUNT);
     const int limits = 1 + (int)(seed % 5 + 1) / 2 % 3;
     struct mb_budget budget = {{0}};
     for (int q = 0; q < MB_QUANTITY_COUNT; q++)
@@ -89,7 +51,8 @@ static void compare_with_glpk(uint64_t seed, struct tally *tally)
     struct mb_error error = {.message = ""};
     const enum mb_status status =
         mb_solve(problem, (enum mb_quantity)minimize, &budget, 0, 0, &solution, NULL, &error);
-    const double best = glpk_best(problem, minimize, &budget);
+    const struct glpk_answer answer = glpk_solve(problem, glpk_quantity, &minimize, &budget, NULL);
+    const double best = answer.best + problem->fixed[minimize];
     if (isinf(best)) {
         assert_int_equal(status, MB_ERR_INFEASIBLE);
         assert_true(strstr(error.message, "no mix") != NULL);
@@ -103,6 +66,7 @@ static void compare_with_glpk(uint64_t seed, struct tally *tally)
         assert_true(solution.gap == 0);
         tally->solved++;
         tally->two_limits += limits >= 2;
+        tally->hard += answer.active_limits >= 2 && answer.fractional;
         for (int l = 0; l < limits; l++) {
             struct mb_budget without = budget;
             struct mb_solution relaxed;
@@ -123,18 +87,24 @@ static void agrees_with_glpk(void **unused)
 {
     (void)unused;
     const char *wanted = getenv("MIXBIT_TEST_PROBLEMS");
-    const int problems = wanted != NULL ? atoi(wanted) : 500;
-    struct tally tally = {0};
+    const int problems = wanted != NULL ? atoi(wanted) : 1000;
+    struct tally tally = {0}, ties = {0};
     glp_term_out(GLP_OFF);
     for (int seed = 0; seed < problems; seed++)
-        compare_with_glpk((uint64_t)seed, &tally);
-    print_message("%d problems: %d solved alike (%d with two or three limits, %d limits binding),"
-                  " %d infeasible for both\n",
-                  problems, tally.solved, tally.two_limits, tally.binding, tally.infeasible);
+        compare_with_glpk((uint64_t)seed, false, &tally);
+    for (int seed = 0; seed < problems / 4; seed++)
+        compare_with_glpk((uint64_t)seed, true, &ties);
+    print_message(
+        "%d problems: %d solved alike (%d with two or three limits, %d limits binding, %d "
+        "with two binding at once and a fractional relaxation), %d infeasible for both; "
+        "with ties %d and %d\n",
+        problems, tally.solved, tally.two_limits, tally.binding, tally.hard, tally.infeasible,
+        ties.solved, ties.infeasible);
     assert_true(tally.solved >= problems * 8 / 10);
     assert_true(tally.two_limits >= problems / 2);
     assert_true(tally.binding >= problems / 2);
-    assert_true(tally.infeasible >= problems / 100);
+    assert_true(tally.hard >= problems * 3 / 10);
+    assert_true(tally.infeasible + ties.infeasible >= problems / 100);
 }
 
 /* ---- trying every mix ---- */

@@ -258,7 +258,8 @@ static struct mb_plan *make_plan(void)
     assert_memory_equal(plan->fixed, problem->fixed, sizeof plan->fixed);
     strcpy(plan->model_hash, "0123456789abcdef0123456789abcdef");
     strcpy(plan->device_key, "xeon");
-    strcpy(plan->objective, "bytes");
+    strcpy(plan->objective, "weights memory=1,latency=2,accuracy=3");
+    strcpy(plan->groups, "qkv blk.#.ffn_*");
     plan->budget = budget;
     plan->gap = 1.0 / 7;
     mb_solution_free(&solution);
@@ -277,6 +278,7 @@ static void a_plan_comes_back_as_it_was(void **unused)
     assert_string_equal(read->model_hash, plan->model_hash);
     assert_string_equal(read->device_key, plan->device_key);
     assert_string_equal(read->objective, plan->objective);
+    assert_string_equal(read->groups, plan->groups);
     assert_memory_equal(&read->budget, &plan->budget, sizeof plan->budget);
     assert_memory_equal(read->total, plan->total, sizeof plan->total);
     assert_memory_equal(read->fixed, plan->fixed, sizeof plan->fixed);
@@ -291,6 +293,18 @@ static void a_plan_comes_back_as_it_was(void **unused)
         assert_true(read->entries[i].prefill_ns == plan->entries[i].prefill_ns);
         assert_true(read->entries[i].loss == plan->entries[i].loss);
     }
+    /* Without groups the key is left out, as in files from before there were any. */
+    char *text = text_read(path);
+    assert_non_null(strstr(text, "\"groups\""));
+    free(text);
+    plan->groups[0] = '\0';
+    assert_int_equal(mb_plan_save(plan, path, NULL), MB_OK);
+    text = text_read(path);
+    assert_null(strstr(text, "groups"));
+    free(text);
+    mb_plan_free(read);
+    assert_int_equal(mb_plan_load(path, &read, NULL), MB_OK);
+    assert_string_equal(read->groups, "");
     plan->entries[1].loss = NAN;
     assert_int_equal(mb_plan_save(plan, path, NULL), MB_ERR_ARGUMENT);
     mb_plan_free(read);
@@ -336,6 +350,7 @@ static void a_plan_with_anything_wrong_loads_nothing(void **unused)
     refuse(text, "\"gap\": 0", "\"gap\": -0", "gap");
     refuse(text, "\"model\": \"", "\"model\": \"0", "model");
     refuse(text, "\"tensors\"", "\"tensor\"", "tensors");
+    refuse(text, "\"groups\": \"qkv blk.#.ffn_*\"", "\"groups\": 1", "groups");
     for (size_t bytes = 0; bytes + 2 < strlen(text); bytes += 5) {
         text_write(path, text, bytes);
         assert_int_equal(mb_plan_load(path, &read, NULL), MB_ERR_FILE);

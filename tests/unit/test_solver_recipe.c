@@ -118,6 +118,33 @@ static void the_base_is_none_of_the_formats(void **unused)
     unlink(path);
 }
 
+/* What the tool refuses without an importance matrix, and what the runtime doesn't have. */
+static void the_command_has_what_the_formats_need(void **unused)
+{
+    (void)unused;
+    struct mb_plan_entry entry = {.name = "blk.0.ffn_up.weight", .format = MB_FORMAT_IQ3_XXS};
+    struct mb_plan plan = {.count = 1, .entries = &entry};
+    char room[128], *command;
+    const char *path = scratch_path("RECIPE", room);
+    struct mb_error error;
+    for (int r = 0; r < MB_RUNTIME_COUNT; r++) {
+        assert_int_equal(mb_recipe_write(&plan, (enum mb_runtime)r, path, &command, NULL), MB_OK);
+        assert_int_equal(strstr(command, "--imatrix IMATRIX.gguf") != NULL,
+                         r == MB_RUNTIME_LLAMA_CPP);
+        free(command);
+    }
+    strcpy(entry.name, "output.weight");
+    assert_int_equal(mb_recipe_write(&plan, MB_RUNTIME_LLAMA_CPP, path, &command, NULL), MB_OK);
+    assert_null(strstr(command, "imatrix"));
+    free(command);
+    unlink(path);
+    entry.format = MB_FORMAT_NVFP4;
+    assert_int_equal(mb_recipe_write(&plan, MB_RUNTIME_IK_LLAMA_CPP, path, &command, &error),
+                     MB_ERR_UNSUPPORTED);
+    assert_non_null(strstr(error.message, "ik_llama.cpp has no format nvfp4"));
+    assert_int_equal(access(path, F_OK), -1);
+}
+
 static void what_no_pattern_can_say_is_refused(void **unused)
 {
     (void)unused;
@@ -155,6 +182,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(recipes_are_the_golden_ones),
                                        cmocka_unit_test(the_tool_made_the_plan_of_it),
                                        cmocka_unit_test(the_base_is_none_of_the_formats),
+                                       cmocka_unit_test(the_command_has_what_the_formats_need),
                                        cmocka_unit_test(what_no_pattern_can_say_is_refused)};
     return cmocka_run_group_tests(tests, scratch_create, scratch_remove);
 }
