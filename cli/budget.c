@@ -21,7 +21,8 @@ bool mb_budget_given(const struct mb_budget_options *options)
 {
     return options->max_size.bytes > 0 || options->max_size.bits_per_weight > 0 ||
            options->max_ram.bytes > 0 || options->max_ram.bits_per_weight > 0 ||
-           options->min_decode > 0 || options->min_prefill > 0 || options->max_kl > 0;
+           options->min_decode > 0 || options->min_prefill > 0 || options->max_kl > 0 ||
+           options->weights != NULL;
 }
 
 /* Bits per weight count the weights of the tensors that are quantized; the rest of the file is

@@ -126,9 +126,49 @@
          .choices = mb_minimize_names,                                                             \
          .fallback = "kl",                                                                         \
          .help = "what to make small under the budgets"},                                          \
+        {.name = "weights",                                                                        \
+         .kind = MB_OPTION_TEXT,                                                                   \
+         .offset = offsetof(type, field.weights),                                                  \
+         .value = "LIST",                                                                          \
+         .help = "what matters, in proportion, instead of --minimize: memory=1,latency=2,"         \
+                 "accuracy=3; decode= and prefill= in place of latency= (which is decode)"},       \
+        {.name = "contribution",                                                                   \
+         .kind = MB_OPTION_TEXT,                                                                   \
+         .offset = offsetof(type, field.contribution),                                             \
+         .value = "FORMAT",                                                                        \
+         .help = "with --weights and --granularity layer: a layer's contribution is its loss in "  \
+                 "this format (default: the span of its losses)"},                                 \
+        {.name = "pin",                                                                            \
+         .kind = MB_OPTION_TEXTS,                                                                  \
+         .offset = offsetof(type, field.constraints.pins),                                         \
+         .value = "PATTERN=FORMAT",                                                                \
+         .help = "fix tensors whose name matches; may be repeated"},                               \
+        {.name = "exclude",                                                                        \
+         .kind = MB_OPTION_TEXTS,                                                                  \
+         .offset = offsetof(type, field.constraints.excludes),                                     \
+         .value = "[PATTERN=]FORMATS",                                                             \
+         .help = "store no tensor, or none whose name matches, in these formats; may be "          \
+                 "repeated"},                                                                      \
+        {.name = "group",                                                                          \
+         .kind = MB_OPTION_TEXTS,                                                                  \
+         .offset = offsetof(type, field.constraints.groups),                                       \
+         .value = "NAME|PATTERNS",                                                                 \
+         .help = "one format for tensors of a group: qkv, gate-up, or comma-separated patterns, "  \
+                 "in which # is the number of a block and makes a group per block; may be "        \
+                 "repeated"},                                                                      \
+        {.name = "granularity",                                                                    \
+         .kind = MB_OPTION_CHOICE,                                                                 \
+         .offset = offsetof(type, field.constraints.granularity),                                  \
+         .choices = mb_granularity_names,                                                          \
+         .fallback = "tensor",                                                                     \
+         .help = "what gets a format of its own; layer: one for all tensors of a block that are "  \
+                 "not pinned"},                                                                    \
     {                                                                                              \
-        .name = "pin", .kind = MB_OPTION_TEXTS, .offset = offsetof(type, field.pins),              \
-        .value = "PATTERN=FORMAT", .help = "fix tensors whose name matches; may be repeated"       \
+        .name = "runtime", .kind = MB_OPTION_CHOICE,                                               \
+        .offset = offsetof(type, field.constraints.runtime), .choices = mb_target_names,           \
+        .fallback = "mixbit",                                                                      \
+        .help = "what the plan is for: only formats that it loads and that its quantize tool "     \
+                "makes without an importance matrix"                                               \
     }
 
 #endif

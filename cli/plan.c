@@ -84,7 +84,8 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
     run->forecast_request = (struct mb_forecast_request){.table = run->table,
                                                          .profile = run->profile,
                                                          .formats = &run->formats,
-                                                         .pins = &o->budget.pins,
+                                                         .constraints = &o->budget.constraints,
+                                                         .aim = &run->aim,
                                                          .threads = mb_threads_count(run->threads)};
     if (status == MB_OK)
         status = mb_step_fixed_cost(cli, run->model, run->threads, &run->target, o->context,

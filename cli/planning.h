@@ -50,6 +50,8 @@ struct mb_planning {
     struct mb_sensitivity *table;
     struct mb_importance *importance; /* NULL: none */
     struct mb_format_list formats;
+    struct mb_aim aim;
+    unsigned unwritten; /* bits: outputs that this plan doesn't have */
     struct mb_forecast_request forecast_request;
     struct mb_forecast forecast;
     struct mb_comparison comparison;
@@ -61,7 +63,7 @@ struct mb_planning {
     size_t chosen;        /* and its row */
     struct mb_solution *front;
     size_t front_count;
-    char objective[200], base[96];
+    char objective[400], base[96];
     char *text, *eval_text;
     char notes[MB_PLANNING_NOTES][300];
     size_t note_count;

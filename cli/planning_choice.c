@@ -14,8 +14,11 @@ static void describe_objective(struct mb_planning *run, const struct mb_budget *
     static const char *const names[] = {"loss", "decode time", "prefill time", "size"};
     char *text = run->objective;
     const size_t room = sizeof run->objective;
-    size_t at = (size_t)snprintf(text, room, "least %s",
-                                 names[mb_minimize_quantity(run->options->budget.minimize)]);
+    size_t at = (size_t)snprintf(
+        text, room, "least %s",
+        run->aim.weighted ? "sum by " : names[mb_minimize_quantity(run->options->budget.minimize)]);
+    if (run->aim.weighted)
+        at += (size_t)snprintf(text + at, room - at, "%s", run->aim.objective);
     const char *join = " with ";
     for (int q = 0; q < MB_QUANTITY_COUNT && at < room; q++) {
         const double max = budget->max[q];
@@ -35,6 +38,8 @@ static void describe_objective(struct mb_planning *run, const struct mb_budget *
         at += (size_t)snprintf(text + at, room - at, "%s%s", join, part);
         join = ", ";
     }
+    if (run->aim.groups[0] != '\0' && at < room)
+        at += (size_t)snprintf(text + at, room - at, "; one format each: %s", run->aim.groups);
     if (reference && at < room)
         snprintf(text + at, room - at,
                  " (no budget was given: 4.5 bits per weight, the fastest uniform format of 4 bits "
@@ -72,8 +77,9 @@ static enum mb_status add_neighbours(struct mb_planning *run, const struct mb_bu
     along.max[against] = 0;
     if (!mb_budget_given(&run->options->budget))
         along.max[MB_QUANTITY_DECODE] = 0;
-    enum mb_status status = mb_solve_front(problem, minimize, against, &along, 40, &run->front,
-                                           &run->front_count, &run->cli->error);
+    enum mb_status status =
+        mb_forecast_class_front(run->cli, &run->forecast, plan->residency, minimize, against,
+                                &along, 40, &run->front, &run->front_count);
     if (status == MB_ERR_INFEASIBLE) {
         run->front_count = 0;
         status = MB_OK;

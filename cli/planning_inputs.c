@@ -28,7 +28,9 @@ enum mb_status mb_planning_open(struct mb_planning *run)
     const struct mb_planning_options *o = run->options;
     struct mb_windows sensed = {.tokens = NULL};
     struct mb_cli *cli = run->cli;
-    enum mb_status status = mb_model_open(cli->positionals[0], &run->model, &cli->error);
+    enum mb_status status = mb_aim_resolve(cli, &o->budget, &run->aim);
+    if (status == MB_OK)
+        status = mb_model_open(cli->positionals[0], &run->model, &cli->error);
     if (status == MB_OK)
         status = mb_step_text(cli, o->text, "calib.txt", "--text", &run->text);
     if (status == MB_OK)
@@ -65,6 +67,9 @@ enum mb_status mb_planning_open(struct mb_planning *run)
     run->formats = o->formats;
     if (!run->formats.count)
         mb_default_formats(run->model, &run->formats);
+    status = mb_constraints_check(cli, run->model, &o->budget.constraints, &run->formats);
+    if (status != MB_OK)
+        return status;
     const struct mb_format_info *majority = mb_format_info(mb_majority_quantized(run->model));
     snprintf(run->base, sizeof run->base, "the %s file given%s",
              majority ? majority->name : "float", majority ? ", which is itself quantized" : "");

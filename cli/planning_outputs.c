@@ -67,6 +67,13 @@ static enum mb_status write_one(struct mb_planning *run, size_t i, const char *p
     default: return write_report(run, path);
     }
     free(command);
+    if (status == MB_ERR_UNSUPPORTED && (i == 4 || i == 5)) { /* that runtime can't have this mix */
+        mb_warn(cli, "%s is not written: %s", mb_planning_outputs[i], cli->error.message);
+        cli->error = (struct mb_error){0};
+        (void)remove(path);
+        run->unwritten |= 1u << i;
+        status = MB_OK;
+    }
     return status;
 }
 
@@ -102,7 +109,8 @@ enum mb_status mb_planning_print(struct mb_planning *run)
                run->held_out.count, run->held_out.window);
         printf("written to %s:", run->options->output);
         for (size_t i = 0; i < MB_PLANNING_OUTPUTS; i++)
-            printf(" %s", mb_planning_outputs[i]);
+            if (!(run->unwritten >> i & 1))
+                printf(" %s", mb_planning_outputs[i]);
         printf("\n");
     }
     mb_table_free(table);

@@ -33,6 +33,7 @@ static enum mb_status plan_of_row(struct mb_planning *run, const struct mb_assig
     memcpy((*plan)->device_key, like->device_key, sizeof like->device_key);
     memcpy((*plan)->objective, like->objective, sizeof like->objective);
     memcpy((*plan)->importance_hash, like->importance_hash, sizeof like->importance_hash);
+    memcpy((*plan)->groups, like->groups, sizeof like->groups);
     (*plan)->budget = like->budget;
     return MB_OK;
 }
@@ -198,6 +199,13 @@ enum mb_status mb_planning_confirm(struct mb_planning *run,
     return status;
 }
 
+/* A row that may be written: one that the solver could have chosen. */
+static bool is_allowed(const struct mb_planning *run, const struct mb_assignment *row)
+{
+    return !isnan(row->predicted[MB_QUANTITY_LOSS]) &&
+           mb_forecast_allows(&run->forecast, &row->mix);
+}
+
 /* The measured rows decide: the best plan that is fast enough, unless a uniform format or preset
  * beats it. One that needs formats which the user excluded is only named. */
 enum mb_status mb_planning_recommend(struct mb_planning *run)
@@ -216,7 +224,7 @@ enum mb_status mb_planning_recommend(struct mb_planning *run)
      * the loss falls with every step. */
     const size_t solved = run->chosen;
     const struct mb_assignment *better = mb_comparison_beats(&run->comparison, &rows[run->chosen]);
-    while (status == MB_OK && better && !isnan(better->predicted[MB_QUANTITY_LOSS])) {
+    while (status == MB_OK && better && is_allowed(run, better)) {
         struct mb_planning_candidate *answer = answer_to(run, better);
         if (answer)
             choose_candidate(run, answer);
@@ -241,8 +249,8 @@ enum mb_status mb_planning_recommend(struct mb_planning *run)
     }
     if (better) {
         snprintf(text, sizeof text,
-                 "%s loses less at no larger size and no lower speed, but uses formats that "
-                 "--formats excludes.",
+                 "%s loses less at no larger size and no lower speed, but is a mix that --formats, "
+                 "--pin, --exclude, --runtime or --group rules out.",
                  better->mix.name);
         say(run, text);
     }

@@ -13,8 +13,6 @@ struct options {
     int runtime;
 };
 
-static const char *const runtimes[] = {"llama.cpp", "ik_llama.cpp", NULL};
-
 /* Without -o the recipe goes to stdout: by way of a file, since recipes are files to the library.
  */
 static enum mb_status print_recipe(struct mb_cli *cli, const struct mb_plan *plan,
@@ -40,6 +38,23 @@ static enum mb_status print_recipe(struct mb_cli *cli, const struct mb_plan *pla
     return status;
 }
 
+/* The tool refuses such tensors, after minutes of work on the others. */
+static void warn_of_importance(struct mb_cli *cli, const struct mb_plan *plan,
+                               enum mb_runtime runtime)
+{
+    const char *first = NULL;
+    size_t count = 0;
+    for (size_t i = 0; i < plan->count; i++)
+        if (mb_runtime_needs_importance(runtime, plan->entries[i].name, plan->entries[i].format) &&
+            count++ == 0)
+            first = plan->entries[i].name;
+    if (count > 0)
+        mb_warn(cli,
+                "%zu tensors (%s the first) are in formats that %s makes only with --imatrix; "
+                "'mixbit solve --runtime %s' does without",
+                count, first, mb_runtime_names[runtime], mb_runtime_names[runtime]);
+}
+
 static enum mb_status run(struct mb_cli *cli, const void *given)
 {
     const struct options *options = given;
@@ -59,12 +74,14 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     }
     if (status == MB_OK && cli->common.json)
         status = mb_print_json(cli, json_pack("{s:s, s:s*, s:s, s:s*}", "runtime",
-                                              runtimes[options->runtime], "output", options->output,
-                                              "recipe", text, "command", command));
+                                              mb_runtime_names[options->runtime], "output",
+                                              options->output, "recipe", text, "command", command));
     else if (status == MB_OK && options->output == NULL)
         (void)fputs(text, stdout);
     else if (status == MB_OK && command != NULL)
         (void)printf("%s\n", command);
+    if (status == MB_OK)
+        warn_of_importance(cli, plan, runtime);
     free(command);
     free(text);
     mb_plan_free(plan);
@@ -75,7 +92,7 @@ static const struct mb_option table[] = {
     {.name = "for",
      .kind = MB_OPTION_CHOICE,
      .offset = offsetof(struct options, runtime),
-     .choices = runtimes,
+     .choices = mb_runtime_names,
      .help = "whose words: a --tensor-type-file, or a --custom-q argument",
      .fallback = "llama.cpp"},
     MB_OUTPUT_ROW(struct options, output,

@@ -19,6 +19,7 @@ struct options {
 
 /* What is open while solving. */
 struct work {
+    struct mb_aim aim;
     struct mb_model *model;
     struct mb_threads *threads;
     struct mb_sensitivity *table;
@@ -34,17 +35,22 @@ static enum mb_status check_options(struct mb_cli *cli, const struct options *op
         return mb_usage(cli, "--front prints a curve; -o writes one plan: choose one of them");
     if (options->front && options->against == options->budget.minimize)
         return mb_usage(cli, "--front: --minimize and --against are the same quantity");
+    if (options->front && (options->budget.weights != NULL || options->budget.allocator != 0))
+        return mb_usage(cli, "--front trades two quantities; --weights and --allocator name one "
+                             "mix: choose one of them");
     return MB_OK;
 }
 
 /* Without a profile sizes and losses can still be traded; speeds can't. */
 static enum mb_status open_profile(struct mb_cli *cli, const struct options *options,
-                                   struct mb_profile **profile)
+                                   const struct mb_aim *aim, struct mb_profile **profile)
 {
+    const double *weight = aim->weighting.weight;
     const struct mb_budget_options *budget = &options->budget;
     const enum mb_quantity minimize = mb_minimize_quantity(budget->minimize);
     const bool needs_times = budget->min_decode > 0 || budget->min_prefill > 0 ||
-                             minimize == MB_QUANTITY_DECODE || minimize == MB_QUANTITY_PREFILL;
+                             minimize == MB_QUANTITY_DECODE || minimize == MB_QUANTITY_PREFILL ||
+                             weight[MB_QUANTITY_DECODE] > 0 || weight[MB_QUANTITY_PREFILL] > 0;
     char *path = options->profile == NULL ? mb_profile_default_path() : NULL;
     const bool none =
         options->profile == NULL && (path == NULL || access(path, F_OK) != 0) && !needs_times;
@@ -61,11 +67,13 @@ static enum mb_status open_profile(struct mb_cli *cli, const struct options *opt
 static enum mb_status open_all(struct mb_cli *cli, const struct options *options, struct work *work)
 {
     struct mb_fixed_cost fixed = {0};
-    enum mb_status status = mb_model_open(cli->positionals[0], &work->model, &cli->error);
+    enum mb_status status = mb_aim_resolve(cli, &options->budget, &work->aim);
+    if (status == MB_OK)
+        status = mb_model_open(cli->positionals[0], &work->model, &cli->error);
     if (status == MB_OK)
         status = mb_step_load_sensitivity(cli, work->model, options->sensitivity, &work->table);
     if (status == MB_OK)
-        status = open_profile(cli, options, &work->profile);
+        status = open_profile(cli, options, &work->aim, &work->profile);
     if (status == MB_OK && options->output != NULL)
         status = mb_step_check_output(cli, options->output);
     if (status == MB_OK)
@@ -78,7 +86,8 @@ static enum mb_status open_all(struct mb_cli *cli, const struct options *options
     const struct mb_forecast_request request = {.table = work->table,
                                                 .profile = work->profile,
                                                 .formats = &options->formats,
-                                                .pins = &options->budget.pins,
+                                                .constraints = &options->budget.constraints,
+                                                .aim = &work->aim,
                                                 .fixed = fixed,
                                                 .threads = mb_threads_count(work->threads)};
     status = mb_forecast_create(cli, work->model, &request, &work->forecast);
@@ -148,6 +157,10 @@ static void print_plan(const struct work *work, const struct mb_plan *plan,
                        enum mb_residency residency)
 {
     char size[32];
+    if (work->aim.objective[0] != '\0')
+        (void)printf("by %s\n", plan->objective);
+    if (plan->groups[0] != '\0')
+        (void)printf("one format each: %s\n", plan->groups);
     (void)printf("predicted: %s (%.2f bits per weight), KL %.5f",
                  mb_text_bytes(plan->total[MB_QUANTITY_BYTES], size), bits_of(work, plan),
                  plan->total[MB_QUANTITY_LOSS]);
@@ -155,7 +168,9 @@ static void print_plan(const struct work *work, const struct mb_plan *plan,
         (void)printf(", decode %.1f tok/s, prefill %.1f tok/s (weights in %s)",
                      rate(plan->total[MB_QUANTITY_DECODE]), rate(plan->total[MB_QUANTITY_PREFILL]),
                      mb_residency_name(residency));
-    if (plan->gap > 0)
+    if (work->aim.greedy)
+        (void)printf("; not proven\n\n");
+    else if (plan->gap > 0)
         (void)printf("; proven within %.2f %% of the best\n\n", 100 * plan->gap);
     else
         (void)printf("; proven best\n\n");
@@ -242,7 +257,8 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
         close_all(&work);
         return status;
     }
-    if (status == MB_OK && !mb_budget_given(&options->budget) && options->budget.minimize == 0)
+    if (status == MB_OK && !mb_budget_given(&options->budget) && options->budget.minimize == 0 &&
+        !work.aim.greedy)
         status = mb_usage(cli, "no budget: the best plan under none is the model as it is; give "
                                "--max-size, --min-decode or another one, or use 'mixbit plan'");
     if (status == MB_OK)
@@ -274,6 +290,35 @@ static const struct mb_option table[] = {
     MB_BUDGET_OPTION_ROWS(struct options, budget),
     MB_FORMATS_ROW(struct options, formats,
                    "candidates, comma-separated (default: all that were sensed)"),
+    {.name = "allocator",
+     .kind = MB_OPTION_CHOICE,
+     .offset = offsetof(struct options, budget.allocator),
+     .choices = mb_allocator_names,
+     .fallback = "exact",
+     .help = "for comparison: KL Lens's two allocators, greedy by loss alone (reconstructions)"},
+    {.name = "gamma",
+     .kind = MB_OPTION_NUMBER,
+     .offset = offsetof(struct options, budget.gamma),
+     .value = "X",
+     .fallback = "1.10",
+     .help = "kl-lens-a: perplexity, predicted, over its reference that a step may reach"},
+    {.name = "fixed-reference",
+     .kind = MB_OPTION_FLAG,
+     .offset = offsetof(struct options, budget.fixed_reference),
+     .help = "kl-lens-a: the reference stays the start's instead of moving with each step"},
+    {.name = "cuts",
+     .kind = MB_OPTION_COUNT,
+     .offset = offsetof(struct options, budget.cuts),
+     .value = "N",
+     .fallback = "10",
+     .minimum = 1,
+     .help = "kl-lens-b: into how many parts the list is cut"},
+    {.name = "cut",
+     .kind = MB_OPTION_COUNT,
+     .offset = offsetof(struct options, budget.cut),
+     .value = "I",
+     .minimum = 1,
+     .help = "kl-lens-b: take what is before this cut (default: the first that fits --max-size)"},
     {.name = "front",
      .kind = MB_OPTION_FLAG,
      .offset = offsetof(struct options, front),
@@ -304,8 +349,11 @@ const struct mb_verb mb_verb_solve = {
     .max_positionals = 1,
     .options = table,
     .options_bytes = sizeof(struct options),
-    .details = "Minimises one quantity under limits on the others, to proven optimality. A budget "
-               "that can't be met ends with exit status 3 and the nearest one that can.",
+    .details = "Minimises one quantity, or a weighted sum of memory, latency and accuracy, under "
+               "limits on the others, to proven optimality. A budget that can't be met ends with "
+               "exit status 3 and the nearest one that can. Weights are over what there is to gain "
+               "in the whole model; with --granularity layer over each layer's own range, as "
+               "APreQEL has it (docs/method.md).",
     .example = "mixbit solve model.f16.gguf -s sensitivity.json --max-size 4.25bpw -o plan.json",
     .run = run,
 };

@@ -186,11 +186,48 @@ enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
                                   const struct mb_offload_target *target, size_t context,
                                   struct mb_fixed_cost *fixed);
 
+/* What may be chosen at all (constraints.c). */
+struct mb_constraint_options {
+    struct mb_texts pins;     /* "PATTERN=FORMAT" */
+    struct mb_texts excludes; /* "FORMAT,..." or "PATTERN=FORMAT,..." */
+    struct mb_texts groups;   /* "qkv", "gate-up", or "PATTERN,..." */
+    int runtime;              /* index into mb_target_names */
+    int granularity;          /* index into mb_granularity_names */
+};
+extern const char *const mb_target_names[];      /* mixbit llama.cpp ik_llama.cpp */
+extern const char *const mb_granularity_names[]; /* tensor layer */
+/* Pins and exclusions into the sources; *group (free(); NULL: every tensor alone) has the same
+ * number where tensors share a format. MB_ERR_ARGUMENT for what matches nothing or contradicts. */
+enum mb_status mb_constraints_apply(struct mb_cli *cli, const struct mb_constraint_options *options,
+                                    const struct mb_format_list *formats,
+                                    struct mb_unit_source *sources, size_t count, size_t **group);
+/* The same on a model, before minutes of work; formats that no tensor may be stored in leave the
+ * list. */
+enum mb_status mb_constraints_check(struct mb_cli *cli, const struct mb_model *model,
+                                    const struct mb_constraint_options *options,
+                                    struct mb_format_list *formats);
+/* What shares a format, as plan files say it: "layer", "qkv gate-up"; "" for nothing. */
+void mb_constraints_groups(const struct mb_constraint_options *options, char *text, size_t bytes);
+
+/* One unit per quantizable tensor; free(). NULL: out of memory. */
+struct mb_unit_source *mb_unit_sources(const struct mb_model *model, size_t *count);
+
+/* How a plan is sought where it isn't one quantity made small to proven optimality: --weights, or
+ * one of KL Lens's allocators (aim.c). */
+struct mb_aim {
+    bool weighted, greedy;
+    struct mb_weighting weighting;
+    struct mb_kl_lens_options kl_lens;
+    char objective[160]; /* as plan files say it; "": the quantity's name */
+    char groups[160];
+};
+
 struct mb_forecast_request {
     const struct mb_sensitivity *table;
-    const struct mb_profile *profile;     /* NULL: no times */
-    const struct mb_format_list *formats; /* NULL or empty: what the table has */
-    const struct mb_texts *pins;          /* "PATTERN=FORMAT"; NULL: none */
+    const struct mb_profile *profile;                /* NULL: no times */
+    const struct mb_format_list *formats;            /* NULL or empty: what the table has */
+    const struct mb_constraint_options *constraints; /* NULL: none */
+    const struct mb_aim *aim;                        /* NULL: none */
     struct mb_fixed_cost fixed;
     size_t threads;
 };
@@ -203,6 +240,8 @@ struct mb_forecast {
     struct mb_fixed_cost fixed;
     struct mb_problem *problem[MB_RESIDENCY_COUNT];
     size_t interpolated[MB_RESIDENCY_COUNT];
+    size_t *group; /* by unit; NULL: every unit alone */
+    struct mb_aim aim;
 };
 enum mb_status mb_forecast_create(struct mb_cli *cli, struct mb_model *model,
                                   const struct mb_forecast_request *request,
@@ -212,16 +251,30 @@ void mb_forecast_free(struct mb_forecast *forecast);
  * know one of its formats. */
 void mb_forecast_mix(const struct mb_forecast *forecast, const struct mb_mix *mix,
                      double total[MB_QUANTITY_COUNT]);
+/* Whether the solver could have chosen this mix: candidates only, and every group in one format. */
+bool mb_forecast_allows(const struct mb_forecast *forecast, const struct mb_mix *mix);
 
-/* Budgets as typed (budget.c). */
+/* Budgets as typed (budget.c), and what goes with them. */
 struct mb_budget_options {
     struct mb_size_limit max_size, max_ram;
     double min_decode, min_prefill, max_kl; /* tok/s, tok/s, nats per token; 0: none */
     int minimize;                           /* index into mb_minimize_names */
-    struct mb_texts pins;
+    const char *weights;                    /* "memory=1,latency=2,accuracy=3"; NULL: not given */
+    const char *contribution;               /* format; NULL: not given */
+    int allocator;                          /* index into mb_allocator_names */
+    double gamma;                           /* of the allocators, as in mb_kl_lens_options */
+    bool fixed_reference;
+    size_t cuts, cut;
+    struct mb_constraint_options constraints;
 };
+extern const char *const mb_allocator_names[]; /* exact kl-lens-a kl-lens-b */
+/* Weights and allocator checked against the other options, before any work. */
+enum mb_status mb_aim_resolve(struct mb_cli *cli, const struct mb_budget_options *options,
+                              struct mb_aim *aim);
+
 extern const char *const mb_minimize_names[]; /* kl decode prefill size */
 enum mb_quantity mb_minimize_quantity(int minimize);
+/* A budget, or weights: something that says when a plan is good enough. */
 bool mb_budget_given(const struct mb_budget_options *options);
 /* --max-ram becomes a limit on bytes; mb_forecast_solve tightens it until the packed weights fit.
  */
@@ -237,6 +290,13 @@ enum mb_status mb_forecast_solve(struct mb_cli *cli, const struct mb_forecast *f
                                  enum mb_quantity minimize, const struct mb_budget *budget,
                                  double max_ram_bytes, struct mb_plan **plan,
                                  enum mb_residency *residency);
+
+/* The curve of one class: mb_solve_front, groups honoured. */
+enum mb_status mb_forecast_class_front(struct mb_cli *cli, const struct mb_forecast *forecast,
+                                       enum mb_residency r, enum mb_quantity minimize,
+                                       enum mb_quantity against, const struct mb_budget *budget,
+                                       size_t points, struct mb_solution **solutions,
+                                       size_t *count);
 
 /* The trade-off curve over all residency classes: plans that none other dominates, ascending in
  * `against`. Free each and the array. */

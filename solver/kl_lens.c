@@ -146,11 +146,12 @@ enum mb_status mb_solve_kl_lens(const struct mb_problem *problem,
     free(list);
     mb_problem_totals(problem, choice, solution->total);
     if (!fits) {
+        const char *instead = options->kind == MB_KL_LENS_A ? " or gamma" : "";
         status = mb_error_set(error, MB_ERR_INFEASIBLE, -1,
                               "KL Lens's allocator ends at %.6g MB, above the budget of %.6g MB; "
-                              "raise the budget, or %s",
+                              "raise the budget%s",
                               solution->total[MB_QUANTITY_BYTES] / 1e6, options->max_bytes / 1e6,
-                              options->kind == MB_KL_LENS_A ? "its guard" : "take a later cut");
+                              options->cut > 0 ? " or take a later cut" : instead);
         free(choice);
         return status;
     }

@@ -141,6 +141,28 @@ class Plan(Case):
         self.run_mixbit("plan", MODEL, *SMALL)
         self.assertEqual(os.path.getmtime(os.path.join(out, "sensitivity.json")), before)
 
+    def test_weights_and_groups(self):
+        """Priorities in place of budgets; what is written holds the groups, whatever was measured beside it."""
+        result = json.loads(self.run_mixbit("plan", MODEL, *SMALL, "--weights", "memory=2,latency=1,accuracy=1", "--group", "qkv",
+                                            "--runtime", "ik_llama.cpp", "--exclude", "*ffn_down*=q2_K", "--json").stdout)
+        self.assertIn("least sum by weights memory=2,latency=1,accuracy=1; one format each: qkv", result["objective"])
+        self.assertEqual(len([r for r in result["rows"] if r["recommended"]]), 1)
+        plan = json.loads(self.read("out/plan.json"))
+        self.assertEqual(plan["objective"], "weights memory=2,latency=1,accuracy=1")
+        self.assertEqual(plan["groups"], "qkv")
+        formats = {t["name"]: t["format"] for t in plan["tensors"]}
+        for block in range(6):
+            self.assertEqual(len({formats[f"blk.{block}.attn_{part}.weight"] for part in "qkv"}), 1)
+            self.assertNotEqual(formats[f"blk.{block}.ffn_down.weight"], "q2_K")
+        self.assertIn("least sum by weights", self.read("out/report.html"))
+        self.run_mixbit("recipe", self.path("out/plan.json"))
+
+    def test_mistakes_are_found_before_any_work(self):
+        for arguments, says in ((("--pin", "*nothing*=q4_0"), "--pin"), (("--group", "qvk"), "qkv"), (("--weights", "memory=x"), "memory"),
+                                (("--exclude", "all"), "no candidate"), (("--granularity", "block"), "layer")):
+            self.fails("plan", MODEL, *SMALL, *arguments, status=2, says=says, keeps=False)
+            self.assertFalse(os.path.exists(self.path("out/sensitivity.json")))
+
     def test_budget_that_nothing_meets(self):
         error = self.fails("plan", MODEL, *SMALL, "--max-size", "1M", status=3, says="smallest", keeps=False)
         self.assertRegex(error, r"\d MB")
