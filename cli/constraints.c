@@ -178,7 +178,9 @@ static bool matches(const char *patterns, const char *name, char key[16])
         const size_t length = comma != NULL ? (size_t)(comma - at) : strlen(at);
         size_t used = 0;
         bool numbered = false;
-        for (size_t i = 0; i < length && used + 17 < sizeof pattern; i++) {
+        for (size_t i = 0; i < length; i++) {
+            if (used + sizeof number >= sizeof pattern)
+                return false; /* longer than any name */
             numbered = numbered || at[i] == '#';
             if (at[i] == '#')
                 used += (size_t)snprintf(pattern + used, sizeof pattern - used, "%s", number);

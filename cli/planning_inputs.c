@@ -68,6 +68,11 @@ enum mb_status mb_planning_open(struct mb_planning *run)
     if (!run->formats.count)
         mb_default_formats(run->model, &run->formats);
     status = mb_constraints_check(cli, run->model, &o->budget.constraints, &run->formats);
+    bool is_candidate = run->aim.weighting.contribution == MB_FORMAT_NONE;
+    for (size_t f = 0; f < run->formats.count; f++)
+        is_candidate = is_candidate || run->formats.at[f] == run->aim.weighting.contribution;
+    if (status == MB_OK && !is_candidate)
+        status = mb_usage(cli, "--contribution: expected one of the candidate formats");
     if (status != MB_OK)
         return status;
     const struct mb_format_info *majority = mb_format_info(mb_majority_quantized(run->model));

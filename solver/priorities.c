@@ -61,14 +61,14 @@ static enum mb_status normalize_weights(const double weight[MB_QUANTITY_COUNT],
     return MB_OK;
 }
 
-/* What each unit contributes to the loss, not yet divided by the largest. */
+/* What each unit contributes to the loss, not yet divided by the largest; one that has no choice
+ * nothing. */
 static enum mb_status contribution_of(const struct mb_unit *unit, enum mb_format format,
                                       double *contribution, struct mb_error *error)
 {
-    if (format == MB_FORMAT_NONE) {
-        *contribution = unit_span(unit, MB_QUANTITY_LOSS);
+    *contribution = format == MB_FORMAT_NONE ? unit_span(unit, MB_QUANTITY_LOSS) : 0;
+    if (format == MB_FORMAT_NONE || unit->candidate_count == 1)
         return MB_OK;
-    }
     for (size_t c = 0; c < unit->candidate_count; c++)
         if (unit->candidates[c].format == format ||
             unit->candidates[c].format == mb_format_fit(format, unit->k)) {

@@ -95,8 +95,9 @@ enum mb_normalization {
                          as well: APreQEL's reading */
 };
 
-/** What the user wants little of, and how much he cares. Zero is a meaningful default everywhere
- * but for the weights. */
+/** What the user wants little of, and in which proportion. Weights and contribution have no
+ * default.
+ */
 struct mb_weighting {
     double weight[MB_QUANTITY_COUNT]; /* 0 or more, one above 0; only their proportion matters */
     enum mb_normalization normalization;

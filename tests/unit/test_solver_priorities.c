@@ -187,6 +187,13 @@ static void a_layer_is_weighed_by_its_own_spans_and_its_contribution(void **unus
     assert_int_equal(solution.choice[0], 1);
     assert_int_equal(solution.choice[1], 0);
     mb_solution_free(&solution);
+    /* A pinned unit needs no loss in that format: it has no choice to weigh. */
+    problem->units[0].candidates[0].format = MB_FORMAT_F16;
+    problem->units[0].candidate_count = 1;
+    solution = solve(problem, &weighting, NULL);
+    assert_int_equal(solution.choice[0], 0);
+    assert_int_equal(solution.choice[1], 0);
+    mb_solution_free(&solution);
     mb_problem_free(problem);
 }
 
