@@ -352,8 +352,8 @@ const struct mb_verb mb_verb_solve = {
     .details = "Minimises one quantity, or a weighted sum of memory, latency and accuracy, under "
                "limits on the others, to proven optimality. A budget that can't be met ends with "
                "exit status 3 and the nearest one that can. Weights are over what there is to gain "
-               "in the whole model; with --granularity layer over each layer's own range, as "
-               "APreQEL has it (docs/method.md).",
+               "in the whole model; with --granularity layer over each layer's own range, our "
+               "reconstruction of APreQEL (docs/method.md).",
     .example = "mixbit solve model.f16.gguf -s sensitivity.json --max-size 4.25bpw -o plan.json",
     .run = run,
 };
