@@ -18,16 +18,17 @@ static const enum mb_format not_in_ik[] = {MB_FORMAT_TQ1_0, MB_FORMAT_TQ2_0, MB_
 static const char *const never[] = {"_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d",
                                     "shortconv.conv.weight"};
 
-/* Formats that a tool refuses to make without an importance matrix; `spared`: not of the embedding
- * and of the output. */
+/* Formats that a tool refuses to make without an importance matrix; `spared`: but not of the
+ * embedding and of the output. (llama.cpp's tool spares those two for every format, and its encoder
+ * then aborts on three: ggml_quantize_requires_imatrix.) */
 static const struct {
     enum mb_runtime runtime;
     enum mb_format format;
     int spared;
 } refused[] = {
-    {MB_RUNTIME_LLAMA_CPP, MB_FORMAT_IQ3_XXS, 1},    {MB_RUNTIME_LLAMA_CPP, MB_FORMAT_IQ2_XXS, 1},
-    {MB_RUNTIME_LLAMA_CPP, MB_FORMAT_IQ2_XS, 1},     {MB_RUNTIME_LLAMA_CPP, MB_FORMAT_IQ2_S, 1},
-    {MB_RUNTIME_LLAMA_CPP, MB_FORMAT_IQ1_M, 1},      {MB_RUNTIME_LLAMA_CPP, MB_FORMAT_IQ1_S, 1},
+    {MB_RUNTIME_LLAMA_CPP, MB_FORMAT_IQ3_XXS, 1},    {MB_RUNTIME_LLAMA_CPP, MB_FORMAT_IQ2_XXS, 0},
+    {MB_RUNTIME_LLAMA_CPP, MB_FORMAT_IQ2_XS, 0},     {MB_RUNTIME_LLAMA_CPP, MB_FORMAT_IQ2_S, 1},
+    {MB_RUNTIME_LLAMA_CPP, MB_FORMAT_IQ1_M, 1},      {MB_RUNTIME_LLAMA_CPP, MB_FORMAT_IQ1_S, 0},
     {MB_RUNTIME_IK_LLAMA_CPP, MB_FORMAT_IQ2_XXS, 0}, {MB_RUNTIME_IK_LLAMA_CPP, MB_FORMAT_IQ2_XS, 0},
     {MB_RUNTIME_IK_LLAMA_CPP, MB_FORMAT_IQ2_S, 0},   {MB_RUNTIME_IK_LLAMA_CPP, MB_FORMAT_IQ1_S, 0},
     {MB_RUNTIME_IK_LLAMA_CPP, MB_FORMAT_IQ1_M, 1},

@@ -143,7 +143,8 @@ class Plan(Case):
 
     def test_weights_and_groups(self):
         """Priorities in place of budgets; what is written holds the groups, whatever was measured beside it."""
-        result = json.loads(self.run_mixbit("plan", MODEL, *SMALL, "--weights", "memory=2,latency=1,accuracy=1", "--group", "qkv",
+        small = ["q2_K,q8_0" if x == "q2_K,q4_0,q4_K,q8_0" else x for x in SMALL]
+        result = json.loads(self.run_mixbit("plan", MODEL, *small, "--weights", "memory=2,latency=1,accuracy=1", "--group", "qkv",
                                             "--runtime", "ik_llama.cpp", "--exclude", "*ffn_down*=q2_K", "--json").stdout)
         self.assertIn("least sum by weights memory=2,latency=1,accuracy=1; one format each: qkv", result["objective"])
         self.assertEqual(len([r for r in result["rows"] if r["recommended"]]), 1)

@@ -6,8 +6,8 @@ import re
 
 from harness import MODEL, Case, environment, main, once, profile, sensitivity
 
-BITS = {"q8_0": 8.5, "q6_K": 6.5625, "q4_K": 4.5, "q4_0": 4.5, "q2_K": 2.625, "tq2_0": 2.0625, "iq2_xxs": 2.0625, "f16": 16}
-FORMATS = ["q8_0", "q6_K", "q4_K", "q4_0", "q2_K", "tq2_0", "iq2_xxs"]
+BITS = {"q8_0": 8.5, "q6_K": 6.5625, "q4_K": 4.5, "q4_0": 4.5, "q2_K": 2.625, "iq2_s": 2.5625, "tq2_0": 2.0625, "iq2_xxs": 2.0625, "f16": 16}
+FORMATS = ["q8_0", "q6_K", "q4_K", "q4_0", "q2_K", "iq2_s", "tq2_0", "iq2_xxs"]
 
 
 def wide_table():
@@ -183,7 +183,7 @@ class Groups(Solve):
 
 class Exclusions(Solve):
     def test_exclude(self):
-        document = self.wide("--weights", "memory=1", "--exclude", "iq2_xxs,tq2_0", "--exclude", "*ffn_down*=q2_K")
+        document = self.wide("--weights", "memory=1", "--exclude", "iq2_xxs,iq2_s,tq2_0", "--exclude", "*ffn_down*=q2_K")
         for tensor in document["tensors"]:
             # Of q4_0 and q4_K, of one size, the one that loses less.
             self.assertEqual(tensor["format"], "q4_K" if "ffn_down" in tensor["name"] else "q2_K")
@@ -196,7 +196,7 @@ class Exclusions(Solve):
             formats[runtime] = ({t["format"] for t in document["tensors"] if t["name"] in ends},
                                 {t["format"] for t in document["tensors"] if t["name"] not in ends})
         self.assertEqual(formats["mixbit"], ({"iq2_xxs"}, {"iq2_xxs"}))
-        self.assertEqual(formats["llama.cpp"], ({"iq2_xxs"}, {"q2_K"}))
+        self.assertEqual(formats["llama.cpp"], ({"iq2_s"}, {"q2_K"}))
         self.assertEqual(formats["ik_llama.cpp"], ({"q2_K"}, {"q2_K"}))
         document = self.wide("--weights", "memory=1", "--runtime", "ik_llama.cpp")
         self.assertNotIn("tq2_0", {t["format"] for t in document["tensors"]})

@@ -234,7 +234,9 @@ static void runtimes_load_convert_and_refuse(void **unused)
     } cases[] = {
         {MB_RUNTIME_LLAMA_CPP, "blk.0.ffn_up.weight", MB_FORMAT_IQ2_XXS, 1},
         {MB_RUNTIME_LLAMA_CPP, "blk.0.ffn_up.weight", MB_FORMAT_IQ3_XXS, 1},
-        {MB_RUNTIME_LLAMA_CPP, "output.weight", MB_FORMAT_IQ2_XXS, 0},
+        {MB_RUNTIME_LLAMA_CPP, "output.weight", MB_FORMAT_IQ2_XXS, 1},
+        {MB_RUNTIME_LLAMA_CPP, "output.weight", MB_FORMAT_IQ3_XXS, 0},
+        {MB_RUNTIME_LLAMA_CPP, "token_embd.weight", MB_FORMAT_IQ2_S, 0},
         {MB_RUNTIME_LLAMA_CPP, "blk.0.ffn_up.weight", MB_FORMAT_IQ3_S, 0},
         {MB_RUNTIME_LLAMA_CPP, "blk.0.ffn_up.weight", MB_FORMAT_Q2_K, 0},
         {MB_RUNTIME_IK_LLAMA_CPP, "blk.0.ffn_up.weight", MB_FORMAT_IQ3_XXS, 0},
