@@ -253,8 +253,8 @@ struct mb_plan_entry {
 };
 struct mb_plan {
     char model_hash[33], device_key[64];
-    char objective[160]; /* "kl", "decode" ..., or the weights or allocator it was made with */
-    char groups[160];    /* what had to share a format: "layer", "qkv gate-up"; "": nothing */
+    char objective[160];      /* "kl", "decode" ..., or the weights or allocator it was made with */
+    char groups[160];         /* what had to share a format: "layer", "qkv gate-up"; "": nothing */
     char importance_hash[33]; /* what its losses were measured with; "": nothing */
     struct mb_budget budget;
     double total[MB_QUANTITY_COUNT], fixed[MB_QUANTITY_COUNT];
