@@ -277,6 +277,47 @@ static void test_sense(void **state)
     mb_model_close(model);
 }
 
+/* An expert's error counts by what it adds to the output: its rows times their mean squares. */
+static void test_weight_error(void **state)
+{
+    (void)state;
+    struct mb_error error;
+    struct mb_sensitivity *table = NULL;
+    struct mb_model *model = ns_open(EXPERTS_MODEL);
+    struct mb_windows windows = ns_windows(2, 16, 64);
+    struct mb_importance *activations = collect(model, &windows, NULL);
+    const enum mb_format format = MB_FORMAT_Q4_0;
+    const struct mb_sense_options options = {.size = sizeof options,
+                                             .windows = &windows,
+                                             .formats = &format,
+                                             .format_count = 1,
+                                             .method = MB_METHOD_WEIGHT_ERROR};
+    assert_int_equal(mb_sense(model, &options, &table, &error), MB_OK);
+    const size_t down = index_of(model, "blk.0.ffn_down_exps.weight");
+    const struct mb_tensor *tensor = mb_model_tensor_at(model, down);
+    const float *w = tensor->data;
+    float *v = malloc(tensor->n * tensor->k * sizeof *v);
+    uint8_t *stored = malloc(tensor->n * mb_format_row_bytes(format, tensor->k));
+    assert_int_equal(mb_quantize(format, w, tensor->n, tensor->k, NULL, stored), MB_OK);
+    assert_int_equal(mb_dequantize(format, stored, tensor->n, tensor->k, v), MB_OK);
+    double lost = 0, all = 0;
+    for (size_t i = 0; i < tensor->n * tensor->k; i++) {
+        const size_t e = i / (WIDTH * WIDTH), c = i % WIDTH;
+        const double weight =
+            (double)activations->weights[down][e * WIDTH + c] * (double)activations->rows[down][e];
+        lost += weight * pow((double)w[i] - (double)v[i], 2);
+        all += weight * pow((double)w[i], 2);
+    }
+    const struct mb_loss *loss = mb_sensitivity_at(table, tensor->name, format);
+    assert_true(loss != NULL && fabs(loss->mean - lost / all) < 1e-5 * loss->mean);
+    free(v);
+    free(stored);
+    mb_sensitivity_free(table);
+    mb_importance_free(activations);
+    mb_windows_free(&windows);
+    mb_model_close(model);
+}
+
 /* ---- files by hand ---- */
 
 /* An entry of a stack of experts: its sums are 1, 2, 3 ... in every expert. */
@@ -512,9 +553,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_llama_imatrix), cmocka_unit_test(test_experts),
         cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_mix_equals_file),
-        cmocka_unit_test(test_sense),         cmocka_unit_test(test_counts),
-        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_binary),
-        cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_weight_error),  cmocka_unit_test(test_sense),
+        cmocka_unit_test(test_counts),        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_binary),        cmocka_unit_test(test_mutations),
     };
     return cmocka_run_group_tests(tests, NULL, remove_scratch);
 }
