@@ -110,6 +110,8 @@ struct mb_threads {
     _Alignas(CACHE_LINE) _Atomic size_t running, arrived;
     _Alignas(CACHE_LINE) void (*task)(void *arg, size_t index, size_t count);
     void *arg;
+    mb_threads_host host; /* runs the tasks instead of workers; NULL: the pool's own */
+    void *user;
     _Atomic bool stop;
     size_t count;
     unsigned spins;
@@ -189,6 +191,10 @@ void mb_threads_run(struct mb_threads *threads, void (*task)(void *arg, size_t i
         task(arg, 0, 1);
         return;
     }
+    if (threads->host != NULL) {
+        threads->host(threads->user, task, arg, threads->count);
+        return;
+    }
     const uint32_t before = open_region(threads, task, arg, REGION_OPEN | REGION_EVERYONE);
     finish_part(threads);
     gate_wait(&threads->done, before, threads->spins);
@@ -199,6 +205,10 @@ void mb_threads_offer(struct mb_threads *threads,
 {
     if (threads == NULL || threads->count == 1) {
         task(arg, 0, 1);
+        return;
+    }
+    if (threads->host != NULL) { /* a team that the host starts and joins as a whole */
+        threads->host(threads->user, task, arg, threads->count);
         return;
     }
     const uint32_t before = open_region(threads, task, arg, REGION_OPEN);
@@ -266,10 +276,9 @@ static void tear_down(struct mb_threads *pool, size_t started)
     mb_free_aligned(pool);
 }
 
-enum mb_status mb_threads_create(size_t count, struct mb_threads **threads)
+static enum mb_status create_pool(size_t count, mb_threads_host host, void *user,
+                                  struct mb_threads **threads)
 {
-    if (threads == NULL || count > MAX_THREADS)
-        return MB_ERR_ARGUMENT;
     *threads = NULL;
     struct mb_device_info info = {.size = sizeof info};
     (void)mb_device_info(&info);
@@ -280,6 +289,8 @@ enum mb_status mb_threads_create(size_t count, struct mb_threads **threads)
         return MB_ERR_MEMORY;
     memset(pool, 0, sizeof *pool);
     pool->count = count;
+    pool->host = host;
+    pool->user = user;
     pool->spins = count <= info.threads ? SPINS : 0;
     gate_init(&pool->start);
     gate_init(&pool->done);
@@ -294,7 +305,7 @@ enum mb_status mb_threads_create(size_t count, struct mb_threads **threads)
         return MB_ERR_MEMORY;
     }
     memset(pool->shares, 0, count * sizeof *pool->shares);
-    const size_t started = start_workers(pool);
+    const size_t started = host != NULL ? count : start_workers(pool);
     if (started < count) {
         tear_down(pool, started);
         return MB_ERR_MEMORY;
@@ -303,10 +314,25 @@ enum mb_status mb_threads_create(size_t count, struct mb_threads **threads)
     return MB_OK;
 }
 
+enum mb_status mb_threads_create(size_t count, struct mb_threads **threads)
+{
+    if (threads == NULL || count > MAX_THREADS)
+        return MB_ERR_ARGUMENT;
+    return create_pool(count, NULL, NULL, threads);
+}
+
+enum mb_status mb_threads_create_hosted(size_t count, mb_threads_host host, void *user,
+                                        struct mb_threads **threads)
+{
+    if (threads == NULL || host == NULL || count == 0 || count > MAX_THREADS)
+        return MB_ERR_ARGUMENT;
+    return create_pool(count, host, user, threads);
+}
+
 void mb_threads_destroy(struct mb_threads *threads)
 {
     if (threads != NULL)
-        tear_down(threads, threads->count);
+        tear_down(threads, threads->host != NULL ? 1 : threads->count);
 }
 
 size_t mb_threads_count(const struct mb_threads *threads)

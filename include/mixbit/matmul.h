@@ -109,6 +109,20 @@ struct mb_threads;
 /** A pool of `count` threads, the caller included; 0 means one per physical core of the best kind
  * that is allowed. */
 MB_API enum mb_status mb_threads_create(size_t count, struct mb_threads **threads);
+
+/** Runs task(arg, index, count) for every index below count, all at the same time and index 0 on
+ * the calling thread, and returns when all have returned. A host that can't have so many threads
+ * now runs task(arg, 0, 1) instead. */
+typedef void (*mb_threads_host)(void *user, void (*task)(void *arg, size_t index, size_t count),
+                                void *arg, size_t count);
+
+/**
+ * A pool of `count` threads that belong to the host: for a runtime that has a team of its own, next
+ * to which a second one would fight for the same cores. No thread is started.
+ * Threads  tasks wait for one another, so `host` must have all `count` of them run at once.
+ */
+MB_API enum mb_status mb_threads_create_hosted(size_t count, mb_threads_host host, void *user,
+                                               struct mb_threads **threads);
 MB_API void mb_threads_destroy(struct mb_threads *threads);
 MB_API size_t mb_threads_count(const struct mb_threads *threads);
 

@@ -277,6 +277,92 @@ static void test_signals_stay_with_the_program(void **state)
     assert_true(atomic_load(&handled) > 0);
 }
 
+/* A host with threads of its own: started anew for every region, or, when it is short of them, the
+ * calling one alone. */
+struct host {
+    size_t regions;
+    bool is_short;
+};
+
+struct part {
+    void (*task)(void *arg, size_t index, size_t count);
+    void *arg;
+    size_t index, count;
+};
+
+static void *run_part(void *argument)
+{
+    const struct part *part = argument;
+    part->task(part->arg, part->index, part->count);
+    return NULL;
+}
+
+static void run_hosted(void *user, void (*task)(void *arg, size_t index, size_t count), void *arg,
+                       size_t count)
+{
+    struct host *host = user;
+    struct part parts[MOST];
+    pthread_t threads[MOST];
+    host->regions++;
+    if (host->is_short) {
+        task(arg, 0, 1);
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        parts[i] = (struct part){task, arg, i, count};
+    for (size_t i = 1; i < count; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, run_part, &parts[i]), 0);
+    (void)run_part(&parts[0]);
+    for (size_t i = 1; i < count; i++)
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+}
+
+static void test_threads_of_the_host(void **state)
+{
+    (void)state;
+    enum { N = 272, K = 256, M = 24 };
+    struct host host = {0};
+    struct mb_threads *threads, *own;
+    struct count count = {0};
+    assert_int_equal(mb_threads_create_hosted(3, NULL, &host, &threads), MB_ERR_ARGUMENT);
+    assert_int_equal(mb_threads_create_hosted(0, run_hosted, &host, &threads), MB_ERR_ARGUMENT);
+    assert_int_equal(mb_threads_create_hosted(3, run_hosted, &host, &threads), MB_OK);
+    assert_int_equal(mb_threads_count(threads), 3);
+    mb_threads_run(threads, count_call, &count);
+    assert_int_equal(count.threads, 3);
+    assert_int_equal(host.regions, 1);
+    for (size_t i = 0; i < 3; i++)
+        assert_int_equal(count.calls[i], 1);
+
+    /* A product with a barrier in it: the bits of a pool's own threads, short of threads or not. */
+    static float rows[N * K], x[M * K], expected[M * N], y[M * N];
+    static uint8_t source[N * K], packed[4 * N * K];
+    for (size_t i = 0; i < N * K; i++)
+        rows[i] = (float)(i * 2654435761u % 1000) / 500 - 1;
+    for (size_t i = 0; i < M * K; i++)
+        x[i] = (float)(i * 40503u % 1000) / 500 - 1;
+    struct mb_weights weights;
+    uint8_t *data = packed + (64 - (uintptr_t)packed % 64) % 64;
+    size_t bytes;
+    assert_int_equal(mb_pack_size(MB_FORMAT_Q4_K, N, K, &bytes), MB_OK);
+    assert_true(bytes + 64 <= sizeof packed);
+    assert_int_equal(mb_quantize(MB_FORMAT_Q4_K, rows, N, K, NULL, source), MB_OK);
+    assert_int_equal(mb_weights_init(&weights, MB_FORMAT_Q4_K, N, K, data), MB_OK);
+    assert_int_equal(mb_pack_rows(&weights, source, 0, N), MB_OK);
+    assert_int_equal(mb_threads_create(3, &own), MB_OK);
+    assert_int_equal(mb_matmul(own, &weights, x, M, K, expected, N), MB_OK);
+    for (int is_short = 0; is_short < 2; is_short++) {
+        const size_t regions = host.regions;
+        host.is_short = is_short;
+        memset(y, 0xff, sizeof y);
+        assert_int_equal(mb_matmul(threads, &weights, x, M, K, y, N), MB_OK);
+        assert_true(host.regions > regions);
+        assert_memory_equal(y, expected, sizeof y);
+    }
+    mb_threads_destroy(own);
+    mb_threads_destroy(threads);
+}
+
 int main(void)
 {
     alarm(300); /* a deadlock ends the test */
@@ -290,6 +376,7 @@ int main(void)
         cmocka_unit_test(test_offers),
         cmocka_unit_test(test_scratch),
         cmocka_unit_test(test_signals_stay_with_the_program),
+        cmocka_unit_test(test_threads_of_the_host),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
