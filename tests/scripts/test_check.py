@@ -16,6 +16,7 @@ BREAKS = {
     "layer: kernels include a public header above them": ("kernels/broken.c", HEAD + '#include "mixbit/model.h"\n', "layer: kernels/ may not include"),
     "layer: solver sees weights": ("solver/broken.c", HEAD + '#include "mixbit/model.h"\n', "layer: solver/ may not include mixbit/model.h"),
     "layer: a plug-in sees the inside": ("plugins/x/broken.c", HEAD + '#include "kernels/kernel.h"\n', "layer: plugins/ may not include"),
+    "layer: a plug-in goes round by a path": ("plugins/x/broken.c", HEAD + '#include "../../kernels/kernel.h"\n', "layer: plugins/ may not include"),
     "length: 901 lines": ("tuner/broken.c", HEAD + "/* x */\n" * 899, "length: 901 lines"),
     "name: a public function without the prefix": ("include/mixbit/broken.h", HEAD + "MB_API int broken_call(void);\n", "name: function broken_call"),
     "name: a public type without the prefix": ("include/mixbit/broken.h", HEAD + "struct broken {\n    int x;\n};\n", "name: type broken"),
