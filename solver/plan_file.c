@@ -142,7 +142,9 @@ enum mb_status mb_plan_save(const struct mb_plan *plan, const char *path, struct
          json_object_set_new(root, "matmul", products_to_json(plan)) != 0 ||
          json_object_set(root, "tensors", entries) != 0 ||
          (plan->groups[0] != '\0' &&
-          json_object_set_new(root, "groups", json_string(plan->groups)) != 0)))
+          json_object_set_new(root, "groups", json_string(plan->groups)) != 0) ||
+         (plan->importance_hash[0] != '\0' &&
+          json_object_set_new(root, "importance", json_string(plan->importance_hash)) != 0)))
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while writing '%s'", path);
     if (status == MB_OK)
         status = mb_json_save(path, root, error);

@@ -260,6 +260,7 @@ static struct mb_plan *make_plan(void)
     strcpy(plan->device_key, "xeon");
     strcpy(plan->objective, "weights memory=1,latency=2,accuracy=3");
     strcpy(plan->groups, "qkv blk.#.ffn_*");
+    strcpy(plan->importance_hash, "89abcdef0123456789abcdef01234567");
     plan->budget = budget;
     plan->gap = 1.0 / 7;
     mb_solution_free(&solution);
@@ -279,6 +280,7 @@ static void a_plan_comes_back_as_it_was(void **unused)
     assert_string_equal(read->device_key, plan->device_key);
     assert_string_equal(read->objective, plan->objective);
     assert_string_equal(read->groups, plan->groups);
+    assert_string_equal(read->importance_hash, plan->importance_hash);
     assert_memory_equal(&read->budget, &plan->budget, sizeof plan->budget);
     assert_memory_equal(read->total, plan->total, sizeof plan->total);
     assert_memory_equal(read->fixed, plan->fixed, sizeof plan->fixed);
@@ -297,14 +299,16 @@ static void a_plan_comes_back_as_it_was(void **unused)
     char *text = text_read(path);
     assert_non_null(strstr(text, "\"groups\""));
     free(text);
-    plan->groups[0] = '\0';
+    plan->groups[0] = plan->importance_hash[0] = '\0';
     assert_int_equal(mb_plan_save(plan, path, NULL), MB_OK);
     text = text_read(path);
     assert_null(strstr(text, "groups"));
+    assert_null(strstr(text, "importance"));
     free(text);
     mb_plan_free(read);
     assert_int_equal(mb_plan_load(path, &read, NULL), MB_OK);
     assert_string_equal(read->groups, "");
+    assert_string_equal(read->importance_hash, "");
     plan->entries[1].loss = NAN;
     assert_int_equal(mb_plan_save(plan, path, NULL), MB_ERR_ARGUMENT);
     mb_plan_free(read);
