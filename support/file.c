@@ -3,14 +3,18 @@
  *
  * A writer fills a temporary neighbour ("name.tmp.XXXXXX", same folder, so rename cannot cross file
  * systems), syncs it and renames it over the target. Whatever goes wrong before the rename leaves
- * the target as it was and removes the neighbour. Write errors are kept and told once, by commit,
+ * the target as it was and removes the neighbour; of a writer that was killed the next one of the
+ * same file does. Write errors are kept and told once, by commit,
  * so that callers may write without checking each call. */
 #include "support/support.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -72,6 +76,68 @@ static void set_mode(int descriptor, const struct stat *old)
         return; /* some network file systems refuse; the content matters more */
 }
 
+static const char marker[] = ".tmp.";
+enum { RANDOM_LETTERS = 6, ATTEMPTS = 8 };
+
+/* Whether a name is that of a temporary neighbour of `base`. */
+static bool is_temporary_of(const char *name, const char *base)
+{
+    const size_t length = strlen(base);
+    return strncmp(name, base, length) == 0 &&
+           strncmp(name + length, marker, sizeof marker - 1) == 0 &&
+           strlen(name) == length + sizeof marker - 1 + RANDOM_LETTERS;
+}
+
+/* Remove a file unless somebody holds its lock. */
+static void remove_unlocked(int folder, const char *name)
+{
+    struct stat info;
+    const int descriptor = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    if (descriptor < 0)
+        return;
+    if (fstat(descriptor, &info) == 0 && S_ISREG(info.st_mode) && info.st_uid == geteuid() &&
+        flock(descriptor, LOCK_EX | LOCK_NB) == 0)
+        (void)unlinkat(folder, name, 0);
+    (void)close(descriptor);
+}
+
+/* What writers of the same file left behind when they were killed: a lock ends with its process. */
+static void remove_left_behind(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    const char *base = slash != NULL ? slash + 1 : path;
+    char *folder = folder_of(path);
+    DIR *directory = folder != NULL ? opendir(folder) : NULL;
+    free(folder);
+    if (directory == NULL)
+        return;
+    for (struct dirent *entry; (entry = readdir(directory)) != NULL;)
+        if (is_temporary_of(entry->d_name, base))
+            remove_unlocked(dirfd(directory), entry->d_name);
+    (void)closedir(directory);
+}
+
+/* A locked temporary neighbour; -1 and errno. One that was taken for left behind between its making
+ * and its locking is gone: then another. Where files can't be locked nobody takes any. */
+static int create_temporary(const char *path, char *temporary)
+{
+    const size_t length = strlen(path);
+    for (int i = 0; i < ATTEMPTS; i++) {
+        struct stat info;
+        memcpy(temporary, path, length);
+        memcpy(temporary + length, ".tmp.XXXXXX", sizeof ".tmp.XXXXXX");
+        const int descriptor = mkstemp(temporary);
+        if (descriptor < 0)
+            return -1;
+        (void)flock(descriptor, LOCK_EX);
+        if (fstat(descriptor, &info) != 0 || info.st_nlink > 0)
+            return descriptor;
+        (void)close(descriptor);
+    }
+    errno = EBUSY;
+    return -1;
+}
+
 enum mb_status mb_file_create(const char *path, struct mb_file **file, struct mb_error *error)
 {
     *file = NULL;
@@ -96,9 +162,8 @@ enum mb_status mb_file_create(const char *path, struct mb_file **file, struct mb
         mb_file_abandon(f);
         return io_error(error, "write", path, ENOMEM);
     }
-    memcpy(f->temporary, path, strlen(path));
-    memcpy(f->temporary + strlen(path), ".tmp.XXXXXX", sizeof ".tmp.XXXXXX");
-    f->descriptor = mkstemp(f->temporary);
+    remove_left_behind(path);
+    f->descriptor = create_temporary(path, f->temporary);
     if (f->descriptor < 0) {
         const int code = errno;
         mb_file_abandon(f);

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -107,6 +108,41 @@ static void test_commit_replaces_and_abandon_leaves(void **state)
 }
 
 /* Many small and a few large writes meet the buffer in every way. */
+/* A writer that is killed leaves its temporary file; the next one of the same name removes it, but
+ * not what a living writer holds, nor what only looks alike. */
+static void test_left_behind(void **state)
+{
+    (void)state;
+    struct mb_file *living, *next;
+    struct mb_error error;
+    for (int i = 0; i < 2; i++) {
+        const pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            struct mb_file *file;
+            if (mb_file_create(path, &file, NULL) != MB_OK || mb_file_write(file, "x", 1) != MB_OK)
+                _exit(1);
+            _exit(0);
+        }
+        int how = -1;
+        assert_int_equal(waitpid(child, &how, 0), child);
+        assert_int_equal(how, 0);
+    }
+    assert_int_equal(entries(), 1); /* the second child removed what the first one left */
+    static const char *const alike[] = {"file.tmp.12345", "file.tmp.1234567", "other.tmp.123456"};
+    for (size_t i = 0; i < 3; i++)
+        assert_int_equal(fclose(fopen(in_folder(alike[i]), "w")), 0);
+    assert_int_equal(mb_file_create(path, &living, &error), MB_OK);
+    assert_int_equal(entries(), 1 + 3);
+    assert_int_equal(mb_file_create(path, &next, &error), MB_OK);
+    assert_int_equal(entries(), 2 + 3);
+    assert_int_equal(mb_file_write(living, "living", 6), MB_OK);
+    assert_int_equal(mb_file_commit(living, &error), MB_OK);
+    mb_file_abandon(next);
+    assert_int_equal(entries(), 1 + 3);
+    empty_folder();
+}
+
 static void test_writes_of_all_sizes(void **state)
 {
     (void)state;
@@ -294,6 +330,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_commit_replaces_and_abandon_leaves),
+        cmocka_unit_test(test_left_behind),
         cmocka_unit_test(test_writes_of_all_sizes),
         cmocka_unit_test(test_modes),
         cmocka_unit_test(test_refusals),
