@@ -55,7 +55,9 @@ static enum mb_status list(size_t *count, struct mb_error *error)
         library.open = mb_peer_ggml.open(&library.info, library.why);
     library.tried = true;
     *count = library.open ? 1 : 0;
-    return library.open ? MB_OK : refuse(MB_ERR_UNSUPPORTED, library.why, error);
+    return library.open
+               ? MB_OK
+               : mb_error_set(error, MB_ERR_UNSUPPORTED, -1, "no ggml library: %s", library.why);
 }
 
 /* The CPU, and the library on it: another version, or one built for other instructions, is another
