@@ -148,9 +148,8 @@ static enum mb_status choose_without_plan(struct mb_planning *run)
     char text[300];
     snprintf(
         text, sizeof text,
-        "Every mix of the solver decoded slower than uniform %s, measured. What is recommended "
-        "and written is %s.",
-        reference->mix.name, fits ? reference->mix.name : "the one that was to be fastest");
+        "Every mix of the solver decoded slower than uniform %s, measured: %s stands in for them.",
+        reference->mix.name, fits ? "it" : "the one that was to be fastest");
     say(run, text);
     if (fits)
         return choose_row(run, reference);
@@ -238,13 +237,17 @@ enum mb_status mb_planning_recommend(struct mb_planning *run)
     const bool own = chosen->kind == MB_ROW_ANSWER || chosen->kind == MB_ROW_PLAN;
     char text[300];
     if (run->chosen != solved) {
-        snprintf(text, sizeof text,
-                 own ? "The mix for this speed lost to a uniform format or preset as fast, as far "
-                       "as timing can tell. Recommended and written (%s) is a mix of the solver "
-                       "that is as fast as that one and loses less."
-                     : "The solver's mix lost to %s, measured: less loss at no larger size and no "
-                       "lower speed. That is what is recommended and written.",
-                 chosen->mix.name);
+        if (own)
+            snprintf(text, sizeof text,
+                     "The mix for this speed lost to a uniform format or preset as fast, as far "
+                     "as timing can tell. Recommended and written (%s) is a mix of the solver "
+                     "that is as fast as that one and loses less.",
+                     chosen->mix.name);
+        else
+            snprintf(text, sizeof text,
+                     "%s lost to %s, measured: less loss at no larger size and no lower speed. "
+                     "That is what is recommended and written.",
+                     rows[solved].mix.name, chosen->mix.name);
         say(run, text);
     }
     if (better) {
