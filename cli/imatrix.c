@@ -2,6 +2,7 @@
 /* imatrix: collect importance by running the model over a text, as a file that every verb that
  * rounds weights and llama.cpp's tools read. */
 #include "cli/option_rows.h"
+#include "model/importance.h"
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@ static size_t unreached(const struct mb_importance *importance, const struct mb_
     *matrices = 0;
     for (size_t i = 0; i < importance->tensor_count; i++) {
         const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
-        const size_t count = tensor->n / (size_t)tensor->ne[1];
+        const size_t count = mb_tensor_matrices(tensor);
         for (size_t m = 0; importance->weights[i] != NULL && m < count; m++)
             none += importance->rows[i][m] == 0;
         *matrices += importance->weights[i] != NULL ? count : 0;

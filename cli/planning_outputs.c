@@ -46,11 +46,26 @@ static enum mb_status write_report(struct mb_planning *run, const char *path)
     return status;
 }
 
-static enum mb_status write_one(struct mb_planning *run, size_t i, const char *path)
+/* A runtime that can't have this mix gets no recipe, and an older one at this place goes. */
+static enum mb_status write_recipe(struct mb_planning *run, size_t i, enum mb_runtime runtime,
+                                   const char *path)
 {
     struct mb_cli *cli = run->cli;
     char *command = NULL;
-    enum mb_status status = MB_OK;
+    const enum mb_status status = mb_recipe_write(run->plan, runtime, path, &command, &cli->error);
+    free(command);
+    if (status != MB_ERR_UNSUPPORTED)
+        return status;
+    mb_warn(cli, "%s is not written: %s", mb_planning_outputs[i], cli->error.message);
+    cli->error = (struct mb_error){0};
+    (void)remove(path);
+    run->unwritten |= 1u << i;
+    return MB_OK;
+}
+
+static enum mb_status write_one(struct mb_planning *run, size_t i, const char *path)
+{
+    struct mb_cli *cli = run->cli;
     switch (i) {
     case 0: return mb_profile_save(run->profile, path, &cli->error);
     case 1: return MB_OK; /* sensing wrote it */
@@ -58,23 +73,10 @@ static enum mb_status write_one(struct mb_planning *run, size_t i, const char *p
     case 3:
         return mb_step_convert(cli, run->model, &run->comparison.rows[run->chosen].mix, run->plan,
                                run->table->text_hash, run->importance, run->threads, path);
-    case 4:
-        status = mb_recipe_write(run->plan, MB_RUNTIME_LLAMA_CPP, path, &command, &cli->error);
-        break;
-    case 5:
-        status = mb_recipe_write(run->plan, MB_RUNTIME_IK_LLAMA_CPP, path, &command, &cli->error);
-        break;
+    case 4: return write_recipe(run, i, MB_RUNTIME_LLAMA_CPP, path);
+    case 5: return write_recipe(run, i, MB_RUNTIME_IK_LLAMA_CPP, path);
     default: return write_report(run, path);
     }
-    free(command);
-    if (status == MB_ERR_UNSUPPORTED && (i == 4 || i == 5)) { /* that runtime can't have this mix */
-        mb_warn(cli, "%s is not written: %s", mb_planning_outputs[i], cli->error.message);
-        cli->error = (struct mb_error){0};
-        (void)remove(path);
-        run->unwritten |= 1u << i;
-        status = MB_OK;
-    }
-    return status;
 }
 
 enum mb_status mb_planning_write(struct mb_planning *run)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The list of backends, and how a user names a device. */
 #include "dispatch/backend.h"
+#include "support/memory.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,21 @@ bool mb_backend_has_kernel(const char *kernel, unsigned revision, enum mb_format
         if (backends[i]->is_current != NULL && backends[i]->is_current(kernel, revision, format))
             return true;
     return false;
+}
+
+void mb_host_clock_begin(struct mb_host_clock *clock)
+{
+    if (clock->begin_ns == 0)
+        clock->begin_ns = mb_now_ns();
+}
+
+void mb_host_clock_end(struct mb_host_clock *clock) { clock->end_ns = mb_now_ns(); }
+
+double mb_host_clock_take(struct mb_host_clock *clock)
+{
+    const double busy_ns = (double)(clock->end_ns - clock->begin_ns);
+    *clock = (struct mb_host_clock){0, 0};
+    return busy_ns;
 }
 
 /* Digits alone, at most four. */

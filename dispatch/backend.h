@@ -99,6 +99,15 @@ struct mb_backend {
                              struct mb_error *error);
 };
 
+/* busy_ns of finish for a backend whose device has no clock of its own: the host's, from the first
+ * begin to the last end since it was taken. All 0 at first. */
+struct mb_host_clock {
+    uint64_t begin_ns, end_ns;
+};
+void mb_host_clock_begin(struct mb_host_clock *clock);
+void mb_host_clock_end(struct mb_host_clock *clock);
+double mb_host_clock_take(struct mb_host_clock *clock);
+
 extern const struct mb_backend mb_backend_cpu, mb_backend_opencl, mb_backend_level_zero;
 
 /* An open device other than the CPU, with the table that it is used through. Wherever one is asked

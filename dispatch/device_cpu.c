@@ -12,7 +12,7 @@
 
 struct mb_backend_device {
     struct mb_threads *threads;
-    uint64_t begin_ns, end_ns; /* of the work since the last finish */
+    struct mb_host_clock clock;
 };
 struct mb_backend_weights {
     struct mb_weights packed;
@@ -174,12 +174,10 @@ static enum mb_status multiply(struct mb_backend_device *device,
         return fail(MB_ERR_SHAPE, "a product", error);
     rows.m = product->m;
     const struct mb_activations *input = &rows;
-    const uint64_t begin_ns = mb_now_ns();
+    mb_host_clock_begin(&device->clock);
     const enum mb_status status =
         mb_matmul_group(device->threads, 1, &weights, &input, &product->output->y, &weights->n);
-    if (device->begin_ns == 0)
-        device->begin_ns = begin_ns;
-    device->end_ns = mb_now_ns();
+    mb_host_clock_end(&device->clock);
     return status == MB_OK ? MB_OK : fail(status, "a product", error);
 }
 
@@ -187,9 +185,9 @@ static enum mb_status finish(struct mb_backend_device *device, double *busy_ns,
                              struct mb_error *error)
 {
     (void)error;
+    const double taken_ns = mb_host_clock_take(&device->clock);
     if (busy_ns != NULL)
-        *busy_ns = (double)(device->end_ns - device->begin_ns);
-    device->begin_ns = device->end_ns = 0;
+        *busy_ns = taken_ns;
     return MB_OK;
 }
 

@@ -52,7 +52,8 @@ struct device {
     struct program *programs;
     /* Of the kernels since the last finish: ticks, or else the host's clock. */
     bool has_begun, has_ticks;
-    uint64_t begin_ticks, end_ticks, tick_mask, begin_ns, end_ns;
+    uint64_t begin_ticks, end_ticks, tick_mask;
+    struct mb_host_clock clock;
     double tick_ns;
 };
 
@@ -225,7 +226,7 @@ static void close_device(struct mb_backend_device *device)
 static void read_times(struct device *d)
 {
     ze_kernel_timestamp_result_t first, last;
-    d->end_ns = mb_now_ns();
+    mb_host_clock_end(&d->clock);
     if (d->signalled == 0)
         return;
     const bool known =
@@ -245,8 +246,7 @@ static ze_result_t submit(struct device *d)
 {
     if (d->commands == 0)
         return ZE_RESULT_SUCCESS;
-    if (d->begin_ns == 0)
-        d->begin_ns = mb_now_ns();
+    mb_host_clock_begin(&d->clock);
     ze_result_t code = d->ze->CommandListClose(d->lists[d->recording]);
     if (code == ZE_RESULT_SUCCESS)
         code = d->ze->CommandQueueExecuteCommandLists(d->queue, 1, &d->lists[d->recording], NULL);
@@ -301,13 +301,15 @@ static ze_result_t stage(struct device *d, size_t bytes, ze_command_list_handle_
     return code;
 }
 
-/* From the first kernel's start to the last one's end. */
-static double busy(const struct device *d)
+/* From the first kernel's start to the last one's end; both clocks begin anew. */
+static double take_busy(struct device *d)
 {
-    if (!d->has_begun)
-        return 0;
-    return d->has_ticks ? (double)((d->end_ticks - d->begin_ticks) & d->tick_mask) * d->tick_ns
-                        : (double)(d->end_ns - d->begin_ns);
+    const double by_host_ns = mb_host_clock_take(&d->clock);
+    const double by_ticks_ns =
+        (double)((d->end_ticks - d->begin_ticks) & d->tick_mask) * d->tick_ns;
+    const double busy_ns = !d->has_begun ? 0 : d->has_ticks ? by_ticks_ns : by_host_ns;
+    d->has_begun = d->has_ticks = false;
+    return busy_ns;
 }
 
 static enum mb_status finish(struct mb_backend_device *device, double *busy_ns,
@@ -315,10 +317,9 @@ static enum mb_status finish(struct mb_backend_device *device, double *busy_ns,
 {
     struct device *d = own(device);
     const ze_result_t code = wait_for_all(d);
+    const double taken_ns = take_busy(d);
     if (busy_ns != NULL)
-        *busy_ns = code == ZE_RESULT_SUCCESS ? busy(d) : 0;
-    d->has_begun = d->has_ticks = false;
-    d->begin_ns = 0;
+        *busy_ns = code == ZE_RESULT_SUCCESS ? taken_ns : 0;
     return code == ZE_RESULT_SUCCESS
                ? MB_OK
                : mb_gpu_fail(device, MB_ERR_DEVICE, "the device failed at its work",

@@ -18,7 +18,7 @@ enum { REVISION = 1 };
 
 struct mb_backend_device {
     size_t threads;
-    uint64_t begin_ns, end_ns; /* of the work since the last finish */
+    struct mb_host_clock clock;
 };
 /* One copy, and what its next product is bound to. */
 struct mb_backend_weights {
@@ -261,11 +261,9 @@ static enum mb_status multiply(struct mb_backend_device *device,
         w->y = output->y;
         w->m = m;
     }
-    const uint64_t begin_ns = mb_now_ns();
+    mb_host_clock_begin(&device->clock);
     const bool done = mb_peer_ggml.run(w->product);
-    if (device->begin_ns == 0)
-        device->begin_ns = begin_ns;
-    device->end_ns = mb_now_ns();
+    mb_host_clock_end(&device->clock);
     return done ? MB_OK : refuse(MB_ERR_DEVICE, "it reports that a product failed", error);
 }
 
@@ -273,9 +271,9 @@ static enum mb_status finish(struct mb_backend_device *device, double *busy_ns,
                              struct mb_error *error)
 {
     (void)error;
+    const double taken_ns = mb_host_clock_take(&device->clock);
     if (busy_ns != NULL)
-        *busy_ns = (double)(device->end_ns - device->begin_ns);
-    device->begin_ns = device->end_ns = 0;
+        *busy_ns = taken_ns;
     return MB_OK;
 }
 

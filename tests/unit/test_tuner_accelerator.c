@@ -92,17 +92,26 @@ static struct mb_tune_options small_options(void)
                                     .m_count = 2};
 }
 
+/* A profile with all that small_options() asks for. */
+static struct mb_profile *tuned(void)
+{
+    struct mb_profile *profile;
+    struct mb_error error;
+    const struct mb_tune_options options = small_options();
+    assert_int_equal(mb_profile_create_for(&accelerator.info, &profile), MB_OK);
+    assert_int_equal(mb_tune_accelerator(profile, &accelerator, &options, &error), MB_OK);
+    return profile;
+}
+
 /* Every product has a time of the right kernel; the one that writes nothing is known as wrong where
  * kernels are compared, and was not tried elsewhere. */
 static void test_every_product(void **state)
 {
     (void)state;
-    struct mb_profile *profile;
+    struct mb_profile *profile = tuned();
     struct mb_error error;
     const struct mb_tune_options options = small_options();
-    assert_int_equal(mb_profile_create_for(&accelerator.info, &profile), MB_OK);
     assert_false(mb_profile_is_of_cpu(profile));
-    assert_int_equal(mb_tune_accelerator(profile, &accelerator, &options, &error), MB_OK);
     size_t failed = 0;
     for (size_t i = 0; i < mb_profile_count(profile); i++)
         failed += mb_profile_at(profile, i)->failed != 0;
@@ -131,11 +140,7 @@ static void test_every_product(void **state)
 static void test_applies_nothing(void **state)
 {
     (void)state;
-    struct mb_profile *profile;
-    struct mb_error error;
-    const struct mb_tune_options options = small_options();
-    assert_int_equal(mb_profile_create_for(&accelerator.info, &profile), MB_OK);
-    assert_int_equal(mb_tune_accelerator(profile, &accelerator, &options, &error), MB_OK);
+    struct mb_profile *profile = tuned();
     const char *kernel = mb_kernel_for(MB_FORMAT_Q4_0, 48, 64, 1);
     mb_profile_apply(profile);
     assert_string_equal(mb_kernel_for(MB_FORMAT_Q4_0, 48, 64, 1), kernel);
@@ -168,11 +173,9 @@ static void test_refusals(void **state)
 static void test_stale(void **state)
 {
     (void)state;
-    struct mb_profile *profile;
+    struct mb_profile *profile = tuned();
     struct mb_error error;
     const struct mb_tune_options options = small_options();
-    assert_int_equal(mb_profile_create_for(&accelerator.info, &profile), MB_OK);
-    assert_int_equal(mb_tune_accelerator(profile, &accelerator, &options, &error), MB_OK);
     const size_t before = products, count = mb_profile_count(profile);
     (void)snprintf(accelerator.info.os, sizeof accelerator.info.os, "driver 2");
     assert_int_equal(mb_tune_accelerator(profile, &accelerator, &options, &error), MB_OK);
