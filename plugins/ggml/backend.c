@@ -235,6 +235,9 @@ static void apply_profile(void)
         mb_ggml_log(GGML_LOG_WARN, "profile '%s' is not used: %s", path, error.message);
     } else if (mb_profile_match(profile, why, sizeof why) == MB_PROFILE_OTHER_MACHINE) {
         mb_ggml_log(GGML_LOG_WARN, "profile '%s' is not used: %s", path, why);
+    } else if (strcmp(mb_profile_device(profile)->backend, "cpu") != 0) {
+        mb_ggml_log(GGML_LOG_WARN, "profile '%s' is not used: it is of a device of kind %s", path,
+                    mb_profile_device(profile)->backend);
     } else {
         mb_profile_apply(profile);
         mb_ggml_log(GGML_LOG_INFO, "kernels as in profile '%s'", path);
