@@ -43,40 +43,57 @@ class Device(Case):
         path = self.write("p.json", json.dumps(document))
         self.fails("eval", MODEL, "--text", HELDOUT, "-p", path, status=2, says=["of kind opencl, not cpu", "--device"])
 
-    def whole_loop(self, kind, rounding, slow):
-        """tune, eval and plan; `rounding`: how far perplexity and KL may be from our own kernels', relatively; `slow`: a GPU
-        that is a CPU takes minutes for what is timed."""
+    def device(self, kind):
+        """The first device of a kind as probe lists it, and the options that choose it."""
         devices = [d for d in self.run_json("probe")["devices"] if d["device"].startswith(f"{kind}:")]
         if not devices:
-            loud_skip(f"no {kind} device: tune, eval and plan were not run on one")
-            return
-        device = ["--device", devices[0]["device"]]
+            loud_skip(f"no {kind} device")
+            self.skipTest("no device")
+        return devices[0], ["--device", devices[0]["device"]]
+
+    def tune(self, kind):
+        found, device = self.device(kind)
         made = self.run_json("tune", *device, "--model", MODEL, "--formats", FEW, "--time-limit", "5", "-o", "p.json")
-        self.assertEqual((made["device"]["backend"], made["device"]["key"]), (kind, devices[0]["key"]))
+        self.assertEqual((made["device"]["backend"], made["device"]["key"]), (kind, found["key"]))
         self.assertLessEqual({"q4_0", "q8_0"}, {e["format"] for e in made["entries"]})
         self.assertTrue(all(e["kernel"].endswith(f"_{kind}") and not e["failed"] for e in made["entries"]))
-        self.assertIn(devices[0]["name"], self.run_mixbit("profile", "show", "p.json").stdout)
+        self.assertIn(found["name"], self.run_mixbit("profile", "show", "p.json").stdout)
+        return found, device
 
+    def tune_and_eval(self, kind, rounding):
+        """`rounding`: how far perplexity and KL may be from our own kernels', relatively."""
+        _, device = self.tune(kind)
         self.run_mixbit("quantize", MODEL, "--format", "q4_0", "-o", "q.gguf")
         command = ["eval", "q.gguf", "--text", HELDOUT, "--windows", "2", "--window", "32", "--reference", MODEL, "--no-speed"]
         here, there = self.run_json(*command), self.run_json(*command, "-p", "p.json", *device)
         self.assertAlmostEqual(there["perplexity"] / here["perplexity"], 1, delta=rounding / 10)
         self.assertAlmostEqual(there["kl"]["mean"] / here["kl"]["mean"], 1, delta=rounding)
-        if slow and "MIXBIT_TEST_FULL" not in os.environ:
-            loud_skip(f"plan --device {devices[0]['device']}: takes minutes, MIXBIT_TEST_FULL=1 runs it")
-            return
+
+    def plan(self, kind):
+        found, device = self.tune(kind)
         self.run_mixbit("plan", MODEL, *device, "-p", "p.json", "--formats", FEW, "--effort", "quick", "--windows", "2",
-                        "--window", "64", "--eval-windows", "2", "--repeats", "1", "--text", CALIB, "-o", "out", timeout=1800)
+                        "--window", "64", "--eval-windows", "2", "--repeats", "1", "--text", CALIB, "-o", "out", timeout=3500)
         with open(self.path("out/plan.json")) as f:
-            self.assertEqual(json.load(f)["device"], devices[0]["key"])
+            self.assertEqual(json.load(f)["device"], found["key"])
         self.assertTrue(os.path.getsize(self.path("out/mixed.gguf")))
 
-    def test_opencl(self):
-        self.whole_loop("opencl", 0.01, True)
+    def test_external_opencl(self):
+        self.tune_and_eval("opencl", 0.01)
 
-    def test_ggml(self):
-        """Another runtime's kernels, measured and planned for like a device."""
-        self.whole_loop("ggml", 0.1, False)
+    def test_external_opencl_plan(self):
+        """A GPU that is a CPU takes half an hour for what is timed."""
+        self.device("opencl")
+        if "MIXBIT_TEST_FULL" not in os.environ:
+            loud_skip("plan on an OpenCL device: MIXBIT_TEST_FULL=1 runs it")
+            self.skipTest("takes long")
+        self.plan("opencl")
+
+    def test_external_ggml(self):
+        """Another runtime's kernels, measured like a device."""
+        self.tune_and_eval("ggml", 0.1)
+
+    def test_external_ggml_plan(self):
+        self.plan("ggml")
 
 
 if __name__ == "__main__":

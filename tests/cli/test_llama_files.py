@@ -143,7 +143,7 @@ class Peers(Case):
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         return done.stdout + done.stderr
 
-    def test_perplexity(self):
+    def test_external_perplexity(self):
         """llama-perplexity reads our file, and prints what we print."""
         self.tool("llama-perplexity")
         self.run_mixbit("eval", MODEL, "--numerics", "f32", "--save-logits", "base", "--window", "64", *QUIET)
@@ -159,7 +159,7 @@ class Peers(Case):
         self.assertAlmostEqual(ours["kl"]["median"], number(r"Median\s+KLD:"), delta=0.05 * ours["kl"]["median"])
         self.assertAlmostEqual(ours["kl"]["p90"], number(r"90.0%\s+KLD:"), delta=0.05 * ours["kl"]["p90"])
 
-    def test_quantize(self):
+    def test_external_quantize(self):
         """llama-quantize takes our imatrix, for a format that it refuses to make without one."""
         self.tool("llama-quantize")
         text = self.peer("llama-quantize", "--imatrix", imatrix(), MODEL, "iq2.gguf", "IQ2_XS")
@@ -167,7 +167,7 @@ class Peers(Case):
         self.assertIn("computed on 8 chunks", text)
         self.run_mixbit("eval", "iq2.gguf", "--no-speed", "--text", HELDOUT, "--windows", "1")
 
-    def test_imatrix(self):
+    def test_external_imatrix(self):
         """llama-imatrix adds ours up with its own."""
         self.tool("llama-imatrix")
         self.peer("llama-imatrix", "-m", MODEL, "--in-file", imatrix(), "-o", "again.gguf")

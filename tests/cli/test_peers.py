@@ -194,12 +194,12 @@ class Peers(Case):
                     product *= r["ratio"]
             self.assertAlmostEqual(means[m], product ** (1 / len(formats.split(","))), places=9)
 
-    def test_ggml(self):
+    def test_external_ggml(self):
         rows = self.real("ggml", "q4_0,q6_K,iq4_xs,f16,f32", MIXBIT_GGML=os.environ.get("MIXBIT_GGML", ""))
         bound = {"q4_0": 0.009, "q6_K": 0.012, "iq4_xs": 0.012, "f16": 0.001, "f32": 1e-5}
         self.check_real(rows, "q4_0,q6_K,iq4_xs,f16,f32", bound)
 
-    def test_onnxruntime(self):
+    def test_external_onnxruntime(self):
         if importlib.util.find_spec("onnxruntime") is None and "MIXBIT_ONNXRUNTIME" not in os.environ:
             loud_skip("onnxruntime: the Python package is not installed")
             self.skipTest("not installed")
