@@ -7,19 +7,19 @@
 #include "tuner/profile.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { SPEED_REPEATS = 3 };
 
-enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
-                                  struct mb_threads *threads,
-                                  const struct mb_offload_target *target, size_t context,
-                                  struct mb_fixed_cost *fixed)
+static enum mb_status measure_fixed_cost(struct mb_cli *cli, struct mb_model *model,
+                                         struct mb_threads *threads,
+                                         const struct mb_offload_target *target,
+                                         struct mb_fixed_cost *fixed, bool *measured)
 {
     struct mb_network *network = NULL;
     struct mb_speed speed = {.size = sizeof speed};
-    *fixed = (struct mb_fixed_cost){0};
     mb_stage_begin(cli, "timing attention, norms and embeddings");
     enum mb_status status =
         mb_network_create(model, MB_NUMERICS_KERNEL, threads, &network, &cli->error);
@@ -32,20 +32,44 @@ enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
     if (status == MB_OK)
         status = mb_network_offload(network, target, &cli->error);
     if (status == MB_OK)
-        status = mb_network_speed(&network, 1, context, SPEED_REPEATS, mb_stage_progress(cli),
-                                  &speed, &cli->error);
+        status = mb_network_speed(&network, 1, fixed->context, SPEED_REPEATS,
+                                  mb_stage_progress(cli), &speed, &cli->error);
     mb_stage_end(cli);
     mb_network_destroy(network);
     if (status == MB_OK) {
         mb_step_check_quiet(cli, &speed);
-        const double decode = speed.decode_ns - speed.decode_matmul_ns;
-        const double prefill = speed.prefill_ns - speed.prefill_matmul_ns;
-        *fixed = (struct mb_fixed_cost){.measured = true,
-                                        .decode_ns = decode > 0 ? decode : 0,
-                                        .prefill_ns = prefill > 0 ? prefill : 0,
-                                        .kv_bytes = (double)speed.kv_bytes};
+        *measured = true;
+        fixed->decode_ns = fmax(speed.decode_ns - speed.decode_matmul_ns, 0);
+        fixed->prefill_ns = fmax(speed.prefill_ns - speed.prefill_matmul_ns, 0);
+        fixed->kv_bytes = (double)speed.kv_bytes;
     }
     mb_speed_free(&speed);
+    return status;
+}
+
+enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
+                                  struct mb_threads *threads, struct mb_profile *profile,
+                                  const struct mb_offload_target *target, size_t context,
+                                  struct mb_fixed_cost *fixed, bool *measured)
+{
+    bool fresh = false;
+    const char *hash = mb_model_hash(model);
+    *fixed = (struct mb_fixed_cost){
+        .threads = mb_threads_count(threads), .context = context, .revision = MB_GRAPH_REVISION};
+    if (hash == NULL)
+        return mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
+    (void)snprintf(fixed->model, sizeof fixed->model, "%s", hash);
+    const struct mb_fixed_cost *known =
+        profile != NULL ? mb_profile_fixed_cost(profile, fixed) : NULL;
+    enum mb_status status = MB_OK;
+    if (known != NULL)
+        *fixed = *known;
+    else
+        status = measure_fixed_cost(cli, model, threads, target, fixed, &fresh);
+    if (status == MB_OK && fresh && profile != NULL)
+        status = mb_profile_put_fixed_cost(profile, fixed);
+    if (measured != NULL)
+        *measured = fresh;
     return status;
 }
 

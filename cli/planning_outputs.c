@@ -63,11 +63,21 @@ static enum mb_status write_recipe(struct mb_planning *run, size_t i, enum mb_ru
     return MB_OK;
 }
 
+/* With the fixed part that the plan rests on, so that `solve` with this file starts from it too. */
+static enum mb_status write_profile(struct mb_planning *run, const char *path)
+{
+    const enum mb_status status = mb_profile_put_fixed_cost(run->profile, &run->forecast.fixed);
+    if (status != MB_OK)
+        return mb_error_set(&run->cli->error, status, -1, "%s: cannot note the fixed cost: %s",
+                            path, mb_status_string(status));
+    return mb_profile_save(run->profile, path, &run->cli->error);
+}
+
 static enum mb_status write_one(struct mb_planning *run, size_t i, const char *path)
 {
     struct mb_cli *cli = run->cli;
     switch (i) {
-    case 0: return mb_profile_save(run->profile, path, &cli->error);
+    case 0: return write_profile(run, path);
     case 1: return MB_OK; /* sensing wrote it */
     case 2: return mb_plan_save(run->plan, path, &cli->error);
     case 3:

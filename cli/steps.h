@@ -175,16 +175,13 @@ enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model, const
 
 /* ---- forecast (forecast.c) ---- */
 
-/* What a token costs beside its matrix products, measured on the model as it is; target as in
- * mb_network_offload. */
-struct mb_fixed_cost {
-    bool measured; /* false: the architecture can't be run; zero then */
-    double decode_ns, prefill_ns, kv_bytes;
-};
+/* What a token costs beside its matrix products: as the profile (may be NULL) has it, else measured
+ * on the model as it is and put there (*measured, may be NULL). Zero where the architecture can't
+ * be run. target as in mb_network_offload. */
 enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
-                                  struct mb_threads *threads,
+                                  struct mb_threads *threads, struct mb_profile *profile,
                                   const struct mb_offload_target *target, size_t context,
-                                  struct mb_fixed_cost *fixed);
+                                  struct mb_fixed_cost *fixed, bool *measured);
 
 /* What may be chosen at all (constraints.c). */
 struct mb_constraint_options {

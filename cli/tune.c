@@ -9,7 +9,7 @@
 struct options {
     const char *model, *output, *device;
     struct mb_format_list formats;
-    size_t threads;
+    size_t threads, context;
     double time_limit, max_error;
     bool fresh;
 };
@@ -24,6 +24,28 @@ static void print_activations(const struct mb_profile *profile)
             (void)printf("%s: activations are %s instead of %s\n", info->name,
                          mb_activation_name(activation), mb_activation_name(info->activation));
     }
+}
+
+/* So that predictions of whole tokens need no run of the model any more. */
+static enum mb_status keep_fixed_cost(struct mb_cli *cli, const struct options *options,
+                                      struct mb_model *model, struct mb_threads *threads,
+                                      struct mb_accelerator *accelerator,
+                                      struct mb_profile *profile, const char *path)
+{
+    const struct mb_offload_target target = {.accelerator = accelerator, .profile = profile};
+    const size_t memory = mb_profile_device(profile)->memory_bytes;
+    struct mb_fixed_cost fixed;
+    bool measured = false;
+    if (mb_profile_match(profile, NULL, 0) == MB_PROFILE_OTHER_MACHINE)
+        return MB_OK; /* never written to */
+    if (mb_model_file_bytes(model) > memory / 2) {
+        mb_note(cli, "attention and norms are not timed: the model takes more than half of the "
+                     "memory");
+        return MB_OK;
+    }
+    const enum mb_status status = mb_step_fixed_cost(cli, model, threads, profile, &target,
+                                                     options->context, &fixed, &measured);
+    return status == MB_OK && measured ? mb_profile_save(profile, path, &cli->error) : status;
 }
 
 static enum mb_status run(struct mb_cli *cli, const void *given)
@@ -55,6 +77,8 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
         };
         status = mb_step_profile(cli, &request, &profile, &path);
     }
+    if (status == MB_OK && model != NULL)
+        status = keep_fixed_cost(cli, options, model, threads, accelerator, profile, path);
     if (status == MB_OK && cli->common.json) {
         json_t *root;
         status = mb_json_load(path, (size_t)256 << 20, &root, &cli->error);
@@ -88,6 +112,7 @@ static const struct mb_option table[] = {
                   "profile to complete (default: this device's, in the cache folder)"),
     MB_FORMATS_ROW(struct options, formats, "formats, comma-separated (default: all)"),
     MB_THREADS_ROW(struct options, threads),
+    MB_CONTEXT_ROW(struct options, context),
     {.name = "time-limit",
      .kind = MB_OPTION_NUMBER,
      .offset = offsetof(struct options, time_limit),
@@ -116,7 +141,8 @@ const struct mb_verb mb_verb_tune = {
         "on the buffered kernel wins are searched on one shape a format, then confirmed on "
         "the others; without --threads other numbers of threads are tried too. Entries "
         "that are present and current are kept, so a second run only adds what is missing, "
-        "and an interrupted one goes on.",
+        "and an interrupted one goes on. With a model, what a token costs beside its matrix "
+        "products is timed too.",
     .example = "mixbit tune --model model.gguf --time-limit 60",
     .run = run,
 };

@@ -51,6 +51,9 @@ enum mb_step_kind {
     MB_STEP_GATE      /* out = silu(in) * out */
 };
 
+/* Of what runs between the products: one more when that changes its speed, which profiles keep. */
+enum { MB_GRAPH_REVISION = 1 };
+
 enum { MB_MAX_PRODUCTS = 3, MB_NO_VECTOR = -1, MB_MAX_ROPES = 2, MB_MOST_TAPS = 16 };
 
 struct mb_product {

@@ -65,6 +65,7 @@ void mb_profile_free(struct mb_profile *profile)
     if (profile == NULL)
         return;
     free(profile->entries);
+    free(profile->fixed);
     free(profile);
 }
 

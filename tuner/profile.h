@@ -25,6 +25,8 @@ struct mb_profile {
     uint8_t chosen[MB_PROFILE_FORMATS]; /* by format: activation type plus 1; 0: the default */
     size_t count, capacity;
     struct mb_profile_entry *entries;
+    size_t fixed_count;
+    struct mb_fixed_cost *fixed;
 };
 
 /* Looks the kernel up in the registry; what put and load set `current` from. */
@@ -64,6 +66,9 @@ bool mb_profile_best_config(const struct mb_profile *profile, const struct mb_qu
 /* Choose an activation type for every format by what is in the profile (profile_activation.c):
  * after loading, after measuring. */
 void mb_profile_settle(struct mb_profile *profile);
+
+/* As mb_cost_is_valid. */
+bool mb_fixed_cost_is_valid(const struct mb_fixed_cost *cost, const char **why);
 
 /* Append without looking for the key: for a loader that checks keys itself. */
 enum mb_status mb_profile_append(struct mb_profile *profile, const struct mb_cost *cost);

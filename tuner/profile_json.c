@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The profile file: JSON, schema "mixbit-profile" version 2 (docs/profile-format.md).
  *
- *   { "schema": "mixbit-profile", "version": 2, "device": {...}, "limits": {...}, "entries": [...]
- * }
+ *   { "schema": "mixbit-profile", "version": 2, "device": {...}, "limits": {...},
+ *     "entries": [...], "fixed": [...] }
  *
  * Reading is all or nothing. A file comes from anywhere, so every value is checked for type, range
  * and meaning before the first one counts; what this version doesn't know is refused by schema, not
@@ -104,6 +104,20 @@ static json_t *cost_to_json(const struct mb_cost *cost)
         "error", cost->error, "failed", cost->failed != 0);
 }
 
+static json_t *fixed_to_json(const struct mb_profile *profile)
+{
+    json_t *all = json_array();
+    for (size_t i = 0; i < profile->fixed_count; i++) {
+        const struct mb_fixed_cost *cost = &profile->fixed[i];
+        json_array_append_new(
+            all, json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:f}", "model", cost->model, "threads",
+                           (json_int_t)cost->threads, "context", (json_int_t)cost->context,
+                           "revision", (json_int_t)cost->revision, "decode_ns", cost->decode_ns,
+                           "prefill_ns", cost->prefill_ns, "kv_bytes", cost->kv_bytes));
+    }
+    return all;
+}
+
 enum mb_status mb_profile_save(const struct mb_profile *profile, const char *path,
                                struct mb_error *error)
 {
@@ -112,10 +126,11 @@ enum mb_status mb_profile_save(const struct mb_profile *profile, const char *pat
     for (size_t i = 0; i < profile->count; i++)
         if (json_array_append_new(entries, cost_to_json(&profile->entries[i].cost)) != 0)
             goto out;
-    json_t *root = json_pack("{s:s, s:i, s:o, s:o, s:f, s:O}", "schema", schema_name, "version",
-                             SCHEMA_VERSION, "device", device_to_json(&profile->device), "limits",
-                             limits_to_json(&profile->limits), "max_error",
-                             profile->max_error > 0 ? profile->max_error : 1, "entries", entries);
+    json_t *root = json_pack("{s:s, s:i, s:o, s:o, s:f, s:o, s:O}", "schema", schema_name,
+                             "version", SCHEMA_VERSION, "device", device_to_json(&profile->device),
+                             "limits", limits_to_json(&profile->limits), "max_error",
+                             profile->max_error > 0 ? profile->max_error : 1, "fixed",
+                             fixed_to_json(profile), "entries", entries);
     if (root == NULL)
         goto out;
     status = mb_json_save(path, root, error);
@@ -439,6 +454,55 @@ static enum mb_status read_entries(const json_t *root, struct mb_profile *profil
     return refuse_duplicates(profile, path, error);
 }
 
+static enum mb_status read_fixed_cost(const json_t *object, struct mb_fixed_cost *cost,
+                                      const struct place *place)
+{
+    const struct {
+        const char *key;
+        double *value;
+    } figures[] = {{"decode_ns", &cost->decode_ns},
+                   {"prefill_ns", &cost->prefill_ns},
+                   {"kv_bytes", &cost->kv_bytes}};
+    uint32_t revision = 0;
+    enum mb_status status = read_text(object, "model", cost->model, sizeof cost->model, place);
+    if (status == MB_OK)
+        status = mb_json_size(object, "threads", &cost->threads, place->text, place->error);
+    if (status == MB_OK)
+        status = mb_json_size(object, "context", &cost->context, place->text, place->error);
+    if (status == MB_OK)
+        status = read_u32(object, "revision", &revision, place);
+    for (size_t i = 0; i < sizeof figures / sizeof figures[0] && status == MB_OK; i++)
+        status = read_figure(object, figures[i].key, figures[i].value, place);
+    cost->revision = revision;
+    return status;
+}
+
+/* The key came later than the version: none is none measured. */
+static enum mb_status read_fixed(const json_t *root, struct mb_profile *profile, const char *path,
+                                 struct mb_error *error)
+{
+    const json_t *all = json_object_get(root, "fixed");
+    struct place place = {.error = error};
+    snprintf(place.text, sizeof place.text, "%s", path);
+    if (all != NULL && !json_is_array(all))
+        return refuse(&place, "fixed", "expected an array of objects");
+    enum mb_status status = MB_OK;
+    for (size_t i = 0; i < json_array_size(all) && status == MB_OK; i++) {
+        struct mb_fixed_cost cost = {0};
+        const char *why;
+        snprintf(place.text, sizeof place.text, "%s: fixed[%zu]", path, i);
+        status = read_fixed_cost(json_array_get(all, i), &cost, &place);
+        if (status != MB_OK)
+            break;
+        if (!mb_fixed_cost_is_valid(&cost, &why))
+            return refuse(&place, why, "the value is out of range");
+        if (mb_profile_fixed_cost(profile, &cost) != NULL)
+            return refuse(&place, "model", "stands there twice; run `mixbit tune` again");
+        status = mb_profile_put_fixed_cost(profile, &cost);
+    }
+    return status == MB_ERR_ARGUMENT ? refuse(&place, "fixed", "too many objects") : status;
+}
+
 static enum mb_status check_schema(const json_t *root, const char *path, struct mb_error *error)
 {
     const json_t *schema = json_object_get(root, "schema");
@@ -482,6 +546,8 @@ enum mb_status mb_profile_load(const char *path, struct mb_profile **profile,
         status = read_figure(root, "max_error", &loaded->max_error, &place);
     if (status == MB_OK)
         status = read_entries(root, loaded, path, error);
+    if (status == MB_OK)
+        status = read_fixed(root, loaded, path, error);
     if (status == MB_OK)
         mb_profile_settle(loaded);
 out:

@@ -103,6 +103,24 @@ MB_API enum mb_status mb_profile_put(struct mb_profile *profile, const struct mb
 MB_API enum mb_activation mb_profile_activation(const struct mb_profile *profile,
                                                 enum mb_format format);
 
+/** What a token of a model costs beside its matrix products: attention, norms, the embedding. The
+ * key is everything up to `revision`. */
+struct mb_fixed_cost {
+    char model[33]; /* mb_model_hash */
+    size_t threads, context;
+    unsigned revision;            /* of the code that was timed */
+    double decode_ns, prefill_ns; /* per token, at the end of the context and of 512 at once */
+    double kv_bytes;              /* of the cache at that context */
+};
+/** NULL: not measured. */
+MB_API const struct mb_fixed_cost *mb_profile_fixed_cost(const struct mb_profile *profile,
+                                                         const struct mb_fixed_cost *key);
+MB_API size_t mb_profile_fixed_count(const struct mb_profile *profile);
+MB_API const struct mb_fixed_cost *mb_profile_fixed_at(const struct mb_profile *profile, size_t i);
+/** Add or replace by key. MB_ERR_ARGUMENT: a value out of range. */
+MB_API enum mb_status mb_profile_put_fixed_cost(struct mb_profile *profile,
+                                                const struct mb_fixed_cost *cost);
+
 enum mb_cost_quality { MB_COST_EXACT, MB_COST_INTERPOLATED, MB_COST_NONE };
 /**
  * Best measured cost of format at (n, k, m, threads, residency), failed and outdated entries left

@@ -64,6 +64,7 @@ class Measuring(Case):
         self.assertLessEqual({1, 8, 512}, {e["m"] for e in first["entries"]})
         again = self.run_json("tune", "--model", MODEL, "--formats", "q4_0", "-o", path)
         self.assertEqual(first["entries"], again["entries"])
+        self.assertEqual(first["fixed"], again["fixed"])
         more = self.run_json("tune", "--model", MODEL, "--formats", "q4_0,q8_0", "-o", path)
         self.assertLess(len(again["entries"]), len(more["entries"]))
 
@@ -121,6 +122,21 @@ class Solving(Case):
                 self.assertLessEqual(total, most)
                 losses.append(document["total"]["loss" if "loss" in document["total"] else "kl"])
         self.assertEqual(losses, sorted(losses, reverse=True))
+
+    def test_the_fixed_part_is_the_profiles(self):
+        """With it no run of the model is needed; without it, solve times the model."""
+        with open(profile(), encoding="utf-8") as file:
+            document = json.load(file)
+        [fixed] = document["fixed"]
+        done = self.run_mixbit("solve", MODEL, "-s", sensitivity(), "-p", profile(), "--max-size", "5M", "--json")
+        self.assertNotIn("timing", done.stderr)
+        self.assertEqual(json.loads(done.stdout)["fixed"]["decode_ns"], fixed["decode_ns"])
+        del document["fixed"]
+        bare = self.path("bare.json")
+        with open(bare, "w", encoding="utf-8") as file:
+            json.dump(document, file)
+        done = self.run_mixbit("solve", MODEL, "-s", sensitivity(), "-p", bare, "--max-size", "5M", "--json")
+        self.assertIn("timing attention", done.stderr)
 
     def test_objectives(self):
         size = self.solve("--minimize", "size")

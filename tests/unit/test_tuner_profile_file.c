@@ -39,10 +39,22 @@ static struct mb_cost sample_cost(void)
                             .error = 0.0043};
 }
 
+static struct mb_fixed_cost sample_fixed_cost(void)
+{
+    return (struct mb_fixed_cost){.model = "40b4ace3320a45dbbb2cad1cf3aa20a3",
+                                  .threads = 2,
+                                  .context = 512,
+                                  .revision = 1,
+                                  .decode_ns = 72044.7,
+                                  .prefill_ns = 22698.25,
+                                  .kv_bytes = 3145728};
+}
+
 static struct mb_profile *sample_profile(void)
 {
     struct mb_profile *profile;
     struct mb_cost cost = sample_cost();
+    struct mb_fixed_cost fixed = sample_fixed_cost();
     assert_int_equal(mb_profile_create(&profile), MB_OK);
     struct mb_limits *limits = mb_profile_limits(profile);
     limits->threads = 2;
@@ -62,6 +74,9 @@ static struct mb_profile *sample_profile(void)
     cost.median_ns = cost.mad_ns = cost.min_ns = cost.prepare_ns = 0;
     cost.error = 2.5;
     assert_int_equal(mb_profile_put(profile, &cost), MB_OK);
+    assert_int_equal(mb_profile_put_fixed_cost(profile, &fixed), MB_OK);
+    fixed.context = 1024;
+    assert_int_equal(mb_profile_put_fixed_cost(profile, &fixed), MB_OK);
     return profile;
 }
 
@@ -145,6 +160,15 @@ static void what_is_saved_is_loaded(void **state)
         assert_true(x->bytes == y->bytes && x->failed == y->failed);
     }
     assert_null(mb_profile_at(loaded, 2));
+    assert_int_equal(mb_profile_fixed_count(loaded), 2);
+    for (size_t i = 0; i < 2; i++) {
+        const struct mb_fixed_cost *x = mb_profile_fixed_at(saved, i);
+        const struct mb_fixed_cost *y = mb_profile_fixed_cost(loaded, x);
+        assert_non_null(y);
+        assert_true(x->decode_ns == y->decode_ns && x->prefill_ns == y->prefill_ns &&
+                    x->kv_bytes == y->kv_bytes);
+    }
+    assert_null(mb_profile_fixed_at(loaded, 2));
     mb_profile_free(saved);
     mb_profile_free(loaded);
 }
@@ -269,6 +293,16 @@ static const struct {
     {"entries", "error", "", "error"},
     {"entries", "failed", "0", "failed"},
     {"entries", "failed", "", "failed"},
+    {"", "fixed", "5", "fixed"},
+    {"fixed", "model", "\"\"", "model"},
+    {"fixed", "model", "\"a hash of more than thirty-two digits\"", "model"},
+    {"fixed", "threads", "0", "threads"},
+    {"fixed", "context", "0", "context"},
+    {"fixed", "context", "1024", "twice"},
+    {"fixed", "revision", "-1", "revision"},
+    {"fixed", "decode_ns", "-1", "decode_ns"},
+    {"fixed", "prefill_ns", "1e300", "prefill_ns"},
+    {"fixed", "kv_bytes", "", "kv_bytes"},
 };
 
 static void every_damaged_value_is_refused(void **state)
@@ -360,6 +394,29 @@ static void two_entries_of_one_key_are_refused(void **state)
     free(text);
 }
 
+static void fixed_costs_are_found_by_their_whole_key(void **state)
+{
+    (void)state;
+    struct mb_profile *profile = sample_profile();
+    struct mb_fixed_cost key = sample_fixed_cost();
+    assert_true(mb_profile_fixed_cost(profile, &key)->decode_ns == key.decode_ns);
+    key.decode_ns = 5;
+    assert_int_equal(mb_profile_put_fixed_cost(profile, &key), MB_OK);
+    assert_int_equal(mb_profile_fixed_count(profile), 2);
+    assert_true(mb_profile_fixed_cost(profile, &key)->decode_ns == 5);
+    key.threads = 3;
+    assert_null(mb_profile_fixed_cost(profile, &key));
+    key.threads = 2;
+    key.revision++;
+    assert_null(mb_profile_fixed_cost(profile, &key));
+    key.revision--;
+    key.model[0] = 'f';
+    assert_null(mb_profile_fixed_cost(profile, &key));
+    key.prefill_ns = NAN;
+    assert_int_equal(mb_profile_put_fixed_cost(profile, &key), MB_ERR_ARGUMENT);
+    mb_profile_free(profile);
+}
+
 static void what_a_profile_may_not_hold_is_not_put_there(void **state)
 {
     (void)state;
@@ -425,6 +482,7 @@ int main(void)
         cmocka_unit_test(text_that_is_no_profile_is_refused),
         cmocka_unit_test(nan_among_the_times_is_refused),
         cmocka_unit_test(two_entries_of_one_key_are_refused),
+        cmocka_unit_test(fixed_costs_are_found_by_their_whole_key),
         cmocka_unit_test(what_a_profile_may_not_hold_is_not_put_there),
         cmocka_unit_test(saving_where_it_cannot_be_says_so),
         cmocka_unit_test(the_default_path_follows_the_environment),
