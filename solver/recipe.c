@@ -107,8 +107,10 @@ static void add_pattern(struct text *text, const struct mb_plan_entry *entry)
     add(text, "$=%s", mb_format_info(entry->format)->name);
 }
 
+/* ---- the command ---- */
+
 /* In single quotes where a shell would otherwise read more than a word. */
-static void add_word(struct text *text, const char *word)
+static void add_quoted(struct text *text, const char *word)
 {
     bool plain = *word != '\0' && *word != '-';
     for (const char *c = word; *c != '\0'; c++)
@@ -126,33 +128,86 @@ static void add_word(struct text *text, const char *word)
     add(text, "'");
 }
 
-static void add_role_option(struct text *text, const struct mb_plan *plan, const char *tensor,
+/* A command grows word by word, for a shell or for exec: there each word ends with a NUL. */
+struct command {
+    struct text text;
+    bool shell;
+};
+
+static void add_word(struct command *command, const char *word)
+{
+    if (!command->shell) {
+        add(&command->text, "%s%c", word, '\0');
+        return;
+    }
+    add(&command->text, "%s", command->text.length > 0 ? " " : "");
+    if (strncmp(word, "--", 2) == 0)
+        add(&command->text, "%s", word);
+    else
+        add_quoted(&command->text, word);
+}
+
+static void add_role_option(struct command *command, const struct mb_plan *plan, const char *tensor,
                             const char *option)
 {
     for (size_t i = 0; i < plan->count; i++)
-        if (strcmp(plan->entries[i].name, tensor) == 0)
-            add(text, " %s %s", option, mb_format_info(plan->entries[i].format)->name);
+        if (strcmp(plan->entries[i].name, tensor) == 0) {
+            add_word(command, option);
+            add_word(command, mb_format_info(plan->entries[i].format)->name);
+        }
 }
 
-static void add_command(struct text *text, const struct mb_plan *plan, enum mb_runtime runtime,
-                        const char *path)
+/* What both the user's command and a dry run say of the plan. */
+static void add_types(struct command *command, const struct mb_plan *plan, enum mb_runtime runtime,
+                      const char *path)
 {
+    add_role_option(command, plan, "token_embd.weight", "--token-embedding-type");
+    add_role_option(command, plan, "output.weight", "--output-tensor-type");
+    if (runtime == MB_RUNTIME_LLAMA_CPP) {
+        add_word(command, "--tensor-type-file");
+        add_word(command, path);
+        return;
+    }
+    add(&command->text, " --custom-q \"$(cat ");
+    add_quoted(&command->text, path);
+    add(&command->text, ")\"");
+}
+
+static struct text user_command(const struct mb_plan *plan, enum mb_runtime runtime,
+                                const char *path)
+{
+    struct command command = {.shell = true};
     bool importance = plan->importance_hash[0] != '\0';
     for (size_t i = 0; i < plan->count; i++)
         importance = importance || mb_runtime_needs_importance(runtime, plan->entries[i].name,
                                                                plan->entries[i].format);
-    add(text, "llama-quantize --allow-requantize%s", importance ? " --imatrix IMATRIX.gguf" : "");
-    add_role_option(text, plan, "token_embd.weight", "--token-embedding-type");
-    add_role_option(text, plan, "output.weight", "--output-tensor-type");
-    if (runtime == MB_RUNTIME_LLAMA_CPP) {
-        add(text, " --tensor-type-file ");
-        add_word(text, path);
-    } else {
-        add(text, " --custom-q \"$(cat ");
-        add_word(text, path);
-        add(text, ")\"");
+    add_word(&command, "llama-quantize");
+    add_word(&command, "--allow-requantize");
+    if (importance) {
+        add_word(&command, "--imatrix");
+        add_word(&command, "IMATRIX.gguf");
     }
-    add(text, " MODEL.gguf MIXED.gguf %s", base_type(plan));
+    add_types(&command, plan, runtime, path);
+    add_word(&command, "MODEL.gguf");
+    add_word(&command, "MIXED.gguf");
+    add_word(&command, base_type(plan));
+    return command.text;
+}
+
+char *mb_recipe_dry_run(const struct mb_plan *plan, const char *tool, const char *path,
+                        const char *model)
+{
+    struct command command = {.shell = false};
+    add_word(&command, tool);
+    add_word(&command, "--allow-requantize");
+    add_word(&command, "--dry-run");
+    add_types(&command, plan, MB_RUNTIME_LLAMA_CPP, path);
+    add_word(&command, model);
+    add_word(&command, base_type(plan));
+    add_word(&command, "");
+    if (command.text.failed)
+        free(command.text.data);
+    return command.text.failed ? NULL : command.text.data;
 }
 
 static enum mb_status write_text(const char *path, const struct text *text, struct mb_error *error)
@@ -168,7 +223,7 @@ static enum mb_status write_text(const char *path, const struct text *text, stru
 enum mb_status mb_recipe_write(const struct mb_plan *plan, enum mb_runtime runtime,
                                const char *path, char **command, struct mb_error *error)
 {
-    struct text recipe = {0}, line = {0};
+    struct text recipe = {0};
     *command = NULL;
     if (plan->count == 0)
         return mb_error_set(error, MB_ERR_ARGUMENT, -1, "recipe: the plan has no tensors");
@@ -185,7 +240,7 @@ enum mb_status mb_recipe_write(const struct mb_plan *plan, enum mb_runtime runti
         if (runtime == MB_RUNTIME_LLAMA_CPP || i + 1 == plan->count)
             add(&recipe, "\n");
     }
-    add_command(&line, plan, runtime, path);
+    struct text line = user_command(plan, runtime, path);
     enum mb_status status;
     if (recipe.failed || line.failed)
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while writing '%s'", path);

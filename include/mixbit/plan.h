@@ -288,6 +288,11 @@ MB_API int mb_runtime_needs_importance(enum mb_runtime runtime, const char *tens
  */
 MB_API enum mb_status mb_recipe_write(const struct mb_plan *plan, enum mb_runtime runtime,
                                       const char *path, char **command, struct mb_error *error);
+/** The words, each ended by a NUL and all by an empty one, with which `tool` (llama.cpp's
+ * llama-quantize) says what it would make of a model under the recipe at `path`. free(); NULL: out
+ * of memory. */
+MB_API char *mb_recipe_dry_run(const struct mb_plan *plan, const char *tool, const char *path,
+                               const char *model);
 
 #ifdef __cplusplus
 }

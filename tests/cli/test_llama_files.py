@@ -8,7 +8,7 @@ import shutil
 import struct
 import subprocess
 
-from harness import CALIB, HELDOUT, MODEL, SENSE, SOURCE, Case, loud_skip, main, once, profile
+from harness import CALIB, HELDOUT, MODEL, SENSE, SOURCE, Case, environment, loud_skip, main, once, profile, sensitivity
 
 GOLDEN = os.path.join(SOURCE, "tests", "golden")
 BASE = os.path.join(GOLDEN, "logits", "tiny-llama.base")
@@ -129,6 +129,57 @@ class Logits(Case):
         self.fails("eval", MODEL, "--no-speed", "--reference", self.write("token", bytes(token)), status=2, says="5000")
 
 
+class RecipeCheck(Case):
+    """A program that prints a list like llama-quantize's stands in for it."""
+    def setUp(self):
+        super().setUp()
+        self.run_mixbit("solve", MODEL, "-s", sensitivity(), "--max-size", "5M", "-o", "plan.json",
+                        env=environment(MIXBIT_PROFILE=self.path("none.json")))
+        with open(self.path("plan.json"), encoding="utf-8") as file:
+            self.types = {t["name"]: t["format"] for t in json.load(file)["tensors"]}
+
+    def check(self, lines, *arguments, end="exit 0", status=0):
+        text = "\n".join(lines)
+        script = self.write("llama-quantize", f"#!/bin/sh\necho \"$@\" >words\ncat <<'END'\n{text}\nEND\n{end}\n".encode())
+        os.chmod(script, 0o755)
+        return self.run_mixbit("recipe", "plan.json", "-o", "types.txt", "--force", "--check", MODEL, *arguments, status=status,
+                               env=environment(MIXBIT_LLAMA_BIN=self.folder))
+
+    def lines(self, types):
+        made = [f"[{i:4d}/{len(types):4d}] {name:36s} - [   256,   1,   1,   1], type =    f16, size =     0.12 MiB ->     0.04 MiB ({kind})"
+                for i, (name, kind) in enumerate(types.items())]
+        return ["loading", *made, "[  99/  99] output_norm.weight - [   256,      1,      1,      1], type =    f32, size =    0.001 MiB"]
+
+    def test_agreement(self):
+        done = self.check(self.lines(self.types))
+        self.assertIn(f"all {len(self.types)} tensors", done.stderr)
+        with open(self.path("words"), encoding="utf-8") as file:
+            words = file.read().split()
+        self.assertEqual(words[words.index("--tensor-type-file") + 1], "types.txt")
+        self.assertIn("--dry-run", words)
+        self.assertEqual(words[-2], MODEL)
+        document = json.loads(self.check(self.lines(self.types), "--json").stdout)
+        self.assertEqual(document["differences"], [])
+
+    def test_differences(self):
+        name = sorted(self.types)[3]
+        other = "q2_K" if self.types[name] != "q2_K" else "q3_K"
+        for types, says in (({**self.types, name: other}, f"{name}: planned {self.types[name]}, llama-quantize: {other}"),
+                            ({n: t for n, t in self.types.items() if n != name}, "llama-quantize: no such tensor"),
+                            ({**self.types, "extra.weight": "q8_0"}, "extra.weight: planned nothing, llama-quantize: q8_0")):
+            error = self.check(self.lines(types), status=4).stderr
+            self.assertIn(says, error)
+            self.assertIn(f"1 of {len(self.types)} tensors", error)
+
+    def test_a_tool_that_fails(self):
+        self.assertIn("out of luck", self.check(["out of luck"], end="exit 3", status=1).stderr)
+        self.assertIn("lists no tensors", self.check(["usage"], status=1).stderr)
+        self.assertIn("failed", self.check(self.lines(self.types), end="kill -9 $$", status=1).stderr)
+        self.fails("recipe", "plan.json", "--check", MODEL, env=environment(MIXBIT_LLAMA_BIN=self.path("none")), status=1,
+                   says=["cannot run", "MIXBIT_LLAMA_BIN"])
+        self.fails("recipe", "plan.json", "--for", "ik_llama.cpp", "--check", MODEL, status=2, says="--for llama.cpp")
+
+
 class Peers(Case):
     def tool(self, name):
         folder = os.environ.get("MIXBIT_LLAMA_BIN")
@@ -166,6 +217,15 @@ class Peers(Case):
         self.assertIn(f"loaded {TENSORS} importance matrix entries", text)
         self.assertIn("computed on 8 chunks", text)
         self.run_mixbit("eval", "iq2.gguf", "--no-speed", "--text", HELDOUT, "--windows", "1")
+
+    def test_external_recipe(self):
+        """llama-quantize's dry run makes of every tensor what the plan says."""
+        tool = self.tool("llama-quantize")
+        self.run_mixbit("solve", MODEL, "-s", sensitivity(), "--max-size", "4M", "-o", "plan.json",
+                        env=environment(MIXBIT_PROFILE=self.path("none.json")))
+        done = self.run_mixbit("recipe", "plan.json", "-o", "types.txt", "--check", MODEL,
+                               env=environment(MIXBIT_LLAMA_BIN=os.path.dirname(tool)))
+        self.assertIn("what the plan says", done.stderr)
 
     def test_external_imatrix(self):
         """llama-imatrix adds ours up with its own."""
