@@ -2,7 +2,10 @@
 """cmake --install gives a library that the example builds against, through the CMake package and through pkg-config.
 
 usage: test_install.py SOURCE BUILD"""
+import json
+import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -39,6 +42,29 @@ with tempfile.TemporaryDirectory() as folder:
     assert by_cmake == by_pkg_config and "relative error" in by_cmake, (by_cmake, by_pkg_config)
     version = run(prefix / "bin/mixbit", "--version", env=environment)
     assert version.split()[1] in by_cmake, (version, by_cmake)
+    # A whole runtime on the library: its own attention and norms around our products agree with eval.
+    run("cmake", "-S", source / "examples/generate", "-B", Path(folder) / "generate", f"-DCMAKE_PREFIX_PATH={prefix}")
+    run("cmake", "--build", Path(folder) / "generate")
+    text = (source / "models/heldout.txt").read_text()[:700]
+    (Path(folder) / "text").write_text(text)
+    for name in ("f16", "q4_K", "q8_0", "iq4_xs"):
+        model = source / "models/tiny-llama.f16.gguf"
+        if name != "f16":
+            made = Path(folder) / f"{name}.gguf"
+            run(prefix / "bin/mixbit", "quantize", model, "--format", name, "-o", made, env=environment)
+            model = made
+        said = run(Path(folder) / "generate/generate", model, text, "8", env=environment)
+        given, nats = re.search(r"(\d+) tokens given, the last \d+ at ([0-9.]+) nats; 8 made", said).groups()
+        assert int(given) > 100 and said.startswith("<|begin_of_text|>" + text[:200]), said
+        evaluated = json.loads(run(prefix / "bin/mixbit", "eval", model, "--text", Path(folder) / "text", "--window", given,
+                                   "--windows", "1", "--no-speed", "--json", env=environment))
+        # The last bits of norms and rotations decide how an activation is rounded to int8.
+        most = 2e-4 if name == "f16" else 5e-3
+        assert abs(float(nats) - math.log(evaluated["perplexity"])) < most, (name, nats, math.log(evaluated["perplexity"]))
+    refused = subprocess.run([Path(folder) / "generate/generate", source / "models/tiny-hybrid.f16.gguf", text], env=environment,
+                             capture_output=True, text=True)
+    assert refused.returncode == 1 and "llama alone" in refused.stderr, refused
+
     symbols = run("nm", "-D", "--defined-only", libdir / "libmixbit.so").split("\n")
     foreign = [s for s in symbols if s and not s.split()[-1].startswith("mb_")]
     assert not foreign, f"exported symbols that are not ours: {foreign[:5]}"
