@@ -111,14 +111,15 @@ static enum mb_status apply_exclusion(struct mb_cli *cli, const char *text,
 
 /* What the runtime can't load, or its tool not make; a tensor that the tool never converts stays as
  * it is. */
-static void apply_runtime(enum mb_runtime runtime, struct mb_unit_source *sources, size_t count)
+static void apply_runtime(enum mb_runtime runtime, bool importance, struct mb_unit_source *sources,
+                          size_t count)
 {
     for (size_t i = 0; i < count; i++)
         for (size_t f = 0; f < mb_format_count(); f++) {
             const enum mb_format format = mb_format_at(f)->id;
             const bool kept = format == sources[i].source;
             if (!mb_runtime_loads(runtime, format) ||
-                mb_runtime_needs_importance(runtime, sources[i].name, format) ||
+                (!importance && mb_runtime_needs_importance(runtime, sources[i].name, format)) ||
                 (!kept && !mb_runtime_converts(runtime, sources[i].name)))
                 sources[i].excluded |= bit_of(format);
         }
@@ -344,7 +345,7 @@ void mb_constraints_groups(const struct mb_constraint_options *options, char *te
 /* ---- all of them ---- */
 
 enum mb_status mb_constraints_apply(struct mb_cli *cli, const struct mb_constraint_options *options,
-                                    const struct mb_format_list *formats,
+                                    bool importance, const struct mb_format_list *formats,
                                     struct mb_unit_source *sources, size_t count, size_t **group)
 {
     enum mb_status status = MB_OK;
@@ -356,14 +357,14 @@ enum mb_status mb_constraints_apply(struct mb_cli *cli, const struct mb_constrai
     for (size_t e = 0; status == MB_OK && e < options->excludes.count; e++)
         status = apply_exclusion(cli, options->excludes.at[e], sources, count);
     if (status == MB_OK && options->runtime > 0)
-        apply_runtime((enum mb_runtime)(options->runtime - 1), sources, count);
+        apply_runtime((enum mb_runtime)(options->runtime - 1), importance, sources, count);
     if (status == MB_OK)
         status = check_candidates(cli, formats, sources, count);
     return status == MB_OK ? make_groups(cli, options, formats, sources, count, group) : status;
 }
 
 enum mb_status mb_constraints_check(struct mb_cli *cli, const struct mb_model *model,
-                                    const struct mb_constraint_options *options,
+                                    const struct mb_constraint_options *options, bool importance,
                                     struct mb_format_list *formats)
 {
     size_t count, *group = NULL, kept = 0;
@@ -371,7 +372,7 @@ enum mb_status mb_constraints_check(struct mb_cli *cli, const struct mb_model *m
     if (sources == NULL)
         return mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
     const enum mb_status status =
-        mb_constraints_apply(cli, options, formats, sources, count, &group);
+        mb_constraints_apply(cli, options, importance, formats, sources, count, &group);
     for (size_t f = 0; status == MB_OK && f < formats->count; f++) {
         bool wanted = false;
         for (size_t i = 0; i < count; i++)

@@ -167,8 +167,9 @@ enum mb_status mb_forecast_create(struct mb_cli *cli, struct mb_model *model,
     options.fixed[MB_QUANTITY_PREFILL] = request->fixed.prefill_ns;
     enum mb_status status = check_types(cli, model, sources, count);
     if (status == MB_OK)
-        status = mb_constraints_apply(cli, request->constraints, &formats, sources, count,
-                                      &forecast->group);
+        status = mb_constraints_apply(cli, request->constraints,
+                                      request->table->importance_hash[0] != '\0', &formats, sources,
+                                      count, &forecast->group);
     size_t built = 0;
     for (int r = 0; status == MB_OK && r < MB_RESIDENCY_COUNT; r++) {
         options.residency = (enum mb_residency)r;

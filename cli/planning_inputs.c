@@ -67,7 +67,8 @@ enum mb_status mb_planning_open(struct mb_planning *run)
     run->formats = o->formats;
     if (!run->formats.count)
         mb_default_formats(run->model, &run->formats);
-    status = mb_constraints_check(cli, run->model, &o->budget.constraints, &run->formats);
+    status = mb_constraints_check(cli, run->model, &o->budget.constraints, run->importance != NULL,
+                                  &run->formats);
     bool is_candidate = run->aim.weighting.contribution == MB_FORMAT_NONE;
     for (size_t f = 0; f < run->formats.count; f++)
         is_candidate = is_candidate || run->formats.at[f] == run->aim.weighting.contribution;

@@ -193,15 +193,16 @@ struct mb_constraint_options {
 };
 extern const char *const mb_target_names[];      /* mixbit llama.cpp ik_llama.cpp */
 extern const char *const mb_granularity_names[]; /* tensor layer */
-/* Pins and exclusions into the sources; *group (free(); NULL: every tensor alone) has the same
- * number where tensors share a format. MB_ERR_ARGUMENT for what matches nothing or contradicts. */
+/* Pins and exclusions into the sources; `importance`: an imatrix is at hand, so that a runtime's
+ * tool makes what it refuses without. *group (free(); NULL: every tensor alone) has the same number
+ * where tensors share a format. MB_ERR_ARGUMENT for what matches nothing or contradicts. */
 enum mb_status mb_constraints_apply(struct mb_cli *cli, const struct mb_constraint_options *options,
-                                    const struct mb_format_list *formats,
+                                    bool importance, const struct mb_format_list *formats,
                                     struct mb_unit_source *sources, size_t count, size_t **group);
 /* The same on a model, before minutes of work; formats that no tensor may be stored in leave the
  * list. */
 enum mb_status mb_constraints_check(struct mb_cli *cli, const struct mb_model *model,
-                                    const struct mb_constraint_options *options,
+                                    const struct mb_constraint_options *options, bool importance,
                                     struct mb_format_list *formats);
 /* What shares a format, as plan files say it: "layer", "qkv gate-up"; "" for nothing. */
 void mb_constraints_groups(const struct mb_constraint_options *options, char *text, size_t bytes);

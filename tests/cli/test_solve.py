@@ -198,6 +198,13 @@ class Exclusions(Solve):
         self.assertEqual(formats["mixbit"], ({"iq2_xxs"}, {"iq2_xxs"}))
         self.assertEqual(formats["llama.cpp"], ({"iq2_s"}, {"q2_K"}))
         self.assertEqual(formats["ik_llama.cpp"], ({"q2_K"}, {"q2_K"}))
+        with open(wide_table(), encoding="utf-8") as file:
+            table = json.load(file)
+        table["importance"] = "0123456789abcdef" * 2
+        weighed = self.write("weighed.json", json.dumps(table))
+        document = self.run_json("solve", MODEL, "-s", weighed, "--weights", "memory=1", "--runtime", "llama.cpp", "--exclude",
+                                 "tq2_0", env=environment(MIXBIT_PROFILE=self.path("none.json")))
+        self.assertEqual({t["format"] for t in document["tensors"]}, {"iq2_xxs"})
         document = self.wide("--weights", "memory=1", "--runtime", "ik_llama.cpp")
         self.assertNotIn("tq2_0", {t["format"] for t in document["tensors"]})
 
