@@ -164,26 +164,15 @@ enum mb_status mb_mix_plan(struct mb_cli *cli, struct mb_model *model, const str
     return status;
 }
 
-/* splitmix64 (Steele, Lea, Flood 2014): the same mixes for a seed on every machine. */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
-static size_t below(uint64_t *state, size_t count) { return (size_t)(next_random(state) % count); }
-
 enum mb_status mb_mix_random(struct mb_cli *cli, const struct mb_model *model,
                              const struct mb_format_list *formats, const char *name,
                              uint64_t *state, struct mb_mix *mix)
 {
     struct mb_format_list drawn = *formats;
     const size_t least = drawn.count < 2 ? drawn.count : 2;
-    const size_t some = least + below(state, drawn.count - least + 1);
+    const size_t some = least + mb_random_below(state, drawn.count - least + 1);
     for (size_t i = 0; i < some; i++) {
-        const size_t other = i + below(state, drawn.count - i);
+        const size_t other = i + mb_random_below(state, drawn.count - i);
         const enum mb_format format = drawn.at[other];
         drawn.at[other] = drawn.at[i];
         drawn.at[i] = format;
@@ -193,7 +182,8 @@ enum mb_status mb_mix_random(struct mb_cli *cli, const struct mb_model *model,
         const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
         if (!tensor->quantizable)
             continue;
-        const enum mb_format format = mb_format_fit(drawn.at[below(state, some)], tensor->k);
+        const enum mb_format format =
+            mb_format_fit(drawn.at[mb_random_below(state, some)], tensor->k);
         if (format != tensor->format)
             mix->formats[i] = format;
     }

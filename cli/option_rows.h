@@ -39,7 +39,7 @@
 #define MB_TEXT_ROW(type, field, says)                                                             \
     {                                                                                              \
         .name = "text", .kind = MB_OPTION_TEXT, .offset = offsetof(type, field), .value = "FILE",  \
-        .help = says                                                                               \
+        .help = says "; or tokens:FILE, random:SEED, generated:SEED"                               \
     }
 
 #define MB_WINDOW_ROW(type, field, usual)                                                          \

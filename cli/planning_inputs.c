@@ -47,7 +47,7 @@ enum mb_status mb_planning_open(struct mb_planning *run)
     const size_t most = o->eval_windows ? o->eval_windows : o->effort == MB_EFFORT_QUICK ? 8 : 64;
     if (status == MB_OK)
         status = mb_step_windows(cli, run->model, run->eval_text, o->window, most, &run->held_out);
-    if (status == MB_OK)
+    if (status == MB_OK && !mb_text_is_made(run->text))
         status = mb_step_windows(cli, run->model, run->text, o->window, 2, &sensed);
     if (status == MB_OK)
         status = mb_step_check_texts(cli, sensed.text_hash, run->held_out.text_hash);

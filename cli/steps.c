@@ -213,12 +213,63 @@ void mb_stored_formats(const struct mb_model *model, const struct mb_format_list
     }
 }
 
-enum mb_status mb_step_windows(struct mb_cli *cli, const struct mb_model *model, const char *text,
+static enum mb_status generate(struct mb_cli *cli, struct mb_model *model, size_t window,
+                               size_t count, uint64_t seed, struct mb_windows *windows)
+{
+    struct mb_threads *threads = NULL;
+    struct mb_network *network = NULL;
+    enum mb_status status = mb_step_threads(cli, 0, &threads);
+    if (status == MB_OK)
+        status = mb_network_create(model, MB_NUMERICS_KERNEL, threads, &network, &cli->error);
+    if (status == MB_OK) {
+        mb_stage_begin(cli, "letting the model write");
+        status = mb_windows_generate(network, window, count, seed, mb_stage_progress(cli), windows,
+                                     &cli->error);
+        mb_stage_end(cli);
+    }
+    mb_network_destroy(network);
+    mb_threads_destroy(threads);
+    return status;
+}
+
+/* What follows `kind`, which ends with a colon; NULL: the text is of another kind. */
+static const char *after(const char *text, const char *kind)
+{
+    const size_t length = strlen(kind);
+    return strncmp(text, kind, length) == 0 ? text + length : NULL;
+}
+
+bool mb_text_is_made(const char *text)
+{
+    return after(text, "random:") != NULL || after(text, "generated:") != NULL;
+}
+
+static bool read_seed(const char *digits, uint64_t *seed)
+{
+    char *end;
+    *seed = strtoull(digits, &end, 10);
+    return strlen(digits) < 19 && strspn(digits, "0123456789") == strlen(digits);
+}
+
+enum mb_status mb_step_windows(struct mb_cli *cli, struct mb_model *model, const char *text,
                                size_t window, size_t max_windows, struct mb_windows *windows)
 {
+    uint64_t seed;
+    const char *rest;
     if (text == NULL)
         return mb_usage(cli, "--text is missing: a file of plain text to run the model on");
-    return mb_windows_load(model, text, window, max_windows, windows, &cli->error);
+    if ((rest = after(text, "tokens:")) != NULL)
+        return mb_windows_load_tokens(model, rest, window, max_windows, windows, &cli->error);
+    const char *random = after(text, "random:"), *generated = after(text, "generated:");
+    rest = random != NULL ? random : generated;
+    if (rest == NULL)
+        return mb_windows_load(model, text, window, max_windows, windows, &cli->error);
+    if (!read_seed(rest, &seed))
+        return mb_usage(cli, "--text: expected a seed behind '%.*s', a number, found '%.40s'",
+                        (int)(rest - text), text, rest);
+    return random != NULL
+               ? mb_windows_random(model, window, max_windows, seed, windows, &cli->error)
+               : generate(cli, model, window, max_windows, seed, windows);
 }
 
 /* ---- sensitivity ---- */

@@ -50,8 +50,10 @@ void mb_default_formats(const struct mb_model *model, struct mb_format_list *for
 void mb_stored_formats(const struct mb_model *model, const struct mb_format_list *formats,
                        struct mb_format_list *stored);
 
-/* Windows of a text; window 0 and max_windows 0 as in mb_windows_load. */
-enum mb_status mb_step_windows(struct mb_cli *cli, const struct mb_model *model, const char *text,
+/* Windows of a text; window 0 and max_windows 0 as in mb_windows_load. Instead of a file there may
+ * be "tokens:FILE", "random:SEED" or "generated:SEED". */
+bool mb_text_is_made(const char *text); /* random or generated */
+enum mb_status mb_step_windows(struct mb_cli *cli, struct mb_model *model, const char *text,
                                size_t window, size_t max_windows, struct mb_windows *windows);
 
 /* ---- profile (step_profile.c) ---- */

@@ -83,15 +83,6 @@ static double over_units(const struct mb_measures *m, const double *x, const dou
     return formats > 0 ? sum / (double)formats : (double)NAN;
 }
 
-/* splitmix64, for the resamples. */
-static size_t draw(uint64_t *state, size_t count)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (size_t)((z ^ z >> 31) % count);
-}
-
 static void bootstrap(const struct series *x, const struct series *truth, double *times, double *a,
                       double *b, struct mb_agreement *row)
 {
@@ -102,7 +93,7 @@ static void bootstrap(const struct series *x, const struct series *truth, double
     for (size_t r = 0; r < RESAMPLES; r++) {
         memset(times, 0, windows * sizeof *times);
         for (size_t w = 0; w < windows; w++)
-            times[draw(&state, windows)] += 1;
+            times[mb_random_below(&state, windows)] += 1;
         means(x, times, a);
         means(truth, times, b);
         taus[r] = (float)mb_kendall(a, b, count);

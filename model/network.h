@@ -314,6 +314,8 @@ size_t mb_score_step(const struct mb_network *network);
  * one item only, or the work (operations in all) is too small to be worth a dispatch. */
 void mb_split(struct mb_threads *threads, size_t count, size_t work,
               void (*task)(void *arg, size_t first, size_t last, size_t thread), void *arg);
+/* llama.cpp's 512, or the model's context where that is shorter. */
+size_t mb_default_window(const struct mb_model *model);
 /* MB_ERR_ARGUMENT when a token is no entry of the vocabulary, or windows are empty. */
 enum mb_status mb_windows_check(const struct mb_network *network, const struct mb_windows *windows,
                                 struct mb_error *error);

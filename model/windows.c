@@ -2,7 +2,8 @@
 /* Cuts a text into token windows the way llama.cpp's perplexity tool does: one newline at the very
  * end is dropped, windows are consecutive and independent, BOS overwrites the first token of each.
  */
-#include "model/gguf.h"
+#include "model/network.h"
+#include "support/support.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -11,7 +12,7 @@
 
 enum { USUAL_WINDOW = 512, MAX_TEXT_BYTES = 1 << 29 };
 
-static size_t default_window(const struct mb_model *model)
+size_t mb_default_window(const struct mb_model *model)
 {
     char key[160];
     (void)snprintf(key, sizeof key, "%.100s.context_length", mb_model_architecture(model));
@@ -46,7 +47,7 @@ enum mb_status mb_windows_load(const struct mb_model *model, const char *text_pa
                                size_t max_windows, struct mb_windows *windows,
                                struct mb_error *error)
 {
-    *windows = (struct mb_windows){.window = window == 0 ? default_window(model) : window};
+    *windows = (struct mb_windows){.window = window == 0 ? mb_default_window(model) : window};
     struct mb_tokenizer *tokenizer = NULL;
     char *text = NULL;
     size_t bytes = 0, count = 0;

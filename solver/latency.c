@@ -53,6 +53,29 @@ static size_t sharers(const struct mb_problem_options *options, size_t i)
     return 1;
 }
 
+/* Why a product has no time: nothing like it was measured, or another build's kernel was. */
+static enum mb_status refuse(const struct mb_problem_options *options,
+                             const struct mb_unit_source *source, enum mb_format format, size_t m,
+                             struct mb_error *error)
+{
+    const char *name = mb_format_info(format)->name;
+    for (size_t i = 0; i < mb_profile_count(options->profile); i++) {
+        const struct mb_cost *cost = mb_profile_at(options->profile, i);
+        if (cost->format == format && !mb_cost_is_current(cost))
+            return mb_error_set(error, MB_ERR_ARGUMENT, -1,
+                                "the profile's times for %s are of kernels that this build does "
+                                "not have, or has changed (%s, revision %u): run `mixbit tune` "
+                                "again",
+                                name, cost->kernel, cost->revision);
+    }
+    return mb_error_set(
+        error, MB_ERR_ARGUMENT, -1,
+        "the profile has no time for %s (%s, %zu x %zu, m %zu, %zu threads, weights in %s): "
+        "run `mixbit tune` for this model",
+        source->name, name, source->n, source->k, m, options->threads,
+        mb_residency_name(options->residency));
+}
+
 /* ns of one product of m rows, shared preparation counted in part; adds 1 to *interpolated when it
  * was not measured. */
 static enum mb_status product_ns(const struct mb_problem_options *options,
@@ -66,12 +89,7 @@ static enum mb_status product_ns(const struct mb_problem_options *options,
         mb_profile_cost(options->profile, format, source->n, source->k, m, options->threads,
                         options->residency, &cost);
     if (quality == MB_COST_NONE || !isfinite(cost.median_ns) || cost.median_ns < 0)
-        return mb_error_set(
-            error, MB_ERR_ARGUMENT, -1,
-            "the profile has no time for %s (%s, %zu x %zu, m %zu, %zu threads, weights in %s): "
-            "run `mixbit tune` for this model",
-            source->name, mb_format_info(format)->name, source->n, source->k, m, options->threads,
-            mb_residency_name(options->residency));
+        return refuse(options, source, format, m, error);
     if (quality == MB_COST_INTERPOLATED)
         (*interpolated)++;
     double prepare = cost.prepare_ns;

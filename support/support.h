@@ -39,6 +39,19 @@ void mb_mapping_close(struct mb_mapping *mapping);
 enum mb_status mb_directory_create(const char *path, struct mb_error *error);
 
 /* ---- hashes (hash.c): xxHash XXH3-128 as 32 hex digits ---- */
+/* splitmix64 (Steele, Lea, Flood 2014): the same numbers for a seed on every machine. */
+static inline uint64_t mb_random_next(uint64_t *state)
+{
+    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return z ^ z >> 31;
+}
+static inline size_t mb_random_below(uint64_t *state, size_t count)
+{
+    return (size_t)(mb_random_next(state) % count);
+}
+
 void mb_hash_bytes(const void *data, size_t bytes, char hex[33]);
 
 /* ---- JSON (json.c): jansson with one-line errors that say where ---- */

@@ -29,8 +29,6 @@ struct mb_profile {
     struct mb_fixed_cost *fixed;
 };
 
-/* Looks the kernel up in the registry; what put and load set `current` from. */
-bool mb_cost_is_current(const struct mb_cost *cost);
 /* Whether all numbers are in their documented ranges; `why` names the first that is not. */
 bool mb_cost_is_valid(const struct mb_cost *cost, const char **why);
 /* Order by key (everything up to `residency`); 0: same key. */

@@ -129,6 +129,17 @@ struct mb_windows {
 MB_API enum mb_status mb_windows_load(const struct mb_model *model, const char *text_path,
                                       size_t window, size_t max_windows, struct mb_windows *windows,
                                       struct mb_error *error);
+/** The same from token ids in decimal, with anything between them; every one is checked against the
+ * vocabulary, and nothing is overwritten by BOS. */
+MB_API enum mb_status mb_windows_load_tokens(const struct mb_model *model, const char *path,
+                                             size_t window, size_t max_windows,
+                                             struct mb_windows *windows, struct mb_error *error);
+enum { MB_MADE_WINDOWS = 64 };
+/** `count` windows (0: MB_MADE_WINDOWS) of random tokens, all that stand for text alike; BOS in
+ * front when the model wants it. The same for a seed everywhere. */
+MB_API enum mb_status mb_windows_random(const struct mb_model *model, size_t window, size_t count,
+                                        uint64_t seed, struct mb_windows *windows,
+                                        struct mb_error *error);
 MB_API void mb_windows_free(struct mb_windows *windows);
 
 /** A model made ready to run: weights packed, buffers allocated. One evaluation at a time. */
@@ -158,6 +169,12 @@ MB_API enum mb_status mb_network_create_mix(struct mb_model *model, const enum m
                                             struct mb_network **network, struct mb_error *error);
 MB_API void mb_network_destroy(struct mb_network *network);
 MB_API size_t mb_network_bytes(const struct mb_network *network); /* packed weights */
+
+/** Windows that the model writes itself, each from a random token on, drawn at temperature 1.
+ * Source: arXiv 2305.17888, section 3.1. MB_ERR_INTERRUPTED when progress says stop. */
+MB_API enum mb_status mb_windows_generate(struct mb_network *network, size_t window, size_t count,
+                                          uint64_t seed, const struct mb_progress *progress,
+                                          struct mb_windows *windows, struct mb_error *error);
 
 /** One window's logits: callback gets rows for positions first..first+count-1, valid during the
  * call only. Non-zero stops. */

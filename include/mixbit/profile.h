@@ -97,6 +97,8 @@ MB_API size_t mb_profile_count(const struct mb_profile *profile);
 MB_API const struct mb_cost *mb_profile_at(const struct mb_profile *profile, size_t i);
 /** Add or replace by key. */
 MB_API enum mb_status mb_profile_put(struct mb_profile *profile, const struct mb_cost *cost);
+/** Whether this build has the kernel with the revision that was timed; others are never used. */
+MB_API bool mb_cost_is_current(const struct mb_cost *cost);
 
 /** The type of activations that the profile runs a known format with: the default one, or the
  * fastest of those within the error limit that it was tuned with. Costs are of that type. */

@@ -136,6 +136,16 @@ class Tables(Case):
             bad = self.edit(profile(), "bad.json", spoil(key, value))
             self.solve("-s", sensitivity(), "-p", bad, status=1, says=["bad.json", key])
 
+    def test_profile_of_other_kernels(self):
+        def age(document):
+            for entry in document["entries"]:
+                if entry["format"] == "q4_0":
+                    entry["revision"] += 1
+        self.solve("-s", sensitivity(), "-p", self.edit(profile(), "old.json", age), status=1,
+                   says=["q4_0", "does not have, or has changed", "mixbit tune"])
+        without = self.edit(profile(), "less.json", lambda d: d.update(entries=[e for e in d["entries"] if e["format"] != "q4_0"]))
+        self.solve("-s", sensitivity(), "-p", without, status=1, says=["has no time for", "q4_0", "mixbit tune"])
+
     def test_profile_of_another_machine(self):
         def move(document):
             document["device"].update(key="0123456789abcdef", name="Another CPU @ 9 GHz", family=99)

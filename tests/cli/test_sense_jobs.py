@@ -34,6 +34,29 @@ class Shards(Case):
         self.fails("sense", MODEL, MODEL, "--text", CALIB, status=2, says="one model")
 
 
+class WithoutText(Case):
+    def test_made_windows(self):
+        def perplexity(text):
+            return self.run_json("eval", MODEL, "--text", text, "--window", "32", "--windows", "4", "--no-speed")["perplexity"]
+        chance, own = perplexity("random:1"), perplexity("generated:1")
+        self.assertGreater(chance, 10 * own)
+        self.assertEqual(own, perplexity("generated:1"))
+        self.assertNotEqual(own, perplexity("generated:2"))
+        self.write("ids", ", ".join(str(3 + i % 50) for i in range(200)))
+        self.assertGreater(perplexity("tokens:ids"), 1)
+        table = self.run_json("sense", MODEL, "--text", "random:5", *SENSE, "-o", "t.json")
+        again = self.run_mixbit("sense", MODEL, "--text", "random:5", *SENSE, "-o", "t.json")
+        self.assertIn("sensed before", again.stderr)
+        other = self.run_json("sense", MODEL, "--text", "random:6", *SENSE, "-o", "t.json")
+        self.assertNotEqual(table["units"], other["units"])
+
+    def test_refusals(self):
+        for text in ("random:x", "generated:-1", "random:99999999999999999999"):
+            self.fails("sense", MODEL, "--text", text, "-o", "t.json", status=2, says="seed")
+        self.fails("sense", MODEL, "--text", "tokens:none", "-o", "t.json", status=1, says="none")
+        self.fails("sense", MODEL, "--text", f"tokens:{self.write('ids', '1 2 70000')}", "-o", "t.json", status=1, says="token 3")
+
+
 class Methods(Case):
     def table(self, *arguments):
         self.run_mixbit(*JOB, *arguments, "-o", "t.json")
