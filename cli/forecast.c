@@ -3,6 +3,7 @@
  * weights are, and where they are depends on the mix's own size: so there is one problem per
  * residency class, and a mix is predicted by the one that its size is in. */
 #include "cli/forecast.h"
+#include "model/importance.h"
 #include "tuner/accelerator.h"
 #include "tuner/profile.h"
 
@@ -37,7 +38,7 @@ static enum mb_status measure_fixed_cost(struct mb_cli *cli, struct mb_model *mo
     mb_stage_end(cli);
     mb_network_destroy(network);
     if (status == MB_OK) {
-        mb_step_check_quiet(cli, &speed);
+        fixed->rough = !mb_step_check_quiet(cli, &speed);
         *measured = true;
         fixed->decode_ns = fmax(speed.decode_ns - speed.decode_matmul_ns, 0);
         fixed->prefill_ns = fmax(speed.prefill_ns - speed.prefill_matmul_ns, 0);
@@ -50,7 +51,7 @@ static enum mb_status measure_fixed_cost(struct mb_cli *cli, struct mb_model *mo
 enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
                                   struct mb_threads *threads, struct mb_profile *profile,
                                   const struct mb_offload_target *target, size_t context,
-                                  struct mb_fixed_cost *fixed, bool *measured)
+                                  bool again, struct mb_fixed_cost *fixed, bool *measured)
 {
     bool fresh = false;
     const char *hash = mb_model_hash(model);
@@ -62,7 +63,7 @@ enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
     const struct mb_fixed_cost *known =
         profile != NULL ? mb_profile_fixed_cost(profile, fixed) : NULL;
     enum mb_status status = MB_OK;
-    if (known != NULL)
+    if (known != NULL && !(known->rough && again))
         *fixed = *known;
     else
         status = measure_fixed_cost(cli, model, threads, target, fixed, &fresh);
@@ -75,8 +76,17 @@ enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
 
 /* ---- building ---- */
 
+/* Of a mixture's experts, those that a token goes through; 0: the file does not say. */
+static size_t experts_used(const struct mb_model *model)
+{
+    char key[128];
+    (void)snprintf(key, sizeof key, "%.100s.expert_used_count", mb_model_architecture(model));
+    return (size_t)mb_model_uint(model, key, 0);
+}
+
 struct mb_unit_source *mb_unit_sources(const struct mb_model *model, size_t *count)
 {
+    const size_t used = experts_used(model);
     const size_t tensors = mb_model_tensor_count(model);
     struct mb_unit_source *sources = calloc(tensors + 1, sizeof *sources);
     *count = 0;
@@ -94,6 +104,8 @@ struct mb_unit_source *mb_unit_sources(const struct mb_model *model, size_t *cou
             .is_output = tensor->role == MB_ROLE_OUTPUT || (embedding && mb_model_tied(model)),
             .source = tensor->format,
             .pinned = MB_FORMAT_NONE,
+            .experts = mb_tensor_matrices(tensor),
+            .used = used,
         };
     }
     return sources;

@@ -89,7 +89,7 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
                                                          .threads = mb_threads_count(run->threads)};
     if (status == MB_OK)
         status = mb_step_fixed_cost(cli, run->model, run->threads, run->profile, &run->target,
-                                    o->context, &run->forecast_request.fixed, NULL);
+                                    o->context, true, &run->forecast_request.fixed, NULL);
     if (status == MB_OK)
         status = mb_forecast_create(cli, run->model, &run->forecast_request, &run->forecast);
     return status;

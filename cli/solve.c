@@ -80,7 +80,7 @@ static enum mb_status open_all(struct mb_cli *cli, const struct options *options
         status = mb_step_threads(cli, options->threads, &work->threads);
     if (status == MB_OK && (work->profile != NULL || options->budget.max_ram.bytes > 0))
         status = mb_step_fixed_cost(cli, work->model, work->threads, work->profile, NULL,
-                                    options->context, &fixed, NULL);
+                                    options->context, false, &fixed, NULL);
     if (status != MB_OK)
         return status;
     const struct mb_forecast_request request = {.table = work->table,

@@ -4,6 +4,7 @@
  * written to: its times order formats, they don't predict. */
 #include "cli/steps.h"
 #include "dispatch/backend.h"
+#include "model/importance.h"
 #include "tuner/accelerator.h"
 
 #include <stdlib.h>
@@ -36,11 +37,13 @@ static void collect_shapes(const struct mb_model *model, struct shapes *shapes)
         if (!tensor->quantizable || looked_up)
             continue;
         shapes->weights += (double)tensor->n * (double)tensor->k;
+        /* A product reads one expert of a stack. */
+        const size_t n = tensor->n / mb_tensor_matrices(tensor), k = tensor->k;
         size_t s = 0;
-        while (s < shapes->count && (shapes->at[s].n != tensor->n || shapes->at[s].k != tensor->k))
+        while (s < shapes->count && (shapes->at[s].n != n || shapes->at[s].k != k))
             s++;
         if (s == shapes->count && s < MOST_SHAPES)
-            shapes->at[shapes->count++] = (struct mb_shape){tensor->n, tensor->k};
+            shapes->at[shapes->count++] = (struct mb_shape){n, k};
     }
 }
 

@@ -494,16 +494,18 @@ enum mb_status mb_step_merge(struct mb_cli *cli, const char *const *paths, size_
     return status;
 }
 
-void mb_step_check_quiet(struct mb_cli *cli, const struct mb_speed *speed)
+bool mb_step_check_quiet(struct mb_cli *cli, const struct mb_speed *speed)
 {
     double fastest = INFINITY;
     for (size_t i = 0; i < speed->decode_round_count; i++)
         fastest = fmin(fastest, speed->decode_rounds[i]);
-    if (speed->decode_ns > UNSTEADY_MOST * fastest)
+    const bool quiet = speed->decode_ns <= UNSTEADY_MOST * fastest;
+    if (!quiet)
         mb_warn(cli,
                 "this machine is not quiet: tokens took %.2f times as long as in the fastest "
                 "round; speeds are rough, and predictions with them",
                 speed->decode_ns / fastest);
+    return quiet;
 }
 
 enum mb_status mb_step_check_texts(struct mb_cli *cli, const char *sensed_hash,

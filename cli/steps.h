@@ -132,7 +132,7 @@ enum mb_status mb_step_check_texts(struct mb_cli *cli, const char *sensed_hash,
                                    const char *evaluated_hash);
 
 /* Warn when tokens took much longer than they can: other programs run, or the machine is shared. */
-void mb_step_check_quiet(struct mb_cli *cli, const struct mb_speed *speed);
+bool mb_step_check_quiet(struct mb_cli *cli, const struct mb_speed *speed);
 
 /* ---- mixes (mix.c) ---- */
 
@@ -177,13 +177,14 @@ enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model, const
 
 /* ---- forecast (forecast.c) ---- */
 
-/* What a token costs beside its matrix products: as the profile (may be NULL) has it, else measured
- * on the model as it is and put there (*measured, may be NULL). Zero where the architecture can't
- * be run. target as in mb_network_offload. */
+/* What a token costs beside its matrix products: as the profile (may be NULL) has it, else - or
+ * where that is rough and `again` says so - measured on the model as it is and put there
+ * (*measured, may be NULL). Zero where the architecture can't be run. target as in
+ * mb_network_offload. */
 enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
                                   struct mb_threads *threads, struct mb_profile *profile,
                                   const struct mb_offload_target *target, size_t context,
-                                  struct mb_fixed_cost *fixed, bool *measured);
+                                  bool again, struct mb_fixed_cost *fixed, bool *measured);
 
 /* What may be chosen at all (constraints.c). */
 struct mb_constraint_options {

@@ -44,7 +44,7 @@ static enum mb_status keep_fixed_cost(struct mb_cli *cli, const struct options *
         return MB_OK;
     }
     const enum mb_status status = mb_step_fixed_cost(cli, model, threads, profile, &target,
-                                                     options->context, &fixed, &measured);
+                                                     options->context, true, &fixed, &measured);
     return status == MB_OK && measured ? mb_profile_save(profile, path, &cli->error) : status;
 }
 

@@ -21,41 +21,48 @@ enum { MAX_TOKEN_FILE = 1 << 29 };
 struct choice {
     int32_t *ids;
     size_t count;
-    bool *allowed; /* by id */
     size_t vocabulary;
     int32_t bos; /* -1: none */
 };
 
-static void choice_free(struct choice *choice)
+/* Tokens that there are; a file without a tokenizer has them in its embedding alone. */
+static size_t vocabulary_of(const struct mb_model *model)
 {
-    free(choice->ids);
-    free(choice->allowed);
+    const struct mb_tensor *embedding = mb_model_tensor_find(model, "token_embd.weight");
+    const size_t named = mb_model_array_count(model, "tokenizer.ggml.tokens");
+    return named > 0 || embedding == NULL ? named : embedding->n;
+}
+
+static enum mb_status find_bos(const struct mb_model *model, int32_t *bos, struct mb_error *error)
+{
+    struct mb_tokenizer *tokenizer;
+    *bos = -1;
+    if (mb_model_array_count(model, "tokenizer.ggml.tokens") == 0)
+        return MB_OK;
+    const enum mb_status status = mb_tokenizer_create(model, &tokenizer, error);
+    if (status == MB_OK)
+        *bos = mb_tokenizer_bos(tokenizer);
+    mb_tokenizer_destroy(tokenizer);
+    return status;
 }
 
 static enum mb_status choice_init(struct choice *choice, const struct mb_model *model,
                                   struct mb_error *error)
 {
-    struct mb_tokenizer *tokenizer;
-    *choice = (struct choice){0};
-    enum mb_status status = mb_tokenizer_create(model, &tokenizer, error);
+    *choice = (struct choice){.vocabulary = vocabulary_of(model)};
+    const enum mb_status status = find_bos(model, &choice->bos, error);
     if (status != MB_OK)
         return status;
-    choice->bos = mb_tokenizer_bos(tokenizer);
-    mb_tokenizer_destroy(tokenizer);
-    choice->vocabulary = mb_model_array_count(model, "tokenizer.ggml.tokens");
     choice->ids = malloc((choice->vocabulary + 1) * sizeof *choice->ids);
-    choice->allowed = calloc(choice->vocabulary + 1, sizeof *choice->allowed);
-    if (choice->ids == NULL || choice->allowed == NULL)
+    if (choice->ids == NULL)
         return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for a vocabulary");
     const bool typed =
         mb_model_array_count(model, "tokenizer.ggml.token_type") >= choice->vocabulary;
     for (size_t id = 0; id < choice->vocabulary; id++) {
-        const int type =
-            typed ? (int)mb_model_array_number(model, "tokenizer.ggml.token_type", id) : 1;
-        choice->allowed[id] =
-            (int32_t)id != choice->bos &&
-            (type == MB_TOKEN_NORMAL || type == MB_TOKEN_USER_DEFINED || type == MB_TOKEN_BYTE);
-        if (choice->allowed[id])
+        const int type = typed ? (int)mb_model_array_number(model, "tokenizer.ggml.token_type", id)
+                               : MB_TOKEN_NORMAL;
+        if ((int32_t)id != choice->bos &&
+            (type == MB_TOKEN_NORMAL || type == MB_TOKEN_USER_DEFINED || type == MB_TOKEN_BYTE))
             choice->ids[choice->count++] = (int32_t)id;
     }
     return choice->count > 0
@@ -100,7 +107,7 @@ enum mb_status mb_windows_random(const struct mb_model *model, size_t window, si
                                  : choice.ids[mb_random_below(&seed, choice.count)];
     if (status == MB_OK)
         seal(windows);
-    choice_free(&choice);
+    free(choice.ids);
     return status;
 }
 
@@ -187,7 +194,7 @@ enum mb_status mb_windows_generate(struct mb_network *network, size_t window, si
     mb_cache_free(&cache);
     mb_run_destroy(run);
     mb_free_aligned(logits);
-    choice_free(&choice);
+    free(choice.ids);
     return status;
 }
 
@@ -217,7 +224,8 @@ enum mb_status mb_windows_load_tokens(const struct mb_model *model, const char *
                                       struct mb_error *error)
 {
     char *text = NULL;
-    size_t bytes, wrong, vocabulary = mb_model_array_count(model, "tokenizer.ggml.tokens");
+    size_t bytes, wrong;
+    const size_t vocabulary = vocabulary_of(model);
     *windows = (struct mb_windows){.window = window == 0 ? mb_default_window(model) : window};
     enum mb_status status = mb_file_read(path, MAX_TOKEN_FILE, &text, &bytes, error);
     if (status != MB_OK)

@@ -6,7 +6,10 @@
  * preparing its activations, but a network prepares an input once and shares it: q, k and v read
  * one, gate and up another. Each of the sharing units is therefore charged its product without
  * preparation plus an equal part of one preparation, which adds up to exactly one when they take
- * the same activation type (with two types the sum is low by at most one preparation). */
+ * the same activation type (with two types the sum is low by at most one preparation).
+ *
+ * A token goes through a few of a mixture's experts: so many products of one expert's size in
+ * decoding; in prefill one per expert, of the rows that it gets when all get as many. */
 #include "mixbit/plan.h"
 #include "support/support.h"
 
@@ -19,7 +22,8 @@
 
 /* Units that read the same activations: the layer's prefix and the endings that share it. */
 static const char *const sharing[][3] = {{"attn_q.weight", "attn_k.weight", "attn_v.weight"},
-                                         {"ffn_gate.weight", "ffn_up.weight", NULL}};
+                                         {"ffn_gate.weight", "ffn_up.weight", NULL},
+                                         {"ffn_gate_exps.weight", "ffn_up_exps.weight", NULL}};
 
 /* The length of "blk.N." when `name` is that followed by `ending`; 0 otherwise. */
 static size_t prefix_before(const char *name, const char *ending)
@@ -76,8 +80,55 @@ static enum mb_status refuse(const struct mb_problem_options *options,
         mb_residency_name(options->residency));
 }
 
-/* ns of one product of m rows, shared preparation counted in part; adds 1 to *interpolated when it
- * was not measured. */
+/* The cost of m rows; where just so many were not timed, on the line between the nearest numbers
+ * that were. */
+static enum mb_cost_quality cost_of_rows(const struct mb_problem_options *options,
+                                         enum mb_format format, size_t n, size_t k, size_t m,
+                                         struct mb_cost *cost)
+{
+    static const size_t timed[] = {1, 8, 16, 32, 64, 128, 256, 512};
+    const struct mb_profile *profile = options->profile;
+    struct mb_cost below = {.m = 0}, above;
+    const enum mb_cost_quality quality =
+        mb_profile_cost(profile, format, n, k, m, options->threads, options->residency, cost);
+    if (quality != MB_COST_NONE)
+        return quality;
+    for (size_t i = 0; i < sizeof timed / sizeof *timed; i++) {
+        if (mb_profile_cost(profile, format, n, k, timed[i], options->threads, options->residency,
+                            &above) == MB_COST_NONE)
+            continue;
+        if (timed[i] < m) {
+            below = above;
+            continue;
+        }
+        const double at = below.m > 0 ? (double)(m - below.m) / (double)(above.m - below.m)
+                                      : (double)m / (double)above.m;
+        *cost = above;
+        cost->m = m;
+        cost->median_ns = below.median_ns + at * (above.median_ns - below.median_ns);
+        cost->prepare_ns = below.prepare_ns + at * (above.prepare_ns - below.prepare_ns);
+        return MB_COST_INTERPOLATED;
+    }
+    return MB_COST_NONE;
+}
+
+/* The products that m tokens mean for a unit. */
+struct load {
+    size_t n, rows;
+    double products;
+};
+
+static struct load load_of(const struct mb_unit_source *source, size_t m)
+{
+    if (source->experts < 2 || source->used == 0)
+        return (struct load){source->n, m, 1};
+    const size_t all = m * source->used, experts = source->experts;
+    const size_t reached = all < experts ? all : experts;
+    return (struct load){source->n / experts, (all + reached / 2) / reached, (double)reached};
+}
+
+/* ns that m tokens take, shared preparation counted in part; adds 1 to *interpolated when that was
+ * not measured. */
 static enum mb_status product_ns(const struct mb_problem_options *options,
                                  const struct mb_unit_source *source, enum mb_format format,
                                  size_t m, size_t share, double *ns, size_t *interpolated,
@@ -85,9 +136,9 @@ static enum mb_status product_ns(const struct mb_problem_options *options,
 {
     struct mb_cost cost;
     memset(&cost, 0, sizeof cost);
+    const struct load load = load_of(source, m);
     const enum mb_cost_quality quality =
-        mb_profile_cost(options->profile, format, source->n, source->k, m, options->threads,
-                        options->residency, &cost);
+        cost_of_rows(options, format, load.n, source->k, load.rows, &cost);
     if (quality == MB_COST_NONE || !isfinite(cost.median_ns) || cost.median_ns < 0)
         return refuse(options, source, format, m, error);
     if (quality == MB_COST_INTERPOLATED)
@@ -95,7 +146,7 @@ static enum mb_status product_ns(const struct mb_problem_options *options,
     double prepare = cost.prepare_ns;
     if (!(prepare >= 0) || prepare > cost.median_ns)
         prepare = 0;
-    *ns = cost.median_ns - prepare + prepare / (double)share;
+    *ns = load.products * (cost.median_ns - prepare + prepare / (double)share);
     return MB_OK;
 }
 

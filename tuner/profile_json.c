@@ -109,11 +109,12 @@ static json_t *fixed_to_json(const struct mb_profile *profile)
     json_t *all = json_array();
     for (size_t i = 0; i < profile->fixed_count; i++) {
         const struct mb_fixed_cost *cost = &profile->fixed[i];
-        json_array_append_new(
-            all, json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:f}", "model", cost->model, "threads",
-                           (json_int_t)cost->threads, "context", (json_int_t)cost->context,
-                           "revision", (json_int_t)cost->revision, "decode_ns", cost->decode_ns,
-                           "prefill_ns", cost->prefill_ns, "kv_bytes", cost->kv_bytes));
+        json_array_append_new(all, json_pack("{s:s, s:I, s:I, s:I, s:b, s:f, s:f, s:f}", "model",
+                                             cost->model, "threads", (json_int_t)cost->threads,
+                                             "context", (json_int_t)cost->context, "revision",
+                                             (json_int_t)cost->revision, "rough", cost->rough != 0,
+                                             "decode_ns", cost->decode_ns, "prefill_ns",
+                                             cost->prefill_ns, "kv_bytes", cost->kv_bytes));
     }
     return all;
 }
@@ -473,7 +474,11 @@ static enum mb_status read_fixed_cost(const json_t *object, struct mb_fixed_cost
         status = read_u32(object, "revision", &revision, place);
     for (size_t i = 0; i < sizeof figures / sizeof figures[0] && status == MB_OK; i++)
         status = read_figure(object, figures[i].key, figures[i].value, place);
+    const json_t *rough = json_object_get(object, "rough");
+    if (status == MB_OK && !json_is_boolean(rough))
+        return refuse(place, "rough", "expected true or false");
     cost->revision = revision;
+    cost->rough = json_is_true(rough);
     return status;
 }
 

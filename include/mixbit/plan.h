@@ -193,6 +193,8 @@ struct mb_unit_source {
     enum mb_format source; /* format in the file */
     enum mb_format pinned; /* MB_FORMAT_NONE: free */
     uint64_t excluded;     /* bits 1 << enum mb_format: formats it may not be stored in */
+    size_t experts, used;  /* a stack of so many matrices of n / experts rows, of which a token goes
+                              through `used`; 0: one matrix, which every token goes through */
 };
 struct mb_problem_options {
     uint32_t size;

@@ -111,6 +111,7 @@ struct mb_fixed_cost {
     char model[33]; /* mb_model_hash */
     size_t threads, context;
     unsigned revision;            /* of the code that was timed */
+    int rough;                    /* 1: the machine was not quiet; `tune` times it again */
     double decode_ns, prefill_ns; /* per token, at the end of the context and of 512 at once */
     double kv_bytes;              /* of the cache at that context */
 };

@@ -168,12 +168,41 @@ static void token_files_are_read(void **state)
     }
 }
 
+/* A model without a tokenizer still has its numbers of tokens. */
+static void models_without_a_tokenizer_run(void **state)
+{
+    (void)state;
+    struct mb_model *model;
+    struct mb_network *network;
+    struct mb_windows windows;
+    assert_int_equal(
+        mb_model_open(MIXBIT_SOURCE_DIR "/tests/golden/logits/odd-llama.gguf", &model, NULL),
+        MB_OK);
+    assert_int_equal(mb_windows_random(model, WINDOW, COUNT, 1, &windows, NULL), MB_OK);
+    bool all[64] = {false};
+    for (size_t i = 0; i < (size_t)WINDOW * COUNT; i++) {
+        assert_in_range(windows.tokens[i], 0, 63);
+        all[windows.tokens[i]] = true;
+    }
+    size_t seen = 0;
+    for (size_t i = 0; i < 64; i++)
+        seen += all[i];
+    assert_true(seen > 50);
+    mb_windows_free(&windows);
+    assert_int_equal(mb_network_create(model, MB_NUMERICS_F32, NULL, &network, NULL), MB_OK);
+    assert_int_equal(mb_windows_generate(network, WINDOW, 1, 1, NULL, &windows, NULL), MB_OK);
+    mb_windows_free(&windows);
+    mb_network_destroy(network);
+    mb_model_close(model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_windows_follow_their_seed),
         cmocka_unit_test(a_model_writes_what_it_finds_likely),
         cmocka_unit_test(token_files_are_read),
+        cmocka_unit_test(models_without_a_tokenizer_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

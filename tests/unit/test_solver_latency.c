@@ -16,14 +16,14 @@
 #define THREADS 2
 
 static const struct mb_unit_source model[] = {
-    {"token_embd.weight", 0, 64, 256, 1, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0},
-    {"blk.0.attn_q.weight", 1, 256, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0},
-    {"blk.0.attn_k.weight", 2, 128, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0},
-    {"blk.0.attn_v.weight", 3, 128, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0},
-    {"blk.0.ffn_gate.weight", 4, 288, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0},
-    {"blk.0.ffn_up.weight", 5, 288, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0},
-    {"blk.0.ffn_down.weight", 6, 256, 288, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0},
-    {"output.weight", 7, 64, 256, 0, 1, MB_FORMAT_Q8_0, MB_FORMAT_NONE, 0},
+    {"token_embd.weight", 0, 64, 256, 1, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0, 0, 0},
+    {"blk.0.attn_q.weight", 1, 256, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0, 0, 0},
+    {"blk.0.attn_k.weight", 2, 128, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0, 0, 0},
+    {"blk.0.attn_v.weight", 3, 128, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0, 0, 0},
+    {"blk.0.ffn_gate.weight", 4, 288, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0, 0, 0},
+    {"blk.0.ffn_up.weight", 5, 288, 256, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0, 0, 0},
+    {"blk.0.ffn_down.weight", 6, 256, 288, 0, 0, MB_FORMAT_F16, MB_FORMAT_NONE, 0, 0, 0},
+    {"output.weight", 7, 64, 256, 0, 1, MB_FORMAT_Q8_0, MB_FORMAT_NONE, 0, 0, 0},
 };
 enum { UNITS = sizeof model / sizeof *model };
 /* Rows of 288 weights: q4_K falls back to q5_0 there, q8_0 fits. */
@@ -297,9 +297,61 @@ static void sizes_that_overflow_are_refused(void **unused)
     assert_int_equal(mb_problem_build(&options, &problem, NULL, NULL), MB_ERR_ARGUMENT);
 }
 
+/* 8 experts of 32 rows, 2 for a token: 2 small products in decoding; for 512 tokens 8 of 128 rows.
+ */
+static void a_token_goes_through_few_experts(void **unused)
+{
+    (void)unused;
+    static const struct mb_unit_source stacks[] = {
+        {.name = "blk.0.ffn_gate_exps.weight", .n = 256, .k = 256, .experts = 8, .used = 2},
+        {.name = "blk.0.ffn_up_exps.weight", .n = 256, .k = 256, .experts = 8, .used = 2},
+        {.name = "blk.0.ffn_down_exps.weight", .n = 256, .k = 256, .experts = 8, .used = 2}};
+    static const enum mb_format format = MB_FORMAT_Q8_0;
+    struct mb_profile *profile;
+    struct mb_problem *problem;
+    size_t interpolated;
+    assert_int_equal(mb_profile_create(&profile), MB_OK);
+    put(profile, format, 32, 256, 1);
+    put(profile, format, 32, 256, 64);
+    put(profile, format, 32, 256, 512);
+    struct mb_problem_options options = options_of(profile, NULL);
+    options.sources = stacks;
+    options.source_count = 3;
+    options.formats = &format;
+    options.format_count = 1;
+    struct mb_unit_source sources[3];
+    memcpy(sources, stacks, sizeof sources);
+    for (size_t i = 0; i < 3; i++)
+        sources[i].source = format, sources[i].pinned = MB_FORMAT_NONE; /* no loss is asked for */
+    options.sources = sources;
+    build(&options, &problem, &interpolated);
+    assert_int_equal(interpolated, 3); /* 128 rows were not timed */
+    for (size_t i = 0; i < 3; i++) {
+        const struct mb_candidate *candidate = &problem->units[i].candidates[0];
+        const double share = i < 2 ? 2 : 1;
+        const double product = product_ns(format, 32, 256, 64); /* as long for 64 as for 512 */
+        near(candidate->bytes, 256 * 272);
+        near(candidate->decode_ns, 2 * (product_ns(format, 32, 256, 1) + 100 / share));
+        near(candidate->prefill_ns, 8 * (product + 9000 / share) / 512);
+    }
+    mb_problem_free(problem);
+    /* As many tokens as there are: fewer experts than the model has. */
+    sources[0].experts = 128, sources[0].used = 1, sources[0].n = 128 * 32;
+    options.source_count = 1;
+    build(&options, &problem, &interpolated);
+    near(problem->units[0].candidates[0].decode_ns, product_ns(format, 32, 256, 1) + 100);
+    /* 4 rows for each of 128 experts, on the line from 1 to 64. */
+    const double one = product_ns(format, 32, 256, 1), many = product_ns(format, 32, 256, 64);
+    near(problem->units[0].candidates[0].prefill_ns,
+         128 * (one + 100 + 3.0 / 63 * (many + 9000 - one - 100)) / 512);
+    mb_problem_free(problem);
+    mb_profile_free(profile);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(figures_are_those_worked_out_by_hand),
+                                       cmocka_unit_test(a_token_goes_through_few_experts),
                                        cmocka_unit_test(a_tied_embedding_costs_time),
                                        cmocka_unit_test(what_is_missing_is_named),
                                        cmocka_unit_test(excluded_formats_are_no_candidates),

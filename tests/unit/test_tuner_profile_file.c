@@ -76,6 +76,7 @@ static struct mb_profile *sample_profile(void)
     assert_int_equal(mb_profile_put(profile, &cost), MB_OK);
     assert_int_equal(mb_profile_put_fixed_cost(profile, &fixed), MB_OK);
     fixed.context = 1024;
+    fixed.rough = 1;
     assert_int_equal(mb_profile_put_fixed_cost(profile, &fixed), MB_OK);
     return profile;
 }
@@ -166,7 +167,7 @@ static void what_is_saved_is_loaded(void **state)
         const struct mb_fixed_cost *y = mb_profile_fixed_cost(loaded, x);
         assert_non_null(y);
         assert_true(x->decode_ns == y->decode_ns && x->prefill_ns == y->prefill_ns &&
-                    x->kv_bytes == y->kv_bytes);
+                    x->kv_bytes == y->kv_bytes && x->rough == y->rough);
     }
     assert_null(mb_profile_fixed_at(loaded, 2));
     mb_profile_free(saved);
@@ -300,6 +301,7 @@ static const struct {
     {"fixed", "context", "0", "context"},
     {"fixed", "context", "1024", "twice"},
     {"fixed", "revision", "-1", "revision"},
+    {"fixed", "rough", "1", "rough"},
     {"fixed", "decode_ns", "-1", "decode_ns"},
     {"fixed", "prefill_ns", "1e300", "prefill_ns"},
     {"fixed", "kv_bytes", "", "kv_bytes"},
