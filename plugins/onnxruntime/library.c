@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A library of operators for ONNX Runtime: com.microsoft::MatMulNBits on this library's kernels, in
+ * place of the built-in one.
+ *
+ *   options.register_custom_ops_library("libonnxruntime-mixbit.so")
+ *
+ * An operator that is declared by a library hides the host's whole definition of that name, so the
+ * declaration here has all six inputs and both types of activations: what it left out would not go
+ * back to the host but be an invalid model. zero_points are declared without a type, since they may
+ * be packed or floats; which, shows when a node is created. */
+#include "kernel.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+EXPORT struct ort_status *RegisterCustomOps(struct ort_session_options *options,
+                                            const struct ort_base *base);
+
+enum { TYPES = 2, NAME_BYTES = 128 };
+
+struct registration;
+
+struct declared {
+    struct ort_custom_op table; /* first: the host hands out pointers to it */
+    int type;                   /* of activations */
+    const struct registration *registration;
+};
+
+/* What one call of RegisterCustomOps leaves: sessions point into it until the library goes. */
+struct registration {
+    struct declared operators[TYPES];
+    struct ort_api api;
+    enum mb_ort_accuracy wish;
+    struct ort_domain *domain;
+    struct registration *next;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct registration *registrations;
+
+/* ---- the operator ---------------------------------------------------------------------------- */
+
+static const struct declared *operator_of(const struct ort_custom_op *op)
+{
+    return (const struct declared *)(const void *)op;
+}
+
+static int float_type(const struct ort_custom_op *op) { return operator_of(op)->type; }
+
+static const char *get_name(const struct ort_custom_op *op)
+{
+    (void)op;
+    return "MatMulNBits";
+}
+
+static const char *get_provider(const struct ort_custom_op *op)
+{
+    (void)op;
+    return "CPUExecutionProvider";
+}
+
+static int get_input_type(const struct ort_custom_op *op, size_t index)
+{
+    switch (index) {
+    case MB_ORT_B: return ORT_TYPE_UINT8;
+    case MB_ORT_ZERO_POINTS: return ORT_TYPE_UNDEFINED;
+    case MB_ORT_GROUPS: return ORT_TYPE_INT32;
+    default: return float_type(op);
+    }
+}
+
+static size_t get_input_count(const struct ort_custom_op *op)
+{
+    (void)op;
+    return MB_ORT_INPUTS;
+}
+
+static int get_output_type(const struct ort_custom_op *op, size_t index)
+{
+    (void)index;
+    return float_type(op);
+}
+
+static size_t get_output_count(const struct ort_custom_op *op)
+{
+    (void)op;
+    return 1;
+}
+
+static int get_input_characteristic(const struct ort_custom_op *op, size_t index)
+{
+    (void)op;
+    return index >= MB_ORT_ZERO_POINTS ? ORT_OPTIONAL : ORT_REQUIRED;
+}
+
+static int get_output_characteristic(const struct ort_custom_op *op, size_t index)
+{
+    (void)op;
+    (void)index;
+    return ORT_REQUIRED;
+}
+
+static int get_input_memory_type(const struct ort_custom_op *op, size_t index)
+{
+    (void)op;
+    (void)index;
+    return ORT_MEMORY_DEFAULT;
+}
+
+/* About variadic inputs and outputs, of which there are none. */
+static int get_variadic(const struct ort_custom_op *op)
+{
+    (void)op;
+    return 0;
+}
+
+static int get_version(const struct ort_custom_op *op)
+{
+    (void)op;
+    return 1;
+}
+
+static struct ort_status *create_kernel(const struct ort_custom_op *op,
+                                        const struct ort_table *table,
+                                        const struct ort_kernel_info *info, void **kernel)
+{
+    const struct declared *self = operator_of(op);
+    return mb_ort_create_kernel(table, info, self->type, self->registration->wish, kernel);
+}
+
+/* ---- shapes ---------------------------------------------------------------------------------- */
+
+static bool read_n(const struct ort_api *api, const struct ort_shape_context *context, int64_t *n)
+{
+    enum { INTEGER = 1 };
+    const void *attribute = NULL;
+    size_t needed = 0;
+    return mb_ort_succeeds(api, api->ShapeInferContext_GetAttribute(context, "N", &attribute)) &&
+           attribute != NULL &&
+           mb_ort_succeeds(api, api->ReadOpAttr(attribute, INTEGER, n, sizeof *n, &needed)) &&
+           *n > 0;
+}
+
+/* The shape of A with N for K. `shape` is changed. */
+static bool change_shape(const struct ort_api *api, struct ort_shape *shape, int64_t n)
+{
+    int64_t dimensions[MB_ORT_RANK];
+    char copies[MB_ORT_RANK][NAME_BYTES] = {{0}}; /* setting names frees those that were read */
+    const char *names[MB_ORT_RANK] = {NULL};
+    size_t rank = 0;
+    if (!mb_ort_succeeds(api, api->GetDimensionsCount(shape, &rank)) || rank == 0 ||
+        rank > MB_ORT_RANK || !mb_ort_succeeds(api, api->GetDimensions(shape, dimensions, rank)) ||
+        !mb_ort_succeeds(api, api->GetSymbolicDimensions(shape, names, rank)))
+        return false;
+    dimensions[rank - 1] = n;
+    for (size_t i = 0; i < rank; i++) {
+        if (i + 1 < rank && names[i] != NULL && strlen(names[i]) < NAME_BYTES)
+            memcpy(copies[i], names[i], strlen(names[i]));
+        names[i] = copies[i];
+    }
+    return mb_ort_succeeds(api, api->SetDimensions(shape, dimensions, rank)) &&
+           mb_ort_succeeds(api, api->SetSymbolicDimensions(shape, names, rank));
+}
+
+/* Best effort: where the shape of A is not known, neither is the product's. */
+static struct ort_status *infer_shape(const struct ort_custom_op *op,
+                                      struct ort_shape_context *context)
+{
+    const struct ort_api *api = &operator_of(op)->registration->api;
+    struct ort_shape *shape = NULL;
+    int64_t n = 0;
+    /* The shape belongs to the context. */
+    if (read_n(api, context, &n) &&
+        mb_ort_succeeds(api, api->ShapeInferContext_GetInputTypeShape(context, MB_ORT_A, &shape)) &&
+        shape != NULL && change_shape(api, shape, n))
+        (void)mb_ort_succeeds(api, api->ShapeInferContext_SetOutputTypeShape(context, 0, shape));
+    return NULL;
+}
+
+/* ---- registration ---------------------------------------------------------------------------- */
+
+static const struct ort_custom_op operator_table = {
+    .version = ORT_VERSION,
+    .get_name = get_name,
+    .get_provider = get_provider,
+    .get_input_type = get_input_type,
+    .get_input_count = get_input_count,
+    .get_output_type = get_output_type,
+    .get_output_count = get_output_count,
+    .destroy_kernel = mb_ort_destroy_kernel,
+    .get_input_characteristic = get_input_characteristic,
+    .get_output_characteristic = get_output_characteristic,
+    .get_input_memory_type = get_input_memory_type,
+    .get_variadic_input_least = get_variadic,
+    .get_variadic_input_alike = get_variadic,
+    .get_variadic_output_least = get_variadic,
+    .get_variadic_output_alike = get_variadic,
+    .create_kernel_v2 = create_kernel,
+    .compute_v2 = mb_ort_compute,
+    .infer_shape = infer_shape,
+    .get_first_version = get_version,
+    .get_last_version = get_version,
+};
+
+/* The user's word on accuracy: the session's, else the environment's. */
+static struct ort_status *read_wish(const struct ort_api *api,
+                                    const struct ort_session_options *options,
+                                    enum mb_ort_accuracy *wish)
+{
+    static const char key[] = "mixbit.accuracy";
+    static const char *const names[] = {"node", "int8", "f16", "f32"};
+    const char *environment = getenv("MIXBIT_ONNXRUNTIME_ACCURACY");
+    char text[32] = "";
+    size_t bytes = sizeof text;
+    int has = 0;
+    struct ort_status *status = api->HasSessionConfigEntry(options, key, &has);
+    if (status == NULL && has != 0)
+        status = api->GetSessionConfigEntry(options, key, text, &bytes);
+    else if (environment != NULL)
+        memcpy(text, environment, strnlen(environment, sizeof text - 1));
+    if (status != NULL)
+        return status;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(text, names[i]) == 0) {
+            *wish = (enum mb_ort_accuracy)i;
+            return NULL;
+        }
+    *wish = MB_ORT_AS_NODE;
+    return text[0] == '\0' ? NULL
+                           : mb_ort_error(api, ORT_INVALID_ARGUMENT,
+                                          "%s '%s' is none of node, int8, f16 and f32",
+                                          has != 0 ? key : "MIXBIT_ONNXRUNTIME_ACCURACY", text);
+}
+
+/* Settings that are wrong (MIXBIT_ISA) show in the first product; better here than in a run. */
+static enum mb_status try_product(void)
+{
+    enum { K = 32 };
+    static const float zeros[K];
+    _Alignas(64) uint8_t record[1024];
+    struct mb_activations one;
+    const enum mb_status status = mb_activations_init(&one, MB_ACTIVATION_I8G32, 1, K, record);
+    return status != MB_OK || one.row_bytes > sizeof record
+               ? MB_ERR_UNSUPPORTED
+               : mb_activations_prepare(&one, zeros, K, 0, 1);
+}
+
+/* Declare the operators to the session. */
+static struct ort_status *declare(struct registration *r, struct ort_session_options *options)
+{
+    static const int types[TYPES] = {ORT_TYPE_FLOAT, ORT_TYPE_FLOAT16};
+    struct ort_status *status = r->api.CreateCustomOpDomain("com.microsoft", &r->domain);
+    for (size_t i = 0; i < TYPES && status == NULL; i++) {
+        r->operators[i] = (struct declared){operator_table, types[i], r};
+        status = r->api.CustomOpDomain_Add(r->domain, &r->operators[i].table);
+    }
+    return status != NULL ? status : r->api.AddCustomOpDomain(options, r->domain);
+}
+
+struct ort_status *RegisterCustomOps(struct ort_session_options *options,
+                                     const struct ort_base *base)
+{
+    struct ort_api api;
+    const struct ort_table *table = base->get_api(ORT_VERSION);
+    if (table == NULL) { /* the first function of every version makes a status */
+        mb_ort_bind(base->get_api(1), &api);
+        return mb_ort_error(&api, ORT_NOT_IMPLEMENTED,
+                            "mixbit needs ONNX Runtime 1.%d or later; this is %s", ORT_VERSION,
+                            base->get_version());
+    }
+    mb_ort_bind(table, &api);
+    const enum mb_status result = try_product();
+    if (result != MB_OK)
+        return mb_ort_error(&api, ORT_FAIL, "mixbit can't run here: %s (look at MIXBIT_ISA)",
+                            mb_status_string(result));
+    struct registration *r = calloc(1, sizeof *r);
+    if (r == NULL)
+        return mb_ort_error(&api, ORT_FAIL, "mixbit: out of memory");
+    r->api = api;
+    struct ort_status *status = read_wish(&api, options, &r->wish);
+    if (status == NULL)
+        status = declare(r, options);
+    if (status != NULL) {
+        if (r->domain != NULL)
+            api.ReleaseCustomOpDomain(r->domain);
+        free(r);
+        return status;
+    }
+    (void)pthread_mutex_lock(&lock);
+    r->next = registrations;
+    registrations = r;
+    (void)pthread_mutex_unlock(&lock);
+    return NULL;
+}
+
+/* The host unloads the library behind the last session and the last options that point here. */
+__attribute__((destructor)) static void unload(void)
+{
+    while (registrations != NULL) {
+        struct registration *next = registrations->next;
+        registrations->api.ReleaseCustomOpDomain(registrations->domain);
+        free(registrations);
+        registrations = next;
+    }
+}
