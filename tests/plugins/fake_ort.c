@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See fake_ort.h. A slot that is not filled points to a function that ends the program. */
+#include "fake_ort.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SLOTS = 412 };
+
+struct fake_host fake;
+
+static struct ort_status *make_status(int code, const char *message)
+{
+    struct ort_status *status = calloc(1, sizeof *status);
+    status->code = code;
+    (void)snprintf(status->message, sizeof status->message, "%s", message);
+    fake.statuses++;
+    return status;
+}
+
+static struct ort_status *CreateStatus(int code, const char *message)
+{
+    return make_status(code, message);
+}
+
+static const char *GetErrorMessage(const struct ort_status *status) { return status->message; }
+
+static void ReleaseStatus(struct ort_status *status)
+{
+    fake.statuses -= status != NULL;
+    free(status);
+}
+
+/* ---- registration ---------------------------------------------------------------------------- */
+
+static struct ort_status *CreateCustomOpDomain(const char *name, struct ort_domain **domain)
+{
+    *domain = calloc(1, sizeof **domain);
+    (void)snprintf((*domain)->name, sizeof(*domain)->name, "%s", name);
+    fake.domains++;
+    return NULL;
+}
+
+static struct ort_status *CustomOpDomain_Add(struct ort_domain *domain,
+                                             const struct ort_custom_op *op)
+{
+    domain->operators[domain->count++] = op;
+    return NULL;
+}
+
+static struct ort_status *AddCustomOpDomain(struct ort_session_options *options,
+                                            struct ort_domain *domain)
+{
+    options->domain = domain;
+    return NULL;
+}
+
+static void ReleaseCustomOpDomain(struct ort_domain *domain)
+{
+    fake.domains--;
+    free(domain);
+}
+
+static struct ort_status *HasSessionConfigEntry(const struct ort_session_options *options,
+                                                const char *key, int *has)
+{
+    *has = options->key != NULL && strcmp(options->key, key) == 0;
+    return NULL;
+}
+
+/* Texts are copied where there is room for them and their end. */
+static struct ort_status *give_text(const char *text, char *out, size_t *bytes)
+{
+    const size_t needed = strlen(text) + 1, room = *bytes;
+    *bytes = needed;
+    if (needed > room)
+        return make_status(ORT_INVALID_ARGUMENT, "the buffer is too small");
+    memcpy(out, text, needed);
+    return NULL;
+}
+
+static struct ort_status *GetSessionConfigEntry(const struct ort_session_options *options,
+                                                const char *key, char *value, size_t *bytes)
+{
+    (void)key;
+    return give_text(options->value, value, bytes);
+}
+
+/* ---- tensors and shapes ---------------------------------------------------------------------- */
+
+size_t fake_elements(const struct ort_value *value)
+{
+    size_t elements = 1;
+    for (size_t i = 0; i < value->rank; i++)
+        elements *= (size_t)value->dimensions[i];
+    return elements;
+}
+
+size_t fake_element_bytes(int type)
+{
+    return type == ORT_TYPE_UINT8 ? 1 : type == ORT_TYPE_FLOAT16 ? 2 : 4;
+}
+
+struct ort_shape *fake_shape(int type, size_t rank, const int64_t *dimensions,
+                             const char *const *names)
+{
+    struct ort_shape *shape = calloc(1, sizeof *shape);
+    shape->type = type;
+    shape->rank = rank;
+    for (size_t i = 0; i < rank; i++) {
+        shape->dimensions[i] = dimensions[i];
+        shape->names[i] = strdup(names != NULL ? names[i] : "");
+    }
+    fake.shapes++;
+    return shape;
+}
+
+void fake_free_shape(struct ort_shape *shape)
+{
+    if (shape == NULL)
+        return;
+    for (size_t i = 0; i < shape->rank; i++)
+        free(shape->names[i]);
+    free(shape);
+    fake.shapes--;
+}
+
+static struct ort_status *GetTensorMutableData(struct ort_value *value, void **data)
+{
+    *data = value->data;
+    return NULL;
+}
+
+static struct ort_status *GetTensorTypeAndShape(const struct ort_value *value,
+                                                struct ort_shape **shape)
+{
+    *shape = fake_shape(value->type, value->rank, value->dimensions, NULL);
+    return NULL;
+}
+
+static void ReleaseTensorTypeAndShapeInfo(struct ort_shape *shape) { fake_free_shape(shape); }
+
+static struct ort_status *GetTensorElementType(const struct ort_shape *shape, int *type)
+{
+    *type = shape->type;
+    return NULL;
+}
+
+static struct ort_status *GetDimensionsCount(const struct ort_shape *shape, size_t *count)
+{
+    *count = shape->rank;
+    return NULL;
+}
+
+static struct ort_status *GetDimensions(const struct ort_shape *shape, int64_t *dimensions,
+                                        size_t count)
+{
+    memcpy(dimensions, shape->dimensions, count * sizeof *dimensions);
+    return NULL;
+}
+
+static struct ort_status *GetSymbolicDimensions(const struct ort_shape *shape, const char **names,
+                                                size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        names[i] = shape->names[i];
+    return NULL;
+}
+
+static struct ort_status *SetDimensions(struct ort_shape *shape, const int64_t *dimensions,
+                                        size_t count)
+{
+    memcpy(shape->dimensions, dimensions, count * sizeof *dimensions);
+    return NULL;
+}
+
+/* As the host does it: what it had is freed before anything is copied. */
+static struct ort_status *SetSymbolicDimensions(struct ort_shape *shape, const char **names,
+                                                size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        free(shape->names[i]);
+    for (size_t i = 0; i < count; i++)
+        shape->names[i] = strdup(names[i]);
+    return NULL;
+}
+
+static struct ort_status *
+ShapeInferContext_GetInputTypeShape(const struct ort_shape_context *context, size_t index,
+                                    struct ort_shape **shape)
+{
+    *shape = index == 0 ? context->input : NULL;
+    return *shape != NULL ? NULL : make_status(ORT_FAIL, "no such input");
+}
+
+static struct ort_status *ShapeInferContext_GetAttribute(const struct ort_shape_context *context,
+                                                         const char *name, const void **attribute)
+{
+    if (strcmp(name, "N") != 0 || context->n == 0)
+        return make_status(ORT_FAIL, "no such attribute");
+    *attribute = &context->n;
+    return NULL;
+}
+
+static struct ort_status *ReadOpAttr(const void *attribute, int type, void *data, size_t bytes,
+                                     size_t *needed)
+{
+    *needed = sizeof(int64_t);
+    if (type != 1 || bytes < sizeof(int64_t))
+        return make_status(ORT_FAIL, "an integer of 8 bytes");
+    memcpy(data, attribute, sizeof(int64_t));
+    return NULL;
+}
+
+static struct ort_status *
+ShapeInferContext_SetOutputTypeShape(const struct ort_shape_context *context, size_t index,
+                                     const struct ort_shape *shape)
+{
+    (void)index;
+    const char *names[FAKE_RANK];
+    for (size_t i = 0; i < shape->rank; i++)
+        names[i] = shape->names[i];
+    ((struct ort_shape_context *)(uintptr_t)context)->output =
+        fake_shape(shape->type, shape->rank, shape->dimensions, names);
+    return NULL;
+}
+
+/* ---- kernels --------------------------------------------------------------------------------- */
+
+static struct ort_status *KernelInfoGetAttribute_int64(const struct ort_kernel_info *info,
+                                                       const char *name, int64_t *value)
+{
+    for (size_t i = 0; i < FAKE_ATTRIBUTES; i++)
+        if (info->attributes[i].name != NULL && strcmp(info->attributes[i].name, name) == 0) {
+            *value = info->attributes[i].value;
+            return NULL;
+        }
+    return make_status(ORT_FAIL, "no such attribute");
+}
+
+static struct ort_status *KernelInfo_GetInputCount(const struct ort_kernel_info *info,
+                                                   size_t *count)
+{
+    *count = info->count;
+    return NULL;
+}
+
+static struct ort_status *KernelInfo_GetInputName(const struct ort_kernel_info *info, size_t index,
+                                                  char *name, size_t *bytes)
+{
+    return give_text(info->inputs[index] != NULL ? "input" : "", name, bytes);
+}
+
+static struct ort_status *KernelInfo_GetNodeName(const struct ort_kernel_info *info, char *name,
+                                                 size_t *bytes)
+{
+    return give_text(info->name, name, bytes);
+}
+
+static struct ort_status *KernelInfo_GetLogger(const struct ort_kernel_info *info,
+                                               const struct ort_logger **logger)
+{
+    (void)info;
+    *logger = (const struct ort_logger *)(const void *)&fake;
+    return NULL;
+}
+
+static struct ort_status *Logger_LogMessage(const struct ort_logger *logger, int level,
+                                            const char *message, const char *file, int line,
+                                            const char *function)
+{
+    (void)logger;
+    (void)level;
+    (void)file;
+    (void)line;
+    (void)function;
+    (void)snprintf(fake.log, sizeof fake.log, "%s", message);
+    fake.logged++;
+    return NULL;
+}
+
+static struct ort_status *KernelInfoGetConstantInput_tensor(const struct ort_kernel_info *info,
+                                                            size_t index, int *is_constant,
+                                                            const struct ort_value **value)
+{
+    *is_constant = info->is_constant[index] && info->inputs[index] != NULL;
+    *value = *is_constant != 0 ? info->inputs[index] : NULL;
+    return NULL;
+}
+
+static struct ort_status *KernelContext_GetInputCount(const struct ort_kernel_context *context,
+                                                      size_t *count)
+{
+    *count = context->count;
+    return NULL;
+}
+
+static struct ort_status *KernelContext_GetInput(const struct ort_kernel_context *context,
+                                                 size_t index, const struct ort_value **value)
+{
+    *value = context->inputs[index];
+    return NULL;
+}
+
+static struct ort_status *KernelContext_GetOutput(struct ort_kernel_context *context, size_t index,
+                                                  const int64_t *dimensions, size_t count,
+                                                  struct ort_value **value)
+{
+    (void)index;
+    if (fake.output_fails)
+        return make_status(ORT_FAIL, "no memory for an output");
+    struct ort_value *y = &context->output;
+    y->type = context->inputs[0]->type;
+    y->rank = count;
+    memcpy(y->dimensions, dimensions, count * sizeof *dimensions);
+    y->data = malloc(fake_elements(y) * fake_element_bytes(y->type) + 1);
+    *value = y;
+    return NULL;
+}
+
+/* ---- loops ----------------------------------------------------------------------------------- */
+
+struct loop {
+    void (*task)(void *arg, size_t index);
+    void *arg;
+    atomic_size_t left; /* tasks run from the last to the first: any order is allowed */
+};
+
+static void *run_loop(void *argument)
+{
+    struct loop *loop = argument;
+    for (size_t left = atomic_load(&loop->left); left > 0;)
+        if (atomic_compare_exchange_weak(&loop->left, &left, left - 1)) {
+            loop->task(loop->arg, left - 1);
+            left = atomic_load(&loop->left);
+        }
+    return NULL;
+}
+
+static struct ort_status *KernelContext_ParallelFor(const struct ort_kernel_context *context,
+                                                    void (*task)(void *arg, size_t index),
+                                                    size_t total, size_t batches, void *arg)
+{
+    (void)context;
+    (void)batches;
+    struct loop loop = {.task = task, .arg = arg, .left = total};
+    pthread_t threads[8];
+    if (fake.loop_fails)
+        return make_status(ORT_FAIL, "no loops in this build");
+    fake.loops++;
+    for (size_t i = 1; i < fake.loop_threads; i++)
+        (void)pthread_create(&threads[i], NULL, run_loop, &loop);
+    (void)run_loop(&loop);
+    for (size_t i = 1; i < fake.loop_threads; i++)
+        (void)pthread_join(threads[i], NULL);
+    return NULL;
+}
+
+/* ---- the table ------------------------------------------------------------------------------- */
+
+static void not_there(void)
+{
+    (void)fprintf(stderr, "a slot was called that the plug-in says it does not use\n");
+    abort();
+}
+
+static const struct ort_table *get_api(uint32_t version)
+{
+    static void (*slots[SLOTS])(void);
+    for (size_t i = 0; i < SLOTS; i++)
+        slots[i] = not_there;
+#define ROW(slot, result, name, parameters)                                                        \
+    {                                                                                              \
+        result(*function) parameters = name;                                                       \
+        memcpy(&slots[slot], &function, sizeof function);                                          \
+    }
+    MB_ORT_SLOTS(ROW)
+#undef ROW
+    return version <= fake.newest ? (const struct ort_table *)(const void *)slots : NULL;
+}
+
+static const char *get_version(void) { return "1.9.8"; }
+
+const struct ort_base fake_base = {get_api, get_version};
