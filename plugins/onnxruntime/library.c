@@ -19,7 +19,7 @@
 EXPORT struct ort_status *RegisterCustomOps(struct ort_session_options *options,
                                             const struct ort_base *base);
 
-enum { TYPES = 2, NAME_BYTES = 128 };
+enum { TYPES = 2 };
 
 struct registration;
 
@@ -131,57 +131,10 @@ static struct ort_status *create_kernel(const struct ort_custom_op *op,
     return mb_ort_create_kernel(table, info, self->type, self->registration->wish, kernel);
 }
 
-/* ---- shapes ---------------------------------------------------------------------------------- */
-
-static bool read_n(const struct ort_api *api, const struct ort_shape_context *context, int64_t *n)
-{
-    enum { INTEGER = 1 };
-    const void *attribute = NULL;
-    size_t needed = 0;
-    return mb_ort_succeeds(api, api->ShapeInferContext_GetAttribute(context, "N", &attribute)) &&
-           attribute != NULL &&
-           mb_ort_succeeds(api, api->ReadOpAttr(attribute, INTEGER, n, sizeof *n, &needed)) &&
-           *n > 0;
-}
-
-/* The shape of A with N for K. `shape` is changed. */
-static bool change_shape(const struct ort_api *api, struct ort_shape *shape, int64_t n)
-{
-    int64_t dimensions[MB_ORT_RANK];
-    char copies[MB_ORT_RANK][NAME_BYTES] = {{0}}; /* setting names frees those that were read */
-    const char *names[MB_ORT_RANK] = {NULL};
-    size_t rank = 0;
-    if (!mb_ort_succeeds(api, api->GetDimensionsCount(shape, &rank)) || rank == 0 ||
-        rank > MB_ORT_RANK || !mb_ort_succeeds(api, api->GetDimensions(shape, dimensions, rank)) ||
-        !mb_ort_succeeds(api, api->GetSymbolicDimensions(shape, names, rank)))
-        return false;
-    dimensions[rank - 1] = n;
-    for (size_t i = 0; i < rank; i++) {
-        if (i + 1 < rank && names[i] != NULL && strlen(names[i]) < NAME_BYTES)
-            memcpy(copies[i], names[i], strlen(names[i]));
-        names[i] = copies[i];
-    }
-    return mb_ort_succeeds(api, api->SetDimensions(shape, dimensions, rank)) &&
-           mb_ort_succeeds(api, api->SetSymbolicDimensions(shape, names, rank));
-}
-
-/* Best effort: where the shape of A is not known, neither is the product's. */
-static struct ort_status *infer_shape(const struct ort_custom_op *op,
-                                      struct ort_shape_context *context)
-{
-    const struct ort_api *api = &operator_of(op)->registration->api;
-    struct ort_shape *shape = NULL;
-    int64_t n = 0;
-    /* The shape belongs to the context. */
-    if (read_n(api, context, &n) &&
-        mb_ort_succeeds(api, api->ShapeInferContext_GetInputTypeShape(context, MB_ORT_A, &shape)) &&
-        shape != NULL && change_shape(api, shape, n))
-        (void)mb_ort_succeeds(api, api->ShapeInferContext_SetOutputTypeShape(context, 0, shape));
-    return NULL;
-}
-
 /* ---- registration ---------------------------------------------------------------------------- */
 
+/* Without a function for shapes: up to 1.22 and maybe later, the host's own code in front of it
+ * takes a missing optional input for a present one, and crashes. Types it finds by itself. */
 static const struct ort_custom_op operator_table = {
     .version = ORT_VERSION,
     .get_name = get_name,
@@ -200,7 +153,6 @@ static const struct ort_custom_op operator_table = {
     .get_variadic_output_alike = get_variadic,
     .create_kernel_v2 = create_kernel,
     .compute_v2 = mb_ort_compute,
-    .infer_shape = infer_shape,
     .get_first_version = get_version,
     .get_last_version = get_version,
 };

@@ -39,7 +39,6 @@ struct ort_domain;
 struct ort_logger;
 struct ort_kernel_info;
 struct ort_kernel_context;
-struct ort_shape_context;
 struct ort_table; /* an array of function pointers */
 
 struct ort_base {
@@ -57,14 +56,10 @@ struct ort_base {
     ROW(28, struct ort_status *, AddCustomOpDomain,                                                \
         (struct ort_session_options *, struct ort_domain *))                                       \
     ROW(51, struct ort_status *, GetTensorMutableData, (struct ort_value *, void **data))          \
-    ROW(59, struct ort_status *, SetDimensions,                                                    \
-        (struct ort_shape *, const int64_t *dimensions, size_t count))                             \
     ROW(60, struct ort_status *, GetTensorElementType, (const struct ort_shape *, int *type))      \
     ROW(61, struct ort_status *, GetDimensionsCount, (const struct ort_shape *, size_t *count))    \
     ROW(62, struct ort_status *, GetDimensions,                                                    \
         (const struct ort_shape *, int64_t *dimensions, size_t count))                             \
-    ROW(63, struct ort_status *, GetSymbolicDimensions,                                            \
-        (const struct ort_shape *, const char **names, size_t count))                              \
     ROW(65, struct ort_status *, GetTensorTypeAndShape,                                            \
         (const struct ort_value *, struct ort_shape **))                                           \
     ROW(86, struct ort_status *, KernelInfoGetAttribute_int64,                                     \
@@ -97,16 +92,6 @@ struct ort_base {
     ROW(249, struct ort_status *, KernelInfoGetConstantInput_tensor,                               \
         (const struct ort_kernel_info *, size_t index, int *is_constant,                           \
          const struct ort_value **))                                                               \
-    ROW(268, struct ort_status *, ShapeInferContext_GetInputTypeShape,                             \
-        (const struct ort_shape_context *, size_t index, struct ort_shape **))                     \
-    ROW(269, struct ort_status *, ShapeInferContext_GetAttribute,                                  \
-        (const struct ort_shape_context *, const char *name, const void **attribute))              \
-    ROW(270, struct ort_status *, ShapeInferContext_SetOutputTypeShape,                            \
-        (const struct ort_shape_context *, size_t index, const struct ort_shape *))                \
-    ROW(271, struct ort_status *, SetSymbolicDimensions,                                           \
-        (struct ort_shape *, const char **names, size_t count))                                    \
-    ROW(272, struct ort_status *, ReadOpAttr,                                                      \
-        (const void *attribute, int type, void *data, size_t bytes, size_t *needed))               \
     ROW(274, struct ort_status *, KernelContext_ParallelFor,                                       \
         (const struct ort_kernel_context *, void (*task)(void *arg, size_t index), size_t total,   \
          size_t batches, void *arg))
@@ -142,7 +127,7 @@ struct ort_custom_op {
     struct ort_status *(*create_kernel_v2)(const struct ort_custom_op *, const struct ort_table *,
                                            const struct ort_kernel_info *, void **kernel);
     struct ort_status *(*compute_v2)(void *kernel, struct ort_kernel_context *);
-    struct ort_status *(*infer_shape)(const struct ort_custom_op *, struct ort_shape_context *);
+    void (*infer_shape)(void);
     int (*get_first_version)(const struct ort_custom_op *);
     int (*get_last_version)(const struct ort_custom_op *);
 };

@@ -104,30 +104,6 @@ size_t fake_element_bytes(int type)
     return type == ORT_TYPE_UINT8 ? 1 : type == ORT_TYPE_FLOAT16 ? 2 : 4;
 }
 
-struct ort_shape *fake_shape(int type, size_t rank, const int64_t *dimensions,
-                             const char *const *names)
-{
-    struct ort_shape *shape = calloc(1, sizeof *shape);
-    shape->type = type;
-    shape->rank = rank;
-    for (size_t i = 0; i < rank; i++) {
-        shape->dimensions[i] = dimensions[i];
-        shape->names[i] = strdup(names != NULL ? names[i] : "");
-    }
-    fake.shapes++;
-    return shape;
-}
-
-void fake_free_shape(struct ort_shape *shape)
-{
-    if (shape == NULL)
-        return;
-    for (size_t i = 0; i < shape->rank; i++)
-        free(shape->names[i]);
-    free(shape);
-    fake.shapes--;
-}
-
 static struct ort_status *GetTensorMutableData(struct ort_value *value, void **data)
 {
     *data = value->data;
@@ -137,94 +113,34 @@ static struct ort_status *GetTensorMutableData(struct ort_value *value, void **d
 static struct ort_status *GetTensorTypeAndShape(const struct ort_value *value,
                                                 struct ort_shape **shape)
 {
-    *shape = fake_shape(value->type, value->rank, value->dimensions, NULL);
+    *shape = malloc(sizeof **shape);
+    (*shape)->value = *value;
+    fake.shapes++;
     return NULL;
 }
 
-static void ReleaseTensorTypeAndShapeInfo(struct ort_shape *shape) { fake_free_shape(shape); }
+static void ReleaseTensorTypeAndShapeInfo(struct ort_shape *shape)
+{
+    fake.shapes -= shape != NULL;
+    free(shape);
+}
 
 static struct ort_status *GetTensorElementType(const struct ort_shape *shape, int *type)
 {
-    *type = shape->type;
+    *type = shape->value.type;
     return NULL;
 }
 
 static struct ort_status *GetDimensionsCount(const struct ort_shape *shape, size_t *count)
 {
-    *count = shape->rank;
+    *count = shape->value.rank;
     return NULL;
 }
 
 static struct ort_status *GetDimensions(const struct ort_shape *shape, int64_t *dimensions,
                                         size_t count)
 {
-    memcpy(dimensions, shape->dimensions, count * sizeof *dimensions);
-    return NULL;
-}
-
-static struct ort_status *GetSymbolicDimensions(const struct ort_shape *shape, const char **names,
-                                                size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        names[i] = shape->names[i];
-    return NULL;
-}
-
-static struct ort_status *SetDimensions(struct ort_shape *shape, const int64_t *dimensions,
-                                        size_t count)
-{
-    memcpy(shape->dimensions, dimensions, count * sizeof *dimensions);
-    return NULL;
-}
-
-/* As the host does it: what it had is freed before anything is copied. */
-static struct ort_status *SetSymbolicDimensions(struct ort_shape *shape, const char **names,
-                                                size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        free(shape->names[i]);
-    for (size_t i = 0; i < count; i++)
-        shape->names[i] = strdup(names[i]);
-    return NULL;
-}
-
-static struct ort_status *
-ShapeInferContext_GetInputTypeShape(const struct ort_shape_context *context, size_t index,
-                                    struct ort_shape **shape)
-{
-    *shape = index == 0 ? context->input : NULL;
-    return *shape != NULL ? NULL : make_status(ORT_FAIL, "no such input");
-}
-
-static struct ort_status *ShapeInferContext_GetAttribute(const struct ort_shape_context *context,
-                                                         const char *name, const void **attribute)
-{
-    if (strcmp(name, "N") != 0 || context->n == 0)
-        return make_status(ORT_FAIL, "no such attribute");
-    *attribute = &context->n;
-    return NULL;
-}
-
-static struct ort_status *ReadOpAttr(const void *attribute, int type, void *data, size_t bytes,
-                                     size_t *needed)
-{
-    *needed = sizeof(int64_t);
-    if (type != 1 || bytes < sizeof(int64_t))
-        return make_status(ORT_FAIL, "an integer of 8 bytes");
-    memcpy(data, attribute, sizeof(int64_t));
-    return NULL;
-}
-
-static struct ort_status *
-ShapeInferContext_SetOutputTypeShape(const struct ort_shape_context *context, size_t index,
-                                     const struct ort_shape *shape)
-{
-    (void)index;
-    const char *names[FAKE_RANK];
-    for (size_t i = 0; i < shape->rank; i++)
-        names[i] = shape->names[i];
-    ((struct ort_shape_context *)(uintptr_t)context)->output =
-        fake_shape(shape->type, shape->rank, shape->dimensions, names);
+    memcpy(dimensions, shape->value.dimensions, count * sizeof *dimensions);
     return NULL;
 }
 

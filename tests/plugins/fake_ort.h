@@ -63,21 +63,10 @@ struct ort_kernel_context {
     struct ort_value output; /* its data are allocated when asked for */
 };
 
-struct ort_shape_context {
-    struct ort_shape *input, *output; /* NULL: not known */
-    int64_t n;                        /* 0: there is no such attribute */
-};
-
 struct ort_shape {
-    int type;
-    size_t rank;
-    int64_t dimensions[FAKE_RANK];
-    char *names[FAKE_RANK];
+    struct ort_value value; /* its data are not looked at */
 };
 
-struct ort_shape *fake_shape(int type, size_t rank, const int64_t *dimensions,
-                             const char *const *names);
-void fake_free_shape(struct ort_shape *shape);
 size_t fake_elements(const struct ort_value *value);
 size_t fake_element_bytes(int type);
 
