@@ -163,7 +163,7 @@ static struct ort_status *read_wish(const struct ort_api *api,
                                     enum mb_ort_accuracy *wish)
 {
     static const char key[] = "mixbit.accuracy";
-    static const char *const names[] = {"node", "int8", "f16", "f32"};
+    static const char *const names[] = {"node", "int8", "f16", "int16", "f32"};
     const char *environment = getenv("MIXBIT_ONNXRUNTIME_ACCURACY");
     char text[32] = "";
     size_t bytes = sizeof text;
@@ -183,7 +183,7 @@ static struct ort_status *read_wish(const struct ort_api *api,
     *wish = MB_ORT_AS_NODE;
     return text[0] == '\0' ? NULL
                            : mb_ort_error(api, ORT_INVALID_ARGUMENT,
-                                          "%s '%s' is none of node, int8, f16 and f32",
+                                          "%s '%s' is none of node, int8, f16, int16 and f32",
                                           has != 0 ? key : "MIXBIT_ONNXRUNTIME_ACCURACY", text);
 }
 

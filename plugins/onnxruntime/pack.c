@@ -235,7 +235,7 @@ static void choose(struct packer *p)
     } else if (!integers || (p->has_zeros && bits == 4)) {
         w->format = better ? MB_FORMAT_Q5_0 : MB_FORMAT_Q4_1;
     }
-    for (size_t r = 0; r < p->node->n && p->node->accuracy == MB_ORT_FLOAT && !w->has_fine &&
+    for (size_t r = 0; r < p->node->n && p->node->accuracy >= MB_ORT_INT16 && !w->has_fine &&
                        p->node->type == ORT_TYPE_FLOAT;
          r++) {
         read_row(p, r);

@@ -16,9 +16,9 @@
  * (scale * (middle - zero point)) * (sum of the block's activations).
  *
  * Scales become f16, 2^-11 of themselves at most; a row whose scales f16 does not hold well is
- * multiplied by a power of two, which is taken back from its outputs. Where the accuracy is that of
- * f32 and scales are not exactly f16, a "fine" matrix of the same codes holds what is missing,
- * 2^11 times as large. */
+ * multiplied by a power of two, which is taken back from its outputs. Where 16 bits or more of
+ * activations count and scales are not exactly f16, a "fine" matrix of the same codes holds what is
+ * missing, 2^11 times as large. */
 #ifndef MIXBIT_PLUGIN_ORT_PACK_H
 #define MIXBIT_PLUGIN_ORT_PACK_H
 

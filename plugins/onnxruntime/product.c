@@ -19,6 +19,7 @@
 enum {
     ALIGNMENT = 64,
     BLOCK_ROWS = 128,
+    LANES = 8,               /* of loops that compilers turn into vectors */
     SLAB_ROWS = 1024,        /* prepared at a time: bounds the memory for activations */
     ROWS_PER_TASK = 4,       /* of preparing */
     PREPARE_ALONE = 1 << 14, /* activations, */
@@ -40,7 +41,7 @@ static size_t aligned(size_t bytes) { return mb_ort_round_up(bytes, ALIGNMENT); 
 
 static size_t terms_of(enum mb_ort_accuracy accuracy)
 {
-    return accuracy == MB_ORT_INT8 ? 1 : accuracy == MB_ORT_HALF ? 2 : 3;
+    return accuracy == MB_ORT_INT8 ? 1 : accuracy == MB_ORT_FLOAT ? 3 : 2;
 }
 
 static void note(struct slab *slab, enum mb_status status)
@@ -88,11 +89,14 @@ static void split_group(float rest[MB_ORT_GROUP], float term[MB_ORT_GROUP])
 {
     static const float to_integer =
         0x1.8p23f; /* adding and subtracting it rounds to nearest even */
-    float most = 0.0f;
-    for (size_t i = 0; i < MB_ORT_GROUP; i++) {
-        const float size = fabsf(rest[i]);
-        most = size > most ? size : most;
-    }
+    float lanes[LANES] = {0.0f}, most = 0.0f;
+    for (size_t i = 0; i < MB_ORT_GROUP; i += LANES)
+        for (size_t j = 0; j < LANES; j++) {
+            const float size = fabsf(rest[i + j]);
+            lanes[j] = size > lanes[j] ? size : lanes[j];
+        }
+    for (size_t j = 0; j < LANES; j++)
+        most = lanes[j] > most ? lanes[j] : most;
     const float scale = most < 0x1p-120f ? 0.0f : most / 127.0f;
     const float inverse = most < 0x1p-120f ? 0.0f : 127.0f / most;
     for (size_t i = 0; i < MB_ORT_GROUP; i++) {
@@ -105,9 +109,12 @@ static void split_group(float rest[MB_ORT_GROUP], float term[MB_ORT_GROUP])
 static void add_sums(const struct mb_ort_columns *columns, const float *term, float *sums)
 {
     for (size_t g = 0; g < columns->count / MB_ORT_GROUP; g++) {
-        float sum = 0.0f;
-        for (size_t i = 0; i < MB_ORT_GROUP; i++)
-            sum += term[g * MB_ORT_GROUP + i];
+        float lanes[LANES] = {0.0f}, sum = 0.0f;
+        for (size_t i = 0; i < MB_ORT_GROUP; i += LANES)
+            for (size_t j = 0; j < LANES; j++)
+                lanes[j] += term[g * MB_ORT_GROUP + i + j];
+        for (size_t j = 0; j < LANES; j++)
+            sum += lanes[j];
         sums[columns->block[g]] += sum;
     }
 }
