@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The ONNX Runtime plug-in, driven through its operator's table as the host drives it: loading and
  * refusals, products of every kind against f64, models that are wrong, threads, unloading. */
-#include "fake_ort.h"
-#include "mixbit/mixbit.h"
+#include "onnx_node.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,9 +15,6 @@
 #include <string.h>
 
 enum { FLOATS, HALVES }; /* operators of a registration */
-enum { STRICT = -1 };    /* no level, the user's word */
-enum zeros { NONE, PACKED, FLOAT };
-enum { A, B, SCALES, ZEROS, GROUPS, BIAS };
 
 typedef struct ort_status *(*register_fn)(struct ort_session_options *, const struct ort_base *);
 
@@ -27,29 +23,6 @@ struct plugin {
     register_fn register_ops;
     struct ort_session_options options;
 };
-
-/* A node with its inputs and its weights in f64. */
-struct node {
-    size_t n, k, m, bits, block, blocks;
-    int type;
-    enum zeros zeros;
-    int64_t level;
-    bool with_bias, with_groups;
-    double scale;
-    struct ort_value values[FAKE_INPUTS];
-    struct ort_kernel_info info;
-    double *w, *x, *b;
-};
-
-static uint32_t random_state = 1;
-
-static uint32_t random_number(void)
-{
-    random_state = random_state * 1664525u + 1013904223u;
-    return random_state >> 8;
-}
-
-static double random_real(void) /* -1 to 1 */ { return (double)random_number() / (1 << 23) - 1; }
 
 /* ---- loading --------------------------------------------------------------------------------- */
 
@@ -93,7 +66,7 @@ static int setup(void **state)
 {
     (void)state;
     fake = (struct fake_host){.newest = 30, .loop_threads = 3};
-    random_state = 1;
+    random_restart();
     return 0;
 }
 
@@ -165,127 +138,8 @@ static void test_declares_all_inputs(void **state)
     unload(&p);
 }
 
-/* ---- nodes ----------------------------------------------------------------------------------- */
-
-static void allocate(struct ort_value *value, int type, size_t rows, size_t columns)
-{
-    *value = (struct ort_value){.type = type,
-                                .rank = 2,
-                                .dimensions = {(int64_t)rows, (int64_t)columns},
-                                .data = calloc(rows * columns, fake_element_bytes(type))};
-}
-
-/* Store a number as the value's type has it; what it is then. */
-static double store(struct ort_value *value, size_t i, double number)
-{
-    const float wanted = (float)number;
-    float stored = wanted;
-    if (value->type == ORT_TYPE_FLOAT16) {
-        (void)mb_quantize(MB_FORMAT_F16, &wanted, 1, 1, NULL, (uint16_t *)value->data + i);
-        (void)mb_dequantize(MB_FORMAT_F16, (uint16_t *)value->data + i, 1, 1, &stored);
-    } else {
-        ((float *)value->data)[i] = wanted;
-    }
-    return stored;
-}
-
-static void store_code(uint8_t *row, size_t bits, size_t i, unsigned code)
-{
-    row[i * bits / 8] |= (uint8_t)(code << i * bits % 8);
-}
-
-static void fill_groups(struct node *node)
-{
-    allocate(&node->values[GROUPS], ORT_TYPE_INT32, 1, node->k);
-    int32_t *groups = node->values[GROUPS].data;
-    for (size_t i = 0; i < node->k; i++)
-        groups[i] = (int32_t)(i / node->block);
-    for (size_t i = node->k; i-- > 1;) {
-        const size_t other = random_number() % (i + 1);
-        const int32_t group = groups[i];
-        groups[i] = groups[other];
-        groups[other] = group;
-    }
-}
-
-static void fill_weights(struct node *node)
-{
-    const size_t row_bytes = node->blocks * node->block * node->bits / 8;
-    const size_t zero_bytes = (node->blocks * node->bits + 7) / 8;
-    const unsigned codes = 1u << node->bits;
-    double *scale = calloc(node->n * node->blocks, sizeof *scale);
-    double *zero = calloc(node->n * node->blocks, sizeof *zero);
-    allocate(&node->values[B], ORT_TYPE_UINT8, node->n, row_bytes);
-    allocate(&node->values[SCALES], node->type, node->n, node->blocks);
-    if (node->zeros == PACKED)
-        allocate(&node->values[ZEROS], ORT_TYPE_UINT8, node->n, zero_bytes);
-    if (node->zeros == FLOAT)
-        allocate(&node->values[ZEROS], node->type, node->n, node->blocks);
-    for (size_t i = 0; i < node->n * node->blocks; i++) {
-        const size_t row = i / node->blocks;
-        scale[i] = store(&node->values[SCALES], i, node->scale * (1.5 + random_real()));
-        zero[i] = codes / 2;
-        if (node->zeros == PACKED) {
-            zero[i] = random_number() % codes;
-            store_code((uint8_t *)node->values[ZEROS].data + row * zero_bytes, node->bits,
-                       i % node->blocks, (unsigned)zero[i]);
-        } else if (node->zeros == FLOAT) {
-            zero[i] = store(&node->values[ZEROS], i, codes / 2 * (1 + random_real() / 2));
-        }
-    }
-    for (size_t r = 0; r < node->n; r++)
-        for (size_t i = 0; i < node->k; i++) {
-            const size_t block = node->with_groups
-                                     ? (size_t)((int32_t *)node->values[GROUPS].data)[i]
-                                     : i / node->block;
-            const unsigned code = random_number() % codes;
-            store_code((uint8_t *)node->values[B].data + r * row_bytes, node->bits, i, code);
-            node->w[r * node->k + i] =
-                (code - zero[r * node->blocks + block]) * scale[r * node->blocks + block];
-        }
-    free(scale);
-    free(zero);
-}
-
-/* Fill a node whose shape and kind are given: weights, activations, description. */
-static void make_node(struct node *node)
-{
-    node->blocks = (node->k + node->block - 1) / node->block;
-    node->scale = node->scale != 0 ? node->scale : 0.01;
-    node->w = calloc(node->n * node->k, sizeof *node->w);
-    node->x = calloc(node->m * node->k, sizeof *node->x);
-    node->b = calloc(node->n, sizeof *node->b);
-    if (node->with_groups)
-        fill_groups(node);
-    fill_weights(node);
-    allocate(&node->values[A], node->type, node->m, node->k);
-    for (size_t i = 0; i < node->m * node->k; i++)
-        node->x[i] = store(&node->values[A], i, random_real());
-    if (node->with_bias)
-        allocate(&node->values[BIAS], node->type, 1, node->n);
-    for (size_t i = 0; i < node->n && node->with_bias; i++)
-        node->b[i] = store(&node->values[BIAS], i, random_real());
-    node->info = (struct ort_kernel_info){.name = "layer.0",
-                                          .attributes = {{"K", (int64_t)node->k},
-                                                         {"N", (int64_t)node->n},
-                                                         {"bits", (int64_t)node->bits},
-                                                         {"block_size", (int64_t)node->block},
-                                                         {"accuracy_level", node->level}},
-                                          .count = FAKE_INPUTS};
-    for (size_t i = 0; i < FAKE_INPUTS; i++) {
-        node->info.inputs[i] = node->values[i].data != NULL ? &node->values[i] : NULL;
-        node->info.is_constant[i] = i != A;
-    }
-}
-
-static void free_node(struct node *node)
-{
-    for (size_t i = 0; i < FAKE_INPUTS; i++)
-        free(node->values[i].data);
-    free(node->w);
-    free(node->x);
-    free(node->b);
-}
+/* ---- products of nodes --------------------------------------------------------------------------
+ */
 
 static const struct ort_custom_op *operator_of(const struct plugin *p, const struct node *node)
 {
@@ -298,50 +152,7 @@ static struct ort_status *create(const struct plugin *p, const struct node *node
     return op->create_kernel_v2(op, fake_base.get_api(17), &node->info, kernel);
 }
 
-static struct ort_kernel_context context_of(const struct node *node)
-{
-    struct ort_kernel_context context = {.count = FAKE_INPUTS};
-    memcpy(context.inputs, node->info.inputs, sizeof context.inputs);
-    return context;
-}
-
-static double read_output(const struct ort_value *y, size_t i)
-{
-    float value;
-    if (y->type == ORT_TYPE_FLOAT)
-        return ((float *)y->data)[i];
-    (void)mb_dequantize(MB_FORMAT_F16, (uint16_t *)y->data + i, 1, 1, &value);
-    return value;
-}
-
-/* The output's error, RMS over the RMS that a product of such terms has when their signs are
- * random: one sum may be small by chance, and what is off is not. */
-static double error_of(const struct node *node, const struct ort_value *y)
-{
-    double error = 0, exact = 0;
-    assert_int_equal(fake_elements(y), node->m * node->n);
-    for (size_t r = 0; r < node->m; r++)
-        for (size_t j = 0; j < node->n; j++) {
-            double sum = node->b[j];
-            exact += sum * sum;
-            for (size_t i = 0; i < node->k; i++) {
-                const double term = node->x[r * node->k + i] * node->w[j * node->k + i];
-                sum += term;
-                exact += term * term;
-            }
-            const double off = read_output(y, r * node->n + j) - sum;
-            error += off * off;
-        }
-    return sqrt(error / exact);
-}
-
-static double bound_of(const struct node *node, int64_t level)
-{
-    const double rounding = node->type == ORT_TYPE_FLOAT ? 0 : 4e-4; /* of outputs */
-    return rounding + (level == 4 ? 0.009 : level == 2 ? 6e-4 : level == STRICT ? 3e-6 : 4e-5);
-}
-
-static void check_product(const struct plugin *p, const struct node *node, int64_t level)
+static double product_error(const struct plugin *p, const struct node *node)
 {
     void *kernel = NULL;
     struct ort_kernel_context context = context_of(node);
@@ -349,11 +160,17 @@ static void check_product(const struct plugin *p, const struct node *node, int64
     const struct ort_custom_op *op = operator_of(p, node);
     assert_ok(op->compute_v2(kernel, &context));
     const double error = error_of(node, &context.output);
+    free(context.output.data);
+    op->destroy_kernel(kernel);
+    return error;
+}
+
+static void check_product(const struct plugin *p, const struct node *node, int64_t level)
+{
+    const double error = product_error(p, node);
     if (!(error <= bound_of(node, level)))
         fail_msg("%zu bits, block %zu, zeros %d, level %d, %zu x %zu x %zu: error %g", node->bits,
                  node->block, (int)node->zeros, (int)level, node->m, node->n, node->k, error);
-    free(context.output.data);
-    op->destroy_kernel(kernel);
 }
 
 /* ---- products -------------------------------------------------------------------------------- */
@@ -432,6 +249,69 @@ static void test_scales_and_wishes(void **state)
         }
         unload(&p);
     }
+}
+
+/* Sessions at the same time, each with a wish of its own. */
+static void test_two_wishes(void **state)
+{
+    (void)state;
+    const struct plugin strict = load("f32"), coarse = load("int8");
+    struct node node = {.n = 40,
+                        .k = 256,
+                        .m = 3,
+                        .bits = 4,
+                        .block = 32,
+                        .zeros = PACKED,
+                        .type = ORT_TYPE_FLOAT,
+                        .level = 2};
+    make_node(&node);
+    check_product(&strict, &node, STRICT);
+    check_product(&coarse, &node, 4);
+    assert_true(product_error(&coarse, &node) > bound_of(&node, 2));
+    check_product(&strict, &node, STRICT);
+    unload(&coarse);
+    check_product(&strict, &node, STRICT);
+    free_node(&node);
+    unload(&strict);
+}
+
+static float output_at(const struct ort_kernel_context *context, size_t i)
+{
+    return ((const float *)context->output.data)[i];
+}
+
+/* What is no number makes outputs of its row of weights so, and no others; among activations it
+ * counts as nothing. */
+static void test_not_numbers(void **state)
+{
+    (void)state;
+    const struct plugin p = load(NULL);
+    for (int64_t level = 0; level <= 4; level += 2)
+        for (enum zeros zeros = NONE; zeros <= FLOAT; zeros++) {
+            struct node node = {.n = 20,
+                                .k = 64,
+                                .m = 2,
+                                .bits = 4,
+                                .block = 32,
+                                .zeros = zeros,
+                                .type = ORT_TYPE_FLOAT,
+                                .level = level};
+            make_node(&node);
+            ((float *)node.values[SCALES].data)[2 * 5] = NAN;
+            ((float *)node.values[SCALES].data)[2 * 6 + 1] = INFINITY;
+            ((float *)node.values[A].data)[64 + 3] = NAN;
+            ((float *)node.values[A].data)[64 + 40] = INFINITY;
+            void *kernel = NULL;
+            struct ort_kernel_context context = context_of(&node);
+            assert_ok(create(&p, &node, &kernel));
+            assert_ok(operator_of(&p, &node)->compute_v2(kernel, &context));
+            for (size_t i = 0; i < 20; i++)
+                assert_int_equal(isfinite(output_at(&context, i)) != 0, i != 5 && i != 6);
+            free(context.output.data);
+            operator_of(&p, &node)->destroy_kernel(kernel);
+            free_node(&node);
+        }
+    unload(&p);
 }
 
 static void test_weights_that_change(void **state)
@@ -685,12 +565,11 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_refuses_old_hosts),   TEST(test_settings),
-        TEST(test_declares_all_inputs), TEST(test_products),
-        TEST(test_odd_shapes),          TEST(test_scales_and_wishes),
-        TEST(test_weights_that_change), TEST(test_empty_input),
-        TEST(test_wrong_attributes),    TEST(test_wrong_inputs),
-        TEST(test_wrong_runs),          TEST(test_threads),
+        TEST(test_refuses_old_hosts), TEST(test_settings),         TEST(test_declares_all_inputs),
+        TEST(test_products),          TEST(test_odd_shapes),       TEST(test_scales_and_wishes),
+        TEST(test_two_wishes),        TEST(test_not_numbers),      TEST(test_weights_that_change),
+        TEST(test_empty_input),       TEST(test_wrong_attributes), TEST(test_wrong_inputs),
+        TEST(test_wrong_runs),        TEST(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
