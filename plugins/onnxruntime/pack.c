@@ -19,11 +19,11 @@ enum {
 
 /* One row's scales. */
 struct row {
-    float *scale, *zero;      /* [blocks]; zero: the zero point */
-    uint16_t *d, *min, *fine; /* [blocks], f16 */
-    float *exact;             /* [blocks]: scale times the row's power of two, then as f16 */
-    float *shift;             /* [blocks] */
-    uint8_t *bytes;           /* in the format's blocks */
+    float *scale, *zero;              /* [blocks]; zero: the zero point */
+    uint16_t *d, *half_offset, *fine; /* [blocks], f16 */
+    float *exact;   /* [blocks]: scale times the row's power of two, then as f16 */
+    float *offset;  /* [blocks] */
+    uint8_t *bytes; /* in the format's blocks */
     float row_scale;
 };
 
@@ -66,7 +66,16 @@ static void read_zeros(const struct packer *p, size_t r)
         p->row.zero[b] = packed != NULL ? (float)mb_ort_code(packed, node->bits, b) : middle(node);
 }
 
-/* A power of two that brings a row's scales, and minima, to where f16 is precise; 1 where they are
+/* What is stored per block besides a scale: q4_1's minimum, or the shift. */
+static float offset_of(const struct packer *p, size_t block)
+{
+    const float zero = p->row.zero[block], scale = p->row.scale[block];
+    if (p->weights->format == MB_FORMAT_Q4_1)
+        return -zero * scale;
+    return p->weights->has_shift ? scale * (middle(p->node) - zero) : 0.0f;
+}
+
+/* A power of two that brings a row's scales, and offsets, to where f16 is precise; 1 where they are
  * there. The smaller ones of a row may still lie low: they add little to it. */
 static float power_for(const struct packer *p)
 {
@@ -74,8 +83,8 @@ static float power_for(const struct packer *p)
     int exponent = 0;
     for (size_t b = 0; b < p->node->blocks; b++) {
         const float scale = fabsf(p->row.scale[b]);
-        const float min = p->weights->format == MB_FORMAT_Q4_1 ? fabsf(p->row.zero[b]) * scale : 0;
-        const float larger = scale > min ? scale : min;
+        const float offset = fabsf(offset_of(p, b));
+        const float larger = scale > offset ? scale : offset;
         if (larger > most && isfinite(larger))
             most = larger;
     }
@@ -93,13 +102,11 @@ static void read_row(struct packer *p, size_t r)
     read_zeros(p, r);
     const float power = power_for(p);
     row->row_scale = 1.0f / power;
-    for (size_t b = 0; b < node->blocks; b++)
-        row->exact[b] = -row->zero[b] * row->scale[b] * power;
-    (void)mb_quantize(MB_FORMAT_F16, row->exact, 1, node->blocks, NULL, row->min);
     for (size_t b = 0; b < node->blocks; b++) {
+        row->offset[b] = offset_of(p, b) * power;
         row->exact[b] = row->scale[b] * power;
-        row->shift[b] = row->scale[b] * (middle(node) - row->zero[b]);
     }
+    (void)mb_quantize(MB_FORMAT_F16, row->offset, 1, node->blocks, NULL, row->half_offset);
     (void)mb_quantize(MB_FORMAT_F16, row->exact, 1, node->blocks, NULL, row->d);
 }
 
@@ -143,7 +150,7 @@ static void read_codes(const struct packer *p, const uint8_t *row, size_t group,
 }
 
 /* What is added to a code of `block` so that the format's own zero point is the node's. */
-static int offset_of(const struct packer *p, size_t block)
+static int code_offset_of(const struct packer *p, size_t block)
 {
     const enum mb_format format = p->weights->format;
     const float zero = p->weights->has_shift ? middle(p->node) : p->row.zero[block];
@@ -189,14 +196,14 @@ static void write_row(const struct packer *p, size_t r, const uint16_t *d)
     uint8_t *out = p->row.bytes, code[MB_ORT_GROUP];
     for (size_t g = 0; g < w->columns.count / MB_ORT_GROUP; g++) {
         const size_t block = w->columns.block[g];
-        const uint8_t offset = (uint8_t)offset_of(p, block);
+        const uint8_t offset = (uint8_t)code_offset_of(p, block);
         read_codes(p, codes, g, code);
         for (size_t i = 0; i < MB_ORT_GROUP; i++)
             code[i] = (uint8_t)(code[i] + offset);
         write_half(out, d[block]);
         out += 2;
         if (w->format == MB_FORMAT_Q4_1) {
-            write_half(out, p->row.min[block]);
+            write_half(out, p->row.half_offset[block]);
             out += 2;
         }
         out = write_codes(w->format, code, out);
@@ -241,6 +248,12 @@ static void choose(struct packer *p)
         read_row(p, r);
         w->has_fine = read_fine(p);
     }
+}
+
+/* Beside int8 activations, f16 is precise enough. */
+static enum mb_format shift_format(const struct mb_ort_node *node)
+{
+    return node->accuracy == MB_ORT_INT8 ? MB_FORMAT_F16 : MB_FORMAT_F32;
 }
 
 static size_t part_rows(size_t n)
@@ -294,7 +307,7 @@ static bool allocate_weights(const struct mb_ort_node *node, struct mb_ort_weigh
     w->row_scale = malloc(node->n * sizeof *w->row_scale);
     if (w->main == NULL || w->row_scale == NULL ||
         !part_bytes(w->format, w->part_rows, w->columns.count, &main_bytes) ||
-        !part_bytes(MB_FORMAT_F32, w->part_rows, w->blocks, &shift_bytes) ||
+        !part_bytes(shift_format(node), w->part_rows, w->blocks, &shift_bytes) ||
         !mb_ort_multiply(w->parts,
                          main_bytes * (w->has_fine ? 2 : 1) + (w->has_shift ? shift_bytes : 0),
                          &total))
@@ -305,7 +318,7 @@ static bool allocate_weights(const struct mb_ort_node *node, struct mb_ort_weigh
     uint8_t *at = w->memory;
     return at != NULL && place(w, w->main, w->format, w->columns.count, &at) &&
            (!w->has_fine || place(w, w->fine, w->format, w->columns.count, &at)) &&
-           (!w->has_shift || place(w, w->shift, MB_FORMAT_F32, w->blocks, &at));
+           (!w->has_shift || place(w, w->shift, shift_format(node), w->blocks, &at));
 }
 
 static bool allocate_row(struct packer *p)
@@ -316,10 +329,10 @@ static bool allocate_row(struct packer *p)
     p->memory = at;
     if (at == NULL)
         return false;
-    float **const arrays[] = {&p->row.scale, &p->row.zero, &p->row.exact, &p->row.shift};
+    float **const arrays[] = {&p->row.scale, &p->row.zero, &p->row.exact, &p->row.offset};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++, at += floats)
         *arrays[i] = (float *)(void *)at;
-    uint16_t **const halves[] = {&p->row.d, &p->row.min, &p->row.fine};
+    uint16_t **const halves[] = {&p->row.d, &p->row.half_offset, &p->row.fine};
     for (size_t i = 0; i < sizeof halves / sizeof *halves; i++, at += blocks * sizeof(uint16_t))
         *halves[i] = (uint16_t *)(void *)at;
     p->row.bytes = at;
@@ -337,7 +350,11 @@ static void pack_rows(struct packer *p)
         write_row(p, r, p->row.d);
         (void)mb_pack_rows(&w->main[part], p->row.bytes, row, row + 1);
         if (w->has_shift)
-            (void)mb_pack_rows(&w->shift[part], p->row.shift, row, row + 1);
+            (void)mb_pack_rows(&w->shift[part],
+                               shift_format(p->node) == MB_FORMAT_F16
+                                   ? (const void *)p->row.half_offset
+                                   : p->row.offset,
+                               row, row + 1);
         if (!w->has_fine)
             continue;
         (void)read_fine(p);

@@ -11,9 +11,9 @@
  *   floats            int8        q4_1     q4_1     q8_0 + shift
  *   floats            better      q4_0 + shift      q8_0 + shift
  *
- * Codes are exact in all of them. q4_1's minimum is -zero point * scale, rounded to f16: off by at
- * most 2^-11 of itself. "shift" is a second, small product in f32, sum over blocks of
- * (scale * (middle - zero point)) * (sum of the block's activations).
+ * Codes are exact in all of them. q4_1's minimum is -zero point * scale in f16, off by at most
+ * 2^-11 of itself. "shift" is a second, small product, sum over blocks of (scale * (middle - zero
+ * point)) * (sum of the block's activations), in f16 beside int8 activations and in f32 otherwise.
  *
  * Scales become f16, 2^-11 of themselves at most; a row whose scales f16 does not hold well is
  * multiplied by a power of two, which is taken back from its outputs. Where 16 bits or more of

@@ -232,8 +232,8 @@ static void *output_row(const struct tile *tile, size_t row)
                mb_ort_float_bytes(product->node->type);
 }
 
-/* Scale and bias, in place. */
-static void finish_row(const struct tile *tile, float *y)
+/* Take the row's power of two back. */
+static void scale_row(const struct tile *tile, float *y)
 {
     const struct mb_ort_product *product = tile->slab->product;
     const float *scale = product->weights->row_scale + tile->n0;
@@ -257,9 +257,9 @@ static void finish_tile(const struct tile *tile, const struct buffers *buffers)
             add_row(y, buffers->main + (t * tile->m + r) * tile->n, tile->n, 1.0f);
         if (product->weights->has_fine)
             add_row(y, buffers->fine + r * tile->n, tile->n, 1.0f / MB_ORT_FINE);
-        finish_row(tile, y);
         if (product->weights->has_shift)
             add_row(y, buffers->shift + r * tile->n, tile->n, 1.0f);
+        scale_row(tile, y);
         if (product->bias != NULL)
             add_row(y, product->bias + tile->n0, tile->n, 1.0f);
         if (!plain)
