@@ -224,7 +224,9 @@ static struct ort_status *make_output(const struct kernel *kernel,
     dimensions[a->rank - 1] = (int64_t)kernel->node.n;
     struct ort_status *status =
         kernel->api.KernelContext_GetOutput(context, 0, dimensions, a->rank, &value);
-    return status != NULL ? status : kernel->api.GetTensorMutableData(value, y);
+    if (status != NULL || value == NULL) /* nobody wants the product */
+        return status;
+    return kernel->api.GetTensorMutableData(value, y);
 }
 
 struct ort_status *mb_ort_compute(void *argument, struct ort_kernel_context *context)
@@ -240,7 +242,7 @@ struct ort_status *mb_ort_compute(void *argument, struct ort_kernel_context *con
         status = check_a(kernel, &a);
     if (status == NULL)
         status = make_output(kernel, context, &a, &product.y);
-    if (status != NULL || a.elements == 0)
+    if (status != NULL || a.elements == 0 || product.y == NULL)
         return status;
     product.x = a.data;
     product.m = a.elements / kernel->node.k;
