@@ -103,8 +103,7 @@ struct ort_api {
 };
 #undef ROW
 
-/* An operator as version 17 reads it. Members that it reads of later versions don't exist for it.
- */
+/* An operator as version 17 reads it; members of later versions are not looked at. */
 struct ort_custom_op {
     uint32_t version;
     void *(*create_kernel)(const struct ort_custom_op *, const struct ort_table *,
