@@ -44,16 +44,17 @@ static double stored_bits(const struct mb_model *model)
     return weights > 0 ? 8 * bytes / weights : NAN;
 }
 
-/* The text must not be one that the file's plan was sensed on. */
+/* The text must not be one that the file's plan was sensed on, or that it was rounded by. */
 static enum mb_status check_text(struct mb_cli *cli, struct mb_model *model,
                                  const struct options *options, const struct mb_windows *windows)
 {
     struct mb_sensitivity *table = NULL;
-    enum mb_status status = mb_step_check_texts(
-        cli, mb_model_string(model, "mixbit.sensed_text", NULL), windows->text_hash);
-    if (status == MB_OK)
-        status = mb_step_check_texts(cli, mb_model_string(model, "mixbit.importance_text", NULL),
-                                     windows->text_hash);
+    static const char *const seen[] = {"mixbit.sensed_text", "mixbit.importance_text",
+                                       "mixbit.feedback_text", "mixbit.refine_text"};
+    enum mb_status status = MB_OK;
+    for (size_t i = 0; i < sizeof seen / sizeof *seen && status == MB_OK; i++)
+        status =
+            mb_step_check_texts(cli, mb_model_string(model, seen[i], NULL), windows->text_hash);
     if (status == MB_OK && options->sensitivity != NULL) {
         status = mb_sensitivity_load(options->sensitivity, &table, &cli->error);
         if (status == MB_OK)

@@ -302,44 +302,47 @@ double mb_mix_packed_bytes(const struct mb_model *model, const struct mb_mix *mi
     return total;
 }
 
-enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model, const struct mb_mix *mix,
-                               const struct mb_plan *plan, const char *sensed_hash,
-                               const struct mb_importance *importance, struct mb_threads *threads,
-                               const char *output)
+enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model,
+                               const struct mb_convert_request *r)
 {
-    const char *keys[20];
+    const char *keys[24];
+    const struct mb_importance *importance = r->importance;
     size_t used = 0;
-    keys[used++] = "mixbit.version";
-    keys[used++] = mb_version();
-    keys[used++] = "mixbit.source";
-    keys[used++] = mb_model_hash(model);
-    keys[used++] = "mixbit.mix";
-    keys[used++] = mix->name;
-    if (plan != NULL && plan->device_key[0] != '\0') {
-        keys[used++] = "mixbit.device";
-        keys[used++] = plan->device_key;
+#define MB_ADD_KEY(key, value) (keys[used++] = (key), keys[used++] = (value))
+    MB_ADD_KEY("mixbit.version", mb_version());
+    if (r->source == NULL) {
+        MB_ADD_KEY("mixbit.source", mb_model_hash(model));
+        MB_ADD_KEY("mixbit.mix", r->mix->name);
+    } else {
+        MB_ADD_KEY("mixbit.refined_from", mb_model_hash(r->source));
     }
-    if (sensed_hash != NULL && sensed_hash[0] != '\0') {
-        keys[used++] = "mixbit.sensed_text";
-        keys[used++] = sensed_hash;
-    }
-    if (importance != NULL) {
-        keys[used++] = "mixbit.importance";
-        keys[used++] = importance->hash;
-    }
-    if (importance != NULL && importance->text_hash[0] != '\0') {
-        keys[used++] = "mixbit.importance_text";
-        keys[used++] = importance->text_hash;
-    }
+    if (r->plan != NULL && r->plan->device_key[0] != '\0')
+        MB_ADD_KEY("mixbit.device", r->plan->device_key);
+    if (r->sensed_hash != NULL && r->sensed_hash[0] != '\0')
+        MB_ADD_KEY("mixbit.sensed_text", r->sensed_hash);
+    if (importance != NULL)
+        MB_ADD_KEY("mixbit.importance", importance->hash);
+    if (importance != NULL && importance->text_hash[0] != '\0')
+        MB_ADD_KEY("mixbit.importance_text", importance->text_hash);
+    if (r->calibration != NULL)
+        MB_ADD_KEY(r->source == NULL ? "mixbit.feedback_text" : "mixbit.refine_text",
+                   r->calibration->windows.text_hash);
+#undef MB_ADD_KEY
     keys[used] = NULL;
-    const struct mb_convert_options options = {.size = sizeof options,
-                                               .threads = threads,
-                                               .progress = mb_stage_progress(cli),
-                                               .importance = mb_step_weights(importance),
-                                               .extra_keys = keys,
-                                               .force = cli->common.force};
-    mb_stage_begin(cli, "quantizing to %s", output);
-    const enum mb_status status = mb_convert(model, mix->formats, output, &options, &cli->error);
+    const struct mb_convert_options options = {
+        .size = sizeof options,
+        .threads = r->threads,
+        .progress = mb_stage_progress(cli),
+        .importance = mb_step_weights(importance),
+        .extra_keys = keys,
+        .force = cli->common.force,
+        .moments = r->calibration != NULL ? r->calibration->moments : NULL,
+        .sweeps = r->sweeps,
+        .source = r->source,
+        .refined = r->refined};
+    mb_stage_begin(cli, "%s to %s", r->source == NULL ? "quantizing" : "refining", r->output);
+    const enum mb_status status =
+        mb_convert(model, r->mix->formats, r->output, &options, &cli->error);
     mb_stage_end(cli);
     return status;
 }

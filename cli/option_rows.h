@@ -93,6 +93,25 @@
         .help = "llama.cpp's importance matrix (or 'mixbit imatrix'): round by what columns weigh" \
     }
 
+/* Of a struct mb_calibration_options. */
+#define MB_CALIBRATION_ROWS(type, field)                                                           \
+    MB_TEXT_ROW(type, field.text,                                                                  \
+                "plain text to calibrate on, some 100 kB or more; evaluate on another one later"), \
+        MB_WINDOWS_ROW(type, field.windows,                                                        \
+                       "windows of the text at most (default: the whole text)", 1),                \
+        {.name = "window",                                                                         \
+         .kind = MB_OPTION_COUNT,                                                                  \
+         .offset = offsetof(type, field.window),                                                   \
+         .value = "TOKENS",                                                                        \
+         .help = "tokens per window, all of which count (default: 512, or the model's context)",   \
+         .minimum = 4},                                                                            \
+    {                                                                                              \
+        .name = "memory", .kind = MB_OPTION_SIZE, .offset = offsetof(type, field.memory),          \
+        .value = "SIZE",                                                                           \
+        .help = "for second moments, 4 bytes for each pair of a matrix's columns; what does not "  \
+                "fit is collected in more passes over the text (default: half of what is free)"    \
+    }
+
 #define MB_BUDGET_OPTION_ROWS(type, field)                                                         \
     {.name = "max-size",                                                                           \
      .kind = MB_OPTION_SIZE,                                                                       \

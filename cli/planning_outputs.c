@@ -81,8 +81,14 @@ static enum mb_status write_one(struct mb_planning *run, size_t i, const char *p
     case 1: return MB_OK; /* sensing wrote it */
     case 2: return mb_plan_save(run->plan, path, &cli->error);
     case 3:
-        return mb_step_convert(cli, run->model, &run->comparison.rows[run->chosen].mix, run->plan,
-                               run->table->text_hash, run->importance, run->threads, path);
+        return mb_step_convert(
+            cli, run->model,
+            &(struct mb_convert_request){.mix = &run->comparison.rows[run->chosen].mix,
+                                         .plan = run->plan,
+                                         .sensed_hash = run->table->text_hash,
+                                         .importance = run->importance,
+                                         .threads = run->threads,
+                                         .output = path});
     case 4: return write_recipe(run, i, MB_RUNTIME_LLAMA_CPP, path);
     case 5: return write_recipe(run, i, MB_RUNTIME_IK_LLAMA_CPP, path);
     default: return write_report(run, path);

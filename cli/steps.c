@@ -514,7 +514,7 @@ enum mb_status mb_step_check_texts(struct mb_cli *cli, const char *sensed_hash,
     if (sensed_hash == NULL || sensed_hash[0] == '\0' || strcmp(sensed_hash, evaluated_hash) != 0)
         return MB_OK;
     return mb_error_set(&cli->error, MB_ERR_ARGUMENT, -1,
-                        "the evaluation text is the text that was used for sensing, or for the "
-                        "imatrix (hash %.8s); evaluate on a text that the plan has not seen",
+                        "the evaluation text is the text that was used for sensing, for the "
+                        "imatrix or for rounding (hash %.8s); evaluate on another text",
                         sensed_hash);
 }

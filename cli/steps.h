@@ -100,6 +100,27 @@ const float *const *mb_step_weights(const struct mb_importance *importance);
 enum mb_status mb_step_check_importance(struct mb_cli *cli, const char *what, const char *hash,
                                         const struct mb_importance *importance);
 
+/* ---- calibration (step_moments.c) ---- */
+
+/* A text and what the model makes of it: the options of verbs that round with feedback. */
+struct mb_calibration_options {
+    const char *text;
+    size_t windows, window; /* 0: the whole text; 512, or the model's context */
+    struct mb_size_limit memory;
+};
+struct mb_calibration {
+    struct mb_network *network;
+    struct mb_windows windows;
+    struct mb_moments *moments;
+};
+/* Of coordinate descent, where the user does not say: later ones change little. */
+enum { MB_SWEEPS = 4 };
+/* Ready to collect second moments of the model's activations; free it in any case. */
+enum mb_status mb_step_calibrate(struct mb_cli *cli, struct mb_model *model,
+                                 const struct mb_calibration_options *options,
+                                 struct mb_threads *threads, struct mb_calibration *calibration);
+void mb_calibration_free(struct mb_calibration *calibration);
+
 /* ---- sensitivity (steps.c) ---- */
 
 enum mb_effort { MB_EFFORT_QUICK, MB_EFFORT_NORMAL };
@@ -169,11 +190,22 @@ enum mb_format mb_mix_format(const struct mb_model *model, const struct mb_mix *
 double mb_mix_bytes(const struct mb_model *model, const struct mb_mix *mix);
 /* Bytes of the packed weights in memory. */
 double mb_mix_packed_bytes(const struct mb_model *model, const struct mb_mix *mix);
-/* Quantize to a file, with provenance keys. `plan`, `sensed_hash` and `importance` may be NULL. */
-enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model, const struct mb_mix *mix,
-                               const struct mb_plan *plan, const char *sensed_hash,
-                               const struct mb_importance *importance, struct mb_threads *threads,
-                               const char *output);
+/* What a file is written from; all but mix, threads and output may be NULL. */
+struct mb_convert_request {
+    const struct mb_mix *mix;
+    const struct mb_plan *plan;
+    const char *sensed_hash;
+    const struct mb_importance *importance;
+    const struct mb_calibration *calibration; /* rounding with feedback */
+    size_t sweeps;                            /* with a calibration: as in mb_convert_options */
+    struct mb_model *source; /* with a calibration of it: what tensors that stay are refined by */
+    size_t *refined;         /* how many were */
+    struct mb_threads *threads;
+    const char *output;
+};
+/* Quantize to a file, with provenance keys. */
+enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model,
+                               const struct mb_convert_request *request);
 
 /* ---- forecast (forecast.c) ---- */
 

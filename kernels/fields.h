@@ -24,17 +24,26 @@ static inline float mb_fields_scale(const struct mb_block_fields *fields, enum m
     }
 }
 
+/* What the codes of group g are multiplied by, and what is added then. */
+static inline void mb_fields_group(const struct mb_block_fields *fields, enum mb_coding coding,
+                                   enum mb_scale_kind kind, unsigned g, float *scale, float *offset)
+{
+    const float d = mb_fields_scale(fields, kind, g) * mb_coding_unit(coding);
+    const float dmin = mb_scale_has_min(kind) ? mb_half_to_float(fields->dmin) : 0.0f;
+    *scale = mb_scale_two_level(kind) ? d * (float)fields->sub_scale[g] : d;
+    *offset = mb_scale_two_level(kind) ? -(dmin * (float)fields->sub_min[g]) : dmin;
+}
+
 static inline void mb_fields_dequantize(const struct mb_block_fields *fields, unsigned weights,
                                         enum mb_coding coding, enum mb_scale_kind kind, float *dst)
 {
     const unsigned group = mb_scale_group(kind);
     const int bias = mb_coding_bias(coding, kind);
     const uint8_t *table = mb_coding_table(coding);
-    const float dmin = mb_scale_has_min(kind) ? mb_half_to_float(fields->dmin) : 0.0f;
     for (unsigned g = 0; g < weights / group; g++, dst += group) {
         const uint8_t *code = fields->code + g * group;
-        const float d = mb_fields_scale(fields, kind, g) * mb_coding_unit(coding);
-        const float scale = mb_scale_two_level(kind) ? d * (float)fields->sub_scale[g] : d;
+        float scale, offset;
+        mb_fields_group(fields, coding, kind, g, &scale, &offset);
         if (table != NULL) {
             for (unsigned i = 0; i < group; i++)
                 dst[i] = scale * (float)(table[code[i]] - bias);
@@ -44,8 +53,6 @@ static inline void mb_fields_dequantize(const struct mb_block_fields *fields, un
         } else {
             /* a - b and a + (-b) are the same operation, so one loop serves both signs of the
              * offset */
-            const float offset =
-                mb_scale_two_level(kind) ? -(dmin * (float)fields->sub_min[g]) : dmin;
             for (unsigned i = 0; i < group; i++)
                 dst[i] = scale * (float)code[i] + offset;
         }

@@ -5,6 +5,7 @@
  * byte. */
 #include "model/gguf.h"
 #include "model/importance.h"
+#include "model/moments.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -179,12 +180,13 @@ static enum mb_status copy_tensor(struct conversion *c, const struct mb_tensor *
 
 /* One batch of rows; thread i of n works on every n-th part of it. */
 struct batch {
-    const struct mb_tensor *tensor;
+    const struct mb_tensor *tensor; /* that the rows are read from */
     enum mb_format to;
     const uint8_t *source;
+    const uint8_t *stored; /* the rows as they are in `to`, to be refined; NULL: encode them */
     uint8_t *target;
     float *floats; /* rows * k */
-    const float *importance;
+    struct mb_encoding encoding;
     size_t row0, rows, k; /* row0: of the tensor */
     size_t source_row_bytes, target_row_bytes;
     enum mb_status *statuses; /* per thread */
@@ -198,11 +200,19 @@ static void requantize_rows(void *arg, size_t index, size_t count)
     if (first == last)
         return;
     float *floats = b->floats + first * b->k;
-    enum mb_status status = mb_dequantize(
-        b->tensor->format, b->source + first * b->source_row_bytes, last - first, b->k, floats);
-    if (status == MB_OK)
-        status = mb_quantize_rows(b->tensor, b->to, b->importance, b->row0 + first, b->row0 + last,
-                                  floats, b->target + first * b->target_row_bytes);
+    uint8_t *target = b->target + first * b->target_row_bytes;
+    enum mb_status status =
+        mb_dequantize(b->tensor->format, b->source + (b->row0 + first) * b->source_row_bytes,
+                      last - first, b->k, floats);
+    if (status == MB_OK && b->stored == NULL)
+        status = mb_quantize_rows(b->tensor, b->to, &b->encoding, b->row0 + first, b->row0 + last,
+                                  floats, target);
+    if (status == MB_OK && b->stored != NULL) {
+        memcpy(target, b->stored + (b->row0 + first) * b->target_row_bytes,
+               (last - first) * b->target_row_bytes);
+        if (b->encoding.moments != NULL && b->encoding.moments->h != NULL)
+            status = mb_refine_stored(b->to, &b->encoding, last - first, floats, target);
+    }
     b->statuses[index] = status;
 }
 
@@ -225,19 +235,61 @@ static enum mb_status run_batch(struct conversion *c, struct batch *batch,
     return MB_OK;
 }
 
-static enum mb_status requantize_tensor(struct conversion *c, size_t index)
+/* Rows [b->row0, end), a batch of at most `room` at a time. */
+static enum mb_status requantize_range(struct conversion *c, struct batch *b,
+                                       const struct mb_tensor *t, int32_t type, size_t end,
+                                       size_t room)
+{
+    enum mb_status status = MB_OK;
+    for (; b->row0 < end && status == MB_OK; b->row0 += b->rows) {
+        b->rows = end - b->row0 < room ? end - b->row0 : room;
+        status = run_batch(c, b, t);
+        if (status == MB_OK)
+            status = mb_file_write(c->output.file, b->target, b->rows * b->target_row_bytes);
+        if (status == MB_OK)
+            status = report(c, t, type, (double)b->rows * (double)t->k);
+    }
+    return status;
+}
+
+/* Matrix after matrix of the tensor, each under its own moments. */
+static enum mb_status requantize_matrices(struct conversion *c, struct batch *b,
+                                          const struct mb_tensor *t, int32_t type, size_t room)
+{
+    const struct mb_model *model = c->options->source != NULL ? c->options->source : c->model;
+    const size_t each = (size_t)t->ne[1], index = (size_t)(b->tensor - model->tensors);
+    enum mb_status status = MB_OK;
+    bool refined = false;
+    for (size_t matrix = 0; matrix < mb_tensor_matrices(t) && status == MB_OK; matrix++) {
+        status = mb_moments_get(c->options->moments, index, matrix, c->options->progress, c->done,
+                                c->total, &b->encoding.moments, c->error);
+        refined = refined || (b->encoding.moments != NULL && b->encoding.moments->h != NULL);
+        if (status == MB_OK)
+            status = requantize_range(c, b, t, type, (matrix + 1) * each, room);
+    }
+    if (refined && b->stored != NULL && c->options->refined != NULL)
+        ++*c->options->refined;
+    return status;
+}
+
+/* Tensor `index` of the model from `from`'s rows: the same tensor, or a better one of its kind. */
+static enum mb_status requantize_tensor(struct conversion *c, size_t index,
+                                        const struct mb_tensor *from)
 {
     const struct mb_tensor *t = &c->model->tensors[index];
     const size_t threads = mb_threads_count(c->options->threads);
     const size_t room = t->k < CHUNK_WEIGHTS ? CHUNK_WEIGHTS / t->k * threads : threads;
     const size_t rows = room < t->n ? room : t->n;
     struct batch b = {
-        .tensor = t,
+        .tensor = from,
         .to = (enum mb_format)c->types[index],
-        .source = t->data,
-        .importance = c->options->importance == NULL ? NULL : c->options->importance[index],
+        .source = from->data,
+        .stored = from != t ? t->data : NULL,
+        .encoding = {.importance =
+                         c->options->importance == NULL ? NULL : c->options->importance[index],
+                     .sweeps = c->options->sweeps},
         .k = t->k,
-        .source_row_bytes = t->bytes / t->n,
+        .source_row_bytes = from->bytes / from->n,
         .statuses = calloc(threads, sizeof *b.statuses),
     };
     b.target_row_bytes = mb_format_row_bytes(b.to, t->k);
@@ -252,19 +304,37 @@ static enum mb_status requantize_tensor(struct conversion *c, size_t index)
     if (b.statuses == NULL || b.floats == NULL || b.target == NULL)
         status = mb_error_set(c->error, MB_ERR_MEMORY, -1, "out of memory for tensor '%s'",
                               mb_printable(t->name).text);
-    for (; b.row0 < t->n && status == MB_OK; b.row0 += b.rows) {
-        b.rows = t->n - b.row0 < rows ? t->n - b.row0 : rows;
-        status = run_batch(c, &b, t);
-        if (status == MB_OK)
-            status = mb_file_write(c->output.file, b.target, b.rows * b.target_row_bytes);
-        if (status == MB_OK)
-            status = report(c, t, c->types[index], (double)b.rows * (double)t->k);
-        b.source += b.rows * b.source_row_bytes;
-    }
+    else if (c->options->moments != NULL)
+        status = requantize_matrices(c, &b, t, c->types[index], rows);
+    else
+        status = requantize_range(c, &b, t, c->types[index], t->n, rows);
     free(b.statuses);
     mb_free_aligned(b.floats);
     mb_free_aligned(b.target);
     return status;
+}
+
+/* Where the rows of tensor i come from: its own data, the source's that it is to come nearer to, or
+ * nowhere, when it stays as it is. */
+static enum mb_status find_source(const struct conversion *c, size_t i,
+                                  const struct mb_tensor **from)
+{
+    const struct mb_tensor *t = &c->model->tensors[i];
+    *from = c->types[i] == t->type ? NULL : t;
+    if (*from != NULL || c->options->source == NULL || !t->quantizable ||
+        t->format == MB_FORMAT_NONE || mb_format_info(t->format)->block_k == 1 ||
+        !mb_feedback_by_code(t->format))
+        return MB_OK;
+    const struct mb_tensor *source = mb_model_tensor_find(c->options->source, t->name);
+    if (source == NULL || source->k != t->k || source->n != t->n || source->ne[1] != t->ne[1])
+        return mb_error_set(c->error, MB_ERR_FILE, -1,
+                            "'%s' was not made from '%s': tensor '%s' is not there with rows of "
+                            "%zu weights",
+                            c->model->path, c->options->source->path, mb_printable(t->name).text,
+                            t->k);
+    if (source->format != MB_FORMAT_NONE && source->format != t->format)
+        *from = source;
+    return MB_OK;
 }
 
 enum mb_status mb_convert(struct mb_model *model, const enum mb_format *formats,
@@ -285,8 +355,11 @@ enum mb_status mb_convert(struct mb_model *model, const enum mb_format *formats,
     status =
         mb_gguf_write_header(&c.output, model, c.types, file_type, c.options->extra_keys, error);
     for (size_t i = 0; i < model->tensor_count && status == MB_OK; i++) {
-        status = c.types[i] == model->tensors[i].type ? copy_tensor(&c, &model->tensors[i])
-                                                      : requantize_tensor(&c, i);
+        const struct mb_tensor *from;
+        status = find_source(&c, i, &from);
+        if (status == MB_OK)
+            status =
+                from == NULL ? copy_tensor(&c, &model->tensors[i]) : requantize_tensor(&c, i, from);
         if (status == MB_OK)
             status = mb_gguf_write_padding(&c.output);
     }

@@ -10,27 +10,103 @@
 #include "model/vector.h"
 #include "support/support.h"
 
-#include <stdio.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- rows ---- */
 
+/* What the encoders themselves refuse. */
+static bool all_finite(const float *x, size_t n)
+{
+    bool finite = true;
+    for (size_t i = 0; i < n; i++)
+        finite = finite && isfinite(x[i]);
+    return finite;
+}
+
+enum { BATCH = 16 };
+
+/* What a thread needs for 16 rows. */
+struct feedback {
+    enum mb_format format;
+    const struct mb_encoding *encoding;
+    size_t row_bytes;
+    float *scratch;
+    uint8_t *other; /* blocks of 16 rows */
+};
+
+static void encode_batch(const struct feedback *f, size_t rows, const float *w, uint8_t *blocks)
+{
+    const struct mb_second_moments *moments = f->encoding->moments;
+    double errors[BATCH];
+    mb_feedback_rows(f->format, w, rows, moments, blocks, f->scratch);
+    if (f->encoding->sweeps > 0)
+        mb_refine_rows(f->format, w, rows, moments, f->encoding->sweeps, blocks, errors,
+                       f->scratch);
+}
+
+/* From the blocks at hand and from blocks made anew, which ends in another minimum: the lower one
+ * of each row is kept. */
+static void refine_batch(const struct feedback *f, size_t rows, const float *w, uint8_t *blocks)
+{
+    const struct mb_second_moments *moments = f->encoding->moments;
+    double errors[BATCH], others[BATCH];
+    mb_refine_rows(f->format, w, rows, moments, f->encoding->sweeps, blocks, errors, f->scratch);
+    mb_feedback_rows(f->format, w, rows, moments, f->other, f->scratch);
+    mb_refine_rows(f->format, w, rows, moments, f->encoding->sweeps, f->other, others, f->scratch);
+    for (size_t r = 0; r < rows; r++)
+        if (others[r] < errors[r] || !isfinite(errors[r]))
+            memcpy(blocks + r * f->row_bytes, f->other + r * f->row_bytes, f->row_bytes);
+}
+
+static enum mb_status run_feedback(enum mb_format format, const struct mb_encoding *encoding,
+                                   bool encode, size_t rows, const float *floats, void *blocks)
+{
+    const size_t k = encoding->moments->k, row_bytes = mb_format_row_bytes(format, k);
+    struct feedback f = {format, encoding, row_bytes, NULL, NULL};
+    if (!all_finite(floats, rows * k))
+        return MB_ERR_ARGUMENT;
+    f.scratch = mb_alloc_aligned(mb_feedback_scratch(k) * sizeof *f.scratch);
+    f.other = malloc(BATCH * row_bytes);
+    const bool complete = f.scratch != NULL && f.other != NULL;
+    for (size_t row = 0; complete && row < rows; row += BATCH)
+        (encode ? encode_batch : refine_batch)(&f, rows - row < BATCH ? rows - row : BATCH,
+                                               floats + row * k,
+                                               (uint8_t *)blocks + row * row_bytes);
+    mb_free_aligned(f.scratch);
+    free(f.other);
+    return complete ? MB_OK : MB_ERR_MEMORY;
+}
+
+static bool is_blocks(enum mb_format format) { return mb_format_info(format)->block_k > 1; }
+
 enum mb_status mb_quantize_rows(const struct mb_tensor *tensor, enum mb_format format,
-                                const float *importance, size_t row0, size_t row1,
+                                const struct mb_encoding *encoding, size_t row0, size_t row1,
                                 const float *floats, void *out)
 {
     const size_t each = (size_t)tensor->ne[1], row_bytes = mb_format_row_bytes(format, tensor->k);
-    if (importance == NULL)
+    const struct mb_second_moments *moments = encoding->moments;
+    if (moments != NULL && is_blocks(format))
+        return moments->h != NULL && mb_feedback_by_code(format)
+                   ? run_feedback(format, encoding, true, row1 - row0, floats, out)
+                   : mb_quantize(format, floats, row1 - row0, tensor->k, moments->diagonal, out);
+    if (encoding->importance == NULL)
         return mb_quantize(format, floats, row1 - row0, tensor->k, NULL, out);
     enum mb_status status = MB_OK;
     for (size_t row = row0, end; row < row1 && status == MB_OK; row = end) {
         end = (row / each + 1) * each < row1 ? (row / each + 1) * each : row1;
         status = mb_quantize(format, floats + (row - row0) * tensor->k, end - row, tensor->k,
-                             mb_importance_of(tensor, importance, row),
+                             mb_importance_of(tensor, encoding->importance, row),
                              (uint8_t *)out + (row - row0) * row_bytes);
     }
     return status;
+}
+
+enum mb_status mb_refine_stored(enum mb_format format, const struct mb_encoding *encoding,
+                                size_t rows, const float *floats, void *blocks)
+{
+    return run_feedback(format, encoding, false, rows, floats, blocks);
 }
 
 /* ---- the data ---- */
@@ -168,41 +244,6 @@ static void collector_free(struct collector *c)
     free(c->rows);
 }
 
-static enum mb_status run_windows(struct collector *c, const struct mb_windows *windows,
-                                  const struct mb_progress *progress, struct mb_error *error)
-{
-    struct mb_network *network = c->network;
-    const size_t chunk = mb_windows_per_chunk(windows, 0);
-    struct mb_run *run;
-    enum mb_status status =
-        mb_run_create(network, chunk * windows->window, windows->window, &run, error);
-    if (status != MB_OK)
-        return status;
-    run->tokens = windows->window;
-    run->observe = observe;
-    run->observe_user = c;
-    for (size_t w = 0; w < windows->count && status == MB_OK; w += chunk) {
-        char note[64];
-        snprintf(note, sizeof note, "window %zu of %zu", w, windows->count);
-        if (mb_progress_report(progress, (double)w, (double)windows->count, note) != MB_OK) {
-            status =
-                mb_error_set(error, MB_ERR_INTERRUPTED, -1,
-                             "interrupted at window %zu of %zu; run it again", w, windows->count);
-            break;
-        }
-        run->ids = windows->tokens + w * windows->window;
-        run->sequences = windows->count - w < chunk ? windows->count - w : chunk;
-        status = mb_run_steps(run, 0, network->step_count);
-        /* The head's input, without the head's product: nothing reads the logits. */
-        observe(c, run, network->output, 0, run->slots[MB_SLOT_NORMED], network->width, run->rows);
-        if (status != MB_OK)
-            mb_error_set(error, status, -1, "the forward pass failed: %s",
-                         mb_status_string(status));
-    }
-    mb_run_destroy(run);
-    return status;
-}
-
 /* Only what some row reached: an embedding that is looked up and no more has no input. */
 static bool take_sums(const struct collector *c, struct mb_importance *made)
 {
@@ -235,7 +276,7 @@ enum mb_status mb_importance_collect(struct mb_network *network, const struct mb
     struct mb_importance *made = mb_importance_create(network->model);
     bool complete = collector_init(&c, network) && made != NULL;
     if (complete)
-        status = run_windows(&c, windows, progress, error);
+        status = mb_observe(network, windows, network->step_count, observe, &c, progress, error);
     if (complete && status == MB_OK)
         complete = take_sums(&c, made);
     if (!complete)

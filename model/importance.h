@@ -7,9 +7,18 @@
 #ifndef MIXBIT_MODEL_IMPORTANCE_H
 #define MIXBIT_MODEL_IMPORTANCE_H
 
+#include "kernels/feedback.h"
 #include "mixbit/model.h"
 
 #include <stdbool.h>
+
+/* What rounding may know of the rows that a tensor multiplies; all zero: nothing. */
+struct mb_encoding {
+    const float *importance;                 /* of the tensor, [matrices][k]; NULL: none */
+    const struct mb_second_moments *moments; /* of the one matrix that the rows are of; NULL: none.
+                                                They go before importance. */
+    size_t sweeps; /* of mb_refine_stored after the encoder, where moments hold h */
+};
 
 static inline size_t mb_tensor_matrices(const struct mb_tensor *tensor)
 {
@@ -23,10 +32,14 @@ static inline const float *mb_importance_of(const struct mb_tensor *tensor, cons
     return importance ? importance + row / (size_t)tensor->ne[1] * tensor->k : NULL;
 }
 
-/* Rows [row0, row1) of a tensor, given as floats, in another format. */
+/* Rows [row0, row1) of a tensor, given as floats, in another format. With moments rounding is with
+ * feedback, and of values that are not finite none is taken: MB_ERR_ARGUMENT, as without. */
 enum mb_status mb_quantize_rows(const struct mb_tensor *tensor, enum mb_format format,
-                                const float *importance, size_t row0, size_t row1,
+                                const struct mb_encoding *encoding, size_t row0, size_t row1,
                                 const float *floats, void *out);
+/* `rows` rows of blocks, of one matrix, brought nearer to floats by moments that hold h. */
+enum mb_status mb_refine_stored(enum mb_format format, const struct mb_encoding *encoding,
+                                size_t rows, const float *floats, void *blocks);
 
 /* None known of any tensor yet; NULL: out of memory. */
 struct mb_importance *mb_importance_create(const struct mb_model *model);

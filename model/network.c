@@ -53,8 +53,9 @@ enum mb_status mb_rows_as(const struct mb_tensor *tensor, enum mb_format format,
         return MB_OK;
     }
     enum mb_status status = mb_dequantize(tensor->format, src, row1 - row0, tensor->k, scratch);
+    const struct mb_encoding encoding = {.importance = importance};
     if (status == MB_OK)
-        status = mb_quantize_rows(tensor, format, importance, row0, row1, scratch, out);
+        status = mb_quantize_rows(tensor, format, &encoding, row0, row1, scratch, out);
     return status;
 }
 

@@ -235,6 +235,10 @@ struct mb_replacement {
     const float *rows;                /* dequantized rows, NULL when the embedding does not */
 };
 
+struct mb_run;
+typedef void (*mb_observe_fn)(void *user, struct mb_run *run, size_t matrix, size_t expert,
+                              const float *x, size_t stride, size_t rows);
+
 /* The state of a run: a batch of sequences at one step. */
 struct mb_run {
     struct mb_network *network;
@@ -250,8 +254,7 @@ struct mb_run {
     const struct mb_replacement *replacement; /* NULL: none */
     /* Called before every products step (and for the head with the output matrix): importance. x
      * has rows of `stride` floats. `expert` is which of a stack of matrices reads them, else 0. */
-    void (*observe)(void *user, struct mb_run *run, size_t matrix, size_t expert, const float *x,
-                    size_t stride, size_t rows);
+    mb_observe_fn observe;
     void *observe_user;
     /* state */
     size_t rows;
@@ -319,6 +322,11 @@ size_t mb_default_window(const struct mb_model *model);
 /* MB_ERR_ARGUMENT when a token is no entry of the vocabulary, or windows are empty. */
 enum mb_status mb_windows_check(const struct mb_network *network, const struct mb_windows *windows,
                                 struct mb_error *error);
+/* Run steps [0, steps) over the windows with an observer (struct mb_run); all of them: the head's
+ * input is observed as well, without the head's product. Reports every chunk of windows. */
+enum mb_status mb_observe(struct mb_network *network, const struct mb_windows *windows,
+                          size_t steps, mb_observe_fn observe, void *user,
+                          const struct mb_progress *progress, struct mb_error *error);
 /* How many windows a chunk holds so that it is some `rows` tokens. */
 size_t mb_windows_per_chunk(const struct mb_windows *windows, size_t rows);
 /* Rows of [windows x window] that a score from position `from` on keeps, up to `last` excluded. */

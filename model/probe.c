@@ -100,22 +100,6 @@ static enum mb_status choose_rows(struct mb_prober *p, size_t wanted, struct mb_
 
 /* ---- memory ---- */
 
-static size_t free_memory(void)
-{
-    FILE *file = fopen("/proc/meminfo", "r");
-    char line[128];
-    unsigned long long kib = 0;
-    while (file != NULL && fgets(line, sizeof line, file) != NULL)
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            break;
-    if (file != NULL)
-        fclose(file);
-    if (kib > 0)
-        return (size_t)kib * 1024;
-    const long pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-    return pages > 0 && size > 0 ? (size_t)pages * (size_t)size : (size_t)1 << 30;
-}
-
 static size_t slot_bytes(const struct mb_prober *p, unsigned mask)
 {
     const size_t rows = p->windows->count * p->windows->window;
@@ -146,7 +130,7 @@ static enum mb_status allocate(struct mb_prober *p, size_t limit, struct mb_erro
     const size_t least = slot_bytes(p, coarse) + normed;
     size_t logits;
     if (limit == 0)
-        limit = free_memory() / 2;
+        limit = mb_free_memory() / 2;
     if (!mb_mul_size(p->tokens, network->vocabulary * sizeof(float), &logits))
         logits = SIZE_MAX / 2;
     if (least > limit)

@@ -58,8 +58,8 @@ static enum mb_status do_panel(struct job *job, size_t row0, size_t row1, struct
     enum mb_status status = mb_dequantize(tensor->format, data, rows, k, b->source);
     const float *result = b->source;
     if (status == MB_OK && job->format != MB_FORMAT_NONE) {
-        status = mb_quantize_rows(tensor, job->format, job->importance, row0, row1, b->source,
-                                  b->stored);
+        const struct mb_encoding encoding = {.importance = job->importance};
+        status = mb_quantize_rows(tensor, job->format, &encoding, row0, row1, b->source, b->stored);
         if (status == MB_OK)
             status = mb_dequantize(job->format, b->stored, rows, k, b->result);
         result = b->result;

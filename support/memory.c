@@ -5,9 +5,11 @@
  * tens of gigabytes per second would otherwise walk a page table every 4 KiB. */
 #include "support/memory.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { LINE_BYTES = 64, HUGE_PAGE_BYTES = 2 << 20 };
 
@@ -43,6 +45,22 @@ bool mb_add_size(size_t a, size_t b, size_t *result)
         return false;
     *result = a + b;
     return true;
+}
+
+size_t mb_free_memory(void)
+{
+    FILE *file = fopen("/proc/meminfo", "r");
+    char line[128];
+    unsigned long long kib = 0;
+    while (file != NULL && fgets(line, sizeof line, file) != NULL)
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+            break;
+    if (file != NULL)
+        fclose(file);
+    if (kib > 0)
+        return (size_t)kib * 1024;
+    const long pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (size_t)pages * (size_t)size : (size_t)1 << 30;
 }
 
 uint64_t mb_now_ns(void)

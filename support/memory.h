@@ -15,6 +15,10 @@ void mb_free_aligned(void *memory);
 bool mb_mul_size(size_t a, size_t b, size_t *result);
 bool mb_add_size(size_t a, size_t b, size_t *result);
 
+/* What the machine could give to a program now, in bytes; a guess of 1 GiB where it does not say.
+ */
+size_t mb_free_memory(void);
+
 /* Monotonic; for progress and journals. What measures is tuner/measure.c. */
 uint64_t mb_now_ns(void);
 

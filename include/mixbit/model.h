@@ -87,6 +87,8 @@ mb_tokenizer_bos(const struct mb_tokenizer *tokenizer); /* -1: none, or not to b
  * --------------------------------------------------------------------------------------------------
  */
 
+struct mb_moments; /* second moments of activations: model/moments.h */
+
 struct mb_convert_options {
     uint32_t size;
     struct mb_threads *threads;         /* NULL: this thread */
@@ -96,6 +98,12 @@ struct mb_convert_options {
     const char *const
         *extra_keys; /* NULL-terminated pairs key, value: string metadata to add (provenance) */
     int force;       /* replace an existing file that mixbit did not write */
+    struct mb_moments *moments; /* round with feedback, by what matrices multiply; NULL: weight by
+                                   weight */
+    size_t sweeps;              /* with moments: of coordinate descent after rounding, 0: none */
+    struct mb_model *source; /* with moments, which are its own: tensors that keep their format are
+                                brought nearer to the same tensors of this model; NULL: copied */
+    size_t *refined; /* with source, counted: tensors for which that was done; NULL allowed */
 };
 
 /**

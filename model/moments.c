@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Second moments: collecting in passes, damping, factoring (moments.h).
+ *
+ * A unit is the input of one step's products that read the same columns, for one expert. H is the
+ * mean of x^T x with a hundredth of its mean diagonal added to its diagonal: columns that the text
+ * leaves empty, and directions that few rows say anything of, then cost what weights as such cost
+ * (GPTQ's damping). */
+#include "model/moments.h"
+
+#include "kernels/gram.h"
+#include "model/gguf.h"
+#include "model/importance.h"
+#include "model/network.h"
+#include "support/memory.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DAMPING 0.01f
+enum { GRANULE = 32, NO_UNIT = -1, TRIALS = 4 };
+
+struct unit {
+    size_t matrix, expert, step; /* the matrix that is looked at; step_count: the head */
+    size_t k, rows;
+    float *h; /* NULL: not collected now */
+    bool wanted, ready;
+};
+
+struct mb_moments {
+    struct mb_network *network;
+    const struct mb_windows *windows;
+    size_t limit, passes;
+    size_t unit_count;
+    struct unit *units; /* in the order of the file */
+    int *first;         /* per matrix of the network: its unit, or that of its first expert */
+    int *of_tensor;     /* per tensor: its matrix in the network, or -1 */
+    float *packed;
+    struct unit *factored; /* whose factor is at hand */
+    float *factor, *variances, *diagonal;
+    struct mb_second_moments found;
+};
+
+/* ---- units ---- */
+
+/* Where a matrix reads: its step and the first product of that step that reads as many columns. */
+static bool find_input(const struct mb_network *network, size_t matrix, size_t *step, size_t *first)
+{
+    for (size_t s = 0; s < network->step_count; s++)
+        for (size_t p = 0; p < network->steps[s].product_count; p++) {
+            if (network->steps[s].products[p].matrix != matrix)
+                continue;
+            *step = s;
+            for (size_t q = 0; q <= p; q++) {
+                *first = network->steps[s].products[q].matrix;
+                if (network->matrices[*first].k == network->matrices[matrix].k)
+                    return true;
+            }
+        }
+    *step = network->step_count;
+    *first = matrix;
+    return matrix == network->output;
+}
+
+static void add_units(struct mb_moments *m, size_t matrix)
+{
+    const struct mb_network *network = m->network;
+    const struct mb_tensor *tensor =
+        mb_model_tensor_at(network->model, network->matrices[matrix].tensor);
+    size_t step, first;
+    if (!tensor->quantizable || tensor->k % GRANULE != 0 ||
+        !find_input(network, matrix, &step, &first))
+        return;
+    if (m->first[first] == NO_UNIT) {
+        m->first[first] = (int)m->unit_count;
+        for (size_t e = 0; e < mb_tensor_matrices(tensor); e++)
+            m->units[m->unit_count++] =
+                (struct unit){.matrix = first, .expert = e, .step = step, .k = tensor->k};
+    }
+    m->first[matrix] = m->first[first];
+}
+
+static bool make_units(struct mb_moments *m)
+{
+    const struct mb_network *network = m->network;
+    const size_t tensors = mb_model_tensor_count(network->model);
+    size_t most = 0, widest = 0;
+    m->first = malloc((network->matrix_count + 1) * sizeof *m->first);
+    m->of_tensor = malloc((tensors + 1) * sizeof *m->of_tensor);
+    if (m->first == NULL || m->of_tensor == NULL)
+        return false;
+    for (size_t t = 0; t < tensors; t++)
+        m->of_tensor[t] = -1;
+    for (size_t i = 0; i < network->matrix_count; i++) {
+        m->first[i] = NO_UNIT;
+        m->of_tensor[network->matrices[i].tensor] = (int)i;
+        most += mb_tensor_matrices(mb_model_tensor_at(network->model, network->matrices[i].tensor));
+    }
+    m->units = calloc(most + 1, sizeof *m->units);
+    if (m->units == NULL)
+        return false;
+    for (size_t t = 0; t < tensors; t++)
+        if (m->of_tensor[t] >= 0)
+            add_units(m, (size_t)m->of_tensor[t]);
+    for (size_t u = 0; u < m->unit_count; u++)
+        widest = m->units[u].k > widest ? m->units[u].k : widest;
+    m->packed = mb_alloc_aligned(mb_gram_packed(widest, MB_GRAM_ROWS) * sizeof *m->packed);
+    m->variances = malloc((widest + 1) * sizeof *m->variances);
+    m->diagonal = malloc((widest + 1) * sizeof *m->diagonal);
+    return m->packed != NULL && m->variances != NULL && m->diagonal != NULL;
+}
+
+void mb_moments_destroy(struct mb_moments *m)
+{
+    if (m == NULL)
+        return;
+    for (size_t u = 0; u < m->unit_count; u++)
+        mb_free_aligned(m->units[u].h);
+    mb_free_aligned(m->packed);
+    mb_free_aligned(m->factor);
+    free(m->units);
+    free(m->first);
+    free(m->of_tensor);
+    free(m->variances);
+    free(m->diagonal);
+    free(m);
+}
+
+enum mb_status mb_moments_create(struct mb_network *network, const struct mb_windows *windows,
+                                 size_t memory_limit, struct mb_moments **moments,
+                                 struct mb_error *error)
+{
+    *moments = NULL;
+    const enum mb_status status = mb_windows_check(network, windows, error);
+    if (status != MB_OK)
+        return status;
+    struct mb_moments *m = calloc(1, sizeof *m);
+    if (m != NULL) {
+        m->network = network;
+        m->windows = windows;
+        m->limit = memory_limit > 0 ? memory_limit : mb_free_memory() / 2;
+    }
+    if (m == NULL || !make_units(m)) {
+        mb_moments_destroy(m);
+        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for second moments");
+    }
+    *moments = m;
+    return MB_OK;
+}
+
+const char *mb_moments_text(const struct mb_moments *m) { return m->windows->text_hash; }
+size_t mb_moments_passes(const struct mb_moments *m) { return m->passes; }
+
+/* ---- collecting ---- */
+
+struct addition {
+    float *h;
+    const float *packed;
+    size_t stride, k, rows;
+    float sign;
+};
+
+static void add_pairs(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    const struct addition *a = arg;
+    mb_gram_add(a->h, a->stride, a->k, a->packed, a->rows, a->sign, first, last);
+}
+
+static void add_rows(struct mb_threads *threads, const struct addition *a)
+{
+    mb_split(threads, mb_gram_pairs(a->k), a->rows * a->k * a->k / 2, add_pairs,
+             (void *)(uintptr_t)a);
+}
+
+static void observe(void *user, struct mb_run *run, size_t matrix, size_t expert, const float *x,
+                    size_t stride, size_t rows)
+{
+    struct mb_moments *m = user;
+    (void)run;
+    if (m->first[matrix] == NO_UNIT)
+        return;
+    struct unit *unit = &m->units[(size_t)m->first[matrix] + expert];
+    if (unit->matrix != matrix || !unit->wanted)
+        return;
+    for (size_t r = 0; r < rows; r += MB_GRAM_ROWS) {
+        const size_t count = rows - r < MB_GRAM_ROWS ? rows - r : MB_GRAM_ROWS;
+        mb_gram_pack(x + r * stride, stride, count, unit->k, m->packed);
+        const struct addition a = {unit->h, m->packed, unit->k, unit->k, count, 1.0f};
+        add_rows(m->network->threads, &a);
+    }
+    unit->rows += rows;
+}
+
+/* A pass in the middle of other work. */
+struct within {
+    const struct mb_progress *progress;
+    double done, total;
+};
+
+static int report_within(void *user, double done, double total, const char *note)
+{
+    (void)done;
+    (void)total;
+    const struct within *w = user;
+    return mb_progress_report(w->progress, w->done, w->total, note) != MB_OK;
+}
+
+/* Room for `from` and as many units behind it as the limit allows. */
+static bool choose_units(struct mb_moments *m, size_t from, size_t *steps)
+{
+    size_t used = 0;
+    *steps = 0;
+    for (size_t u = 0; u < m->unit_count; u++) {
+        mb_free_aligned(m->units[u].h);
+        m->units[u].h = NULL;
+        m->units[u].wanted = m->units[u].ready = false;
+        m->units[u].rows = 0;
+    }
+    m->factored = NULL;
+    for (size_t u = from; u < m->unit_count; u++) {
+        struct unit *unit = &m->units[u];
+        size_t bytes;
+        if (!mb_mul_size(unit->k, unit->k, &bytes) || !mb_mul_size(bytes, sizeof(float), &bytes))
+            return false;
+        if (u > from && (bytes > m->limit || used > m->limit - bytes))
+            break;
+        used += bytes;
+        unit->h = mb_alloc_aligned(bytes);
+        if (unit->h == NULL)
+            return false;
+        memset(unit->h, 0, bytes);
+        unit->wanted = true;
+        const size_t end = unit->step < m->network->step_count ? unit->step + 1 : unit->step;
+        *steps = end > *steps ? end : *steps;
+    }
+    return true;
+}
+
+/* From sums to the damped mean, all of the matrix. False: not finite. */
+static bool finish_unit(struct unit *unit)
+{
+    const size_t k = unit->k;
+    const float inverse = 1.0f / (float)unit->rows;
+    double trace = 0.0;
+    for (size_t i = 0; i < k; i++) {
+        for (size_t j = 0; j <= i; j++)
+            unit->h[i * k + j] *= inverse;
+        trace += (double)unit->h[i * k + i];
+    }
+    if (!isfinite(trace) || trace > 1e30)
+        return false;
+    const float damping = DAMPING * (float)(trace / (double)k);
+    for (size_t i = 0; i < k; i++)
+        unit->h[i * k + i] += damping;
+    mb_gram_mirror(unit->h, k);
+    if (!(damping > 1e-30f))
+        unit->rows = 0; /* nothing ever went through these columns */
+    return true;
+}
+
+static enum mb_status collect(struct mb_moments *m, size_t from, const struct within *within,
+                              struct mb_error *error)
+{
+    const struct mb_progress progress = {report_within, (void *)(uintptr_t)within};
+    size_t steps;
+    if (!choose_units(m, from, &steps))
+        return mb_error_set(error, MB_ERR_MEMORY, -1,
+                            "out of memory for second moments; use a smaller --memory");
+    m->passes++;
+    return mb_observe(m->network, m->windows, steps, observe, m, &progress, error);
+}
+
+/* ---- factoring ---- */
+
+bool mb_moments_factor(struct mb_threads *threads, float *h, size_t k, float *packed)
+{
+    for (size_t row1 = k; row1 > 0;) {
+        const size_t row0 = row1 > MB_GRAM_ROWS ? row1 - MB_GRAM_ROWS : 0;
+        if (!mb_gram_factor_rows(h, k, row0, row1))
+            return false;
+        if (row0 > 0) {
+            mb_gram_pack(h + row0 * k, k, row1 - row0, row0, packed);
+            const struct addition a = {h, packed, k, row0, row1 - row0, -1.0f};
+            add_rows(threads, &a);
+        }
+        row1 = row0;
+    }
+    mb_gram_unit(h, k);
+    return true;
+}
+
+/* With ten times the damping as long as rounding makes a pivot negative. */
+static enum mb_status factor_unit(struct mb_moments *m, struct unit *unit, struct mb_error *error)
+{
+    const size_t k = unit->k;
+    if (m->factored == unit)
+        return MB_OK;
+    m->factored = NULL;
+    mb_free_aligned(m->factor);
+    m->factor = mb_alloc_aligned(k * k * sizeof *m->factor);
+    if (m->factor == NULL)
+        return mb_error_set(error, MB_ERR_MEMORY, -1,
+                            "out of memory for a factor of %zu x %zu numbers", k, k);
+    double trace = 0.0;
+    for (size_t i = 0; i < k; i++)
+        trace += (double)unit->h[i * k + i];
+    float more = 0.0f;
+    for (int trial = 0; trial < TRIALS; trial++) {
+        memcpy(m->factor, unit->h, k * k * sizeof *m->factor);
+        for (size_t i = 0; i < k; i++)
+            m->factor[i * k + i] += more;
+        if (mb_moments_factor(m->network->threads, m->factor, k, m->packed)) {
+            m->factored = unit;
+            return MB_OK;
+        }
+        more = (more == 0.0f ? DAMPING * (float)(trace / (double)k) : more) * 10.0f;
+    }
+    return mb_error_set(error, MB_ERR_FILE, -1,
+                        "the second moments of %zu columns have no factor: the model's "
+                        "activations are out of f32's range",
+                        k);
+}
+
+/* ---- what is asked for ---- */
+
+static enum mb_status describe(struct mb_moments *m, struct unit *unit, struct mb_error *error)
+{
+    const size_t k = unit->k;
+    m->found = (struct mb_second_moments){.k = k, .diagonal = m->diagonal};
+    for (size_t i = 0; i < k; i++)
+        m->diagonal[i] = unit->h[i * k + i];
+    if (unit->rows < k)
+        return MB_OK;
+    const enum mb_status status = factor_unit(m, unit, error);
+    if (status == MB_OK) {
+        m->found.h = unit->h;
+        m->found.factor = m->factor;
+        m->found.variances = m->variances;
+        for (size_t i = 0; i < k; i++)
+            m->variances[i] = m->factor[i * k + i];
+    }
+    return status;
+}
+
+enum mb_status mb_moments_get(struct mb_moments *m, size_t tensor, size_t matrix,
+                              const struct mb_progress *progress, double done, double total,
+                              const struct mb_second_moments **found, struct mb_error *error)
+{
+    *found = NULL;
+    const int index = m->of_tensor[tensor];
+    if (index < 0 || m->first[index] == NO_UNIT)
+        return MB_OK;
+    const size_t at = (size_t)m->first[index] + matrix;
+    struct unit *unit = &m->units[at];
+    const struct within within = {progress, done, total};
+    enum mb_status status = unit->wanted ? MB_OK : collect(m, at, &within, error);
+    if (status != MB_OK)
+        return status;
+    if (!unit->ready && unit->rows > 0 && !finish_unit(unit))
+        return mb_error_set(error, MB_ERR_FILE, -1,
+                            "the activations that tensor '%s' multiplies are not finite",
+                            mb_printable(mb_model_tensor_at(m->network->model, tensor)->name).text);
+    unit->ready = true;
+    if (unit->rows == 0)
+        return MB_OK;
+    status = describe(m, unit, error);
+    if (status == MB_OK)
+        *found = &m->found;
+    return status;
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Second moments of the inputs of a model's matrices, collected when they are asked for.
+ *
+ * A matrix of k columns needs k x k numbers, a model's hundreds of times what its activations take:
+ * so they are kept as far as a limit of memory allows, one pass over the text for as many matrices
+ * as fit, in the order of the file. Matrices that multiply the same rows (q, k and v; gate and up)
+ * share theirs. */
+#ifndef MIXBIT_MODEL_MOMENTS_H
+#define MIXBIT_MODEL_MOMENTS_H
+
+#include "kernels/feedback.h"
+#include "mixbit/model.h"
+
+#include <stdbool.h>
+
+struct mb_moments;
+
+/* For the matrices of `network`, over `windows`; both must stay. memory_limit 0: half of what is
+ * free. Nothing runs yet. */
+enum mb_status mb_moments_create(struct mb_network *network, const struct mb_windows *windows,
+                                 size_t memory_limit, struct mb_moments **moments,
+                                 struct mb_error *error);
+void mb_moments_destroy(struct mb_moments *moments);
+/* The hash of the text. */
+const char *mb_moments_text(const struct mb_moments *moments);
+
+/* What is known of the rows that matrix `matrix` of tensor `tensor` multiplies (a tensor of the
+ * network's model), valid until the next call. Of a matrix that met fewer rows than it has columns
+ * only the diagonal counts: all else is then NULL. *found is NULL where it met none: a tensor
+ * that is only looked up, an expert without rows; or where its rows are of no size that blocks
+ * have. May run the model: `progress` hears of it at `done` of `total`.
+ * MB_ERR_FILE: activations are not finite. MB_ERR_MEMORY, MB_ERR_INTERRUPTED. */
+enum mb_status mb_moments_get(struct mb_moments *moments, size_t tensor, size_t matrix,
+                              const struct mb_progress *progress, double done, double total,
+                              const struct mb_second_moments **found, struct mb_error *error);
+/* Passes over the text so far. */
+size_t mb_moments_passes(const struct mb_moments *moments);
+/* H = N^T D N in place: N below the diagonal, D on it; false when it is not positive. */
+bool mb_moments_factor(struct mb_threads *threads, float *h, size_t k, float *packed);
+
+#endif
