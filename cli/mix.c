@@ -2,6 +2,7 @@
 /* Mixes: one format per tensor of a model. Uniform formats, llama.cpp's presets and plans all
  * become the same array, so that predicting, writing and measuring them is the same code. */
 #include "cli/steps.h"
+#include "model/moments.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -344,5 +345,11 @@ enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model,
     const enum mb_status status =
         mb_convert(model, r->mix->formats, r->output, &options, &cli->error);
     mb_stage_end(cli);
+    const size_t scarce = options.moments != NULL ? mb_moments_scarce(options.moments) : 0;
+    if (status == MB_OK && scarce > 0)
+        mb_warn(cli,
+                "%zu matrices met fewer rows of the text than they have columns: %s; more text may "
+                "reach them",
+                scarce, r->source == NULL ? "they are rounded by search" : "they stay as they are");
     return status;
 }

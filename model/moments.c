@@ -30,7 +30,7 @@ struct unit {
 struct mb_moments {
     struct mb_network *network;
     const struct mb_windows *windows;
-    size_t limit, passes;
+    size_t limit, passes, scarce;
     size_t unit_count;
     struct unit *units; /* in the order of the file */
     int *first;         /* per matrix of the network: its unit, or that of its first expert */
@@ -150,6 +150,7 @@ enum mb_status mb_moments_create(struct mb_network *network, const struct mb_win
 
 const char *mb_moments_text(const struct mb_moments *m) { return m->windows->text_hash; }
 size_t mb_moments_passes(const struct mb_moments *m) { return m->passes; }
+size_t mb_moments_scarce(const struct mb_moments *m) { return m->scarce; }
 
 /* ---- collecting ---- */
 
@@ -362,6 +363,7 @@ enum mb_status mb_moments_get(struct mb_moments *m, size_t tensor, size_t matrix
                             "the activations that tensor '%s' multiplies are not finite",
                             mb_printable(mb_model_tensor_at(m->network->model, tensor)->name).text);
     unit->ready = true;
+    m->scarce += unit->rows < unit->k;
     if (unit->rows == 0)
         return MB_OK;
     status = describe(m, unit, error);

@@ -33,8 +33,9 @@ const char *mb_moments_text(const struct mb_moments *moments);
 enum mb_status mb_moments_get(struct mb_moments *moments, size_t tensor, size_t matrix,
                               const struct mb_progress *progress, double done, double total,
                               const struct mb_second_moments **found, struct mb_error *error);
-/* Passes over the text so far. */
+/* Passes over the text so far, and matrices that were asked for and met too few rows. */
 size_t mb_moments_passes(const struct mb_moments *moments);
+size_t mb_moments_scarce(const struct mb_moments *moments);
 /* H = N^T D N in place: N below the diagonal, D on it; false when it is not positive. */
 bool mb_moments_factor(struct mb_threads *threads, float *h, size_t k, float *packed);
 

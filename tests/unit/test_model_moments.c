@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Second moments of a model's activations, and files made with them. Oracles: sums in f64 over the
+ * rows themselves, importance for the diagonal, another limit of memory, other threads. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "model/importance.h"
+#include "model/moments.h"
+#include "model/network.h"
+#include "unit/network_support.h"
+
+#define EXPERTS_MODEL "tests/golden/logits/odd-qwen3moe.gguf"
+enum { WINDOWS = 6, WINDOW = 64, TOKENS = WINDOWS * WINDOW };
+
+struct fixture {
+    struct mb_model *model;
+    struct mb_threads *threads;
+    struct mb_windows windows;
+    struct mb_network *network;
+    struct mb_moments *moments;
+};
+
+static void set_up(struct fixture *f, const char *path, size_t windows, size_t window,
+                   size_t threads, size_t limit)
+{
+    struct mb_error error;
+    *f = (struct fixture){.model = ns_open(path), .windows = ns_windows(windows, window, 64)};
+    if (threads > 0)
+        assert_int_equal(mb_threads_create(threads, &f->threads), MB_OK);
+    f->network = ns_network(f->model, NULL, MB_NUMERICS_F32, f->threads);
+    assert_int_equal(mb_moments_create(f->network, &f->windows, limit, &f->moments, &error), MB_OK);
+}
+
+static void tear_down(struct fixture *f)
+{
+    mb_moments_destroy(f->moments);
+    mb_network_destroy(f->network);
+    mb_windows_free(&f->windows);
+    mb_threads_destroy(f->threads);
+    mb_model_close(f->model);
+}
+
+static size_t index_of(const struct mb_model *model, const char *name)
+{
+    const struct mb_tensor *tensor = mb_model_tensor_find(model, name);
+    assert_non_null(tensor);
+    return (size_t)(tensor - mb_model_tensor_at(model, 0));
+}
+
+static const struct mb_second_moments *get(struct fixture *f, const char *name, size_t matrix)
+{
+    const struct mb_second_moments *found;
+    struct mb_error error;
+    if (mb_moments_get(f->moments, index_of(f->model, name), matrix, NULL, 0, 1, &found, &error) !=
+        MB_OK)
+        fail_msg("%s", error.message);
+    return found;
+}
+
+/* ---- the numbers ---- */
+
+struct rows {
+    size_t matrix, count, k;
+    float *x;
+};
+
+static void keep_rows(void *user, struct mb_run *run, size_t matrix, size_t expert, const float *x,
+                      size_t stride, size_t rows)
+{
+    struct rows *kept = user;
+    (void)run;
+    (void)expert;
+    if (matrix != kept->matrix)
+        return;
+    for (size_t r = 0; r < rows; r++)
+        memcpy(kept->x + (kept->count + r) * kept->k, x + r * stride, kept->k * sizeof *x);
+    kept->count += rows;
+}
+
+static void test_against_rows(void **state)
+{
+    (void)state;
+    struct fixture f;
+    set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 0, 0);
+    struct mb_error error;
+    const size_t tensor = index_of(f.model, "blk.2.attn_q.weight");
+    struct rows rows = {.k = 256};
+    while (f.network->matrices[rows.matrix].tensor != tensor)
+        rows.matrix++;
+    rows.x = malloc(TOKENS * rows.k * sizeof *rows.x);
+    assert_non_null(rows.x);
+    assert_int_equal(
+        mb_observe(f.network, &f.windows, f.network->step_count, keep_rows, &rows, NULL, &error),
+        MB_OK);
+    assert_int_equal(rows.count, TOKENS);
+    const struct mb_second_moments *found = get(&f, "blk.2.attn_q.weight", 0);
+    assert_non_null(found);
+    assert_int_equal(found->k, rows.k);
+    double trace = 0;
+    for (size_t i = 0; i < TOKENS * rows.k; i++)
+        trace += (double)rows.x[i] * (double)rows.x[i] / TOKENS;
+    const double damping = 0.01 * trace / (double)rows.k;
+    for (size_t i = 0; i < rows.k; i++)
+        for (size_t j = 0; j < rows.k; j++) {
+            double sum = i == j ? damping : 0;
+            for (size_t r = 0; r < TOKENS; r++)
+                sum += (double)rows.x[r * rows.k + i] * (double)rows.x[r * rows.k + j] / TOKENS;
+            const double scale =
+                sqrt((double)found->diagonal[i]) * sqrt((double)found->diagonal[j]);
+            assert_true(fabs(sum - (double)found->h[i * rows.k + j]) < 1e-5 * scale);
+        }
+    free(rows.x);
+    tear_down(&f);
+}
+
+/* Matrices of one input share theirs, the head and what is tied to nothing have their own or none;
+ * a limit of next to nothing makes passes, not other numbers, and neither do threads. */
+static void test_limit_and_threads(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"blk.0.attn_q.weight", "blk.0.attn_k.weight",
+                                        "blk.0.attn_v.weight", "blk.0.ffn_down.weight",
+                                        "blk.1.ffn_up.weight", "output.weight"};
+    struct fixture all, few;
+    set_up(&all, TINY_MODEL, 14, WINDOW, 0, 0);
+    set_up(&few, TINY_MODEL, 14, WINDOW, 3, 1);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const struct mb_second_moments *a = get(&all, names[i], 0), *b = get(&few, names[i], 0);
+        assert_true(a != NULL && b != NULL && a->h != NULL && b->h != NULL);
+        assert_memory_equal(a->h, b->h, a->k * a->k * sizeof *a->h);
+        assert_memory_equal(a->factor, b->factor, a->k * a->k * sizeof *a->factor);
+        assert_memory_equal(a->variances, b->variances, a->k * sizeof *a->variances);
+    }
+    assert_int_equal(mb_moments_passes(all.moments), 1);
+    assert_int_equal(mb_moments_passes(few.moments), 4);
+    assert_null(get(&all, "token_embd.weight", 0));
+    assert_int_equal(mb_moments_scarce(all.moments), 0);
+    tear_down(&all);
+    tear_down(&few);
+}
+
+/* Fewer rows than columns: the diagonal alone, which is importance and its damping; an expert that
+ * no row reaches: nothing. */
+static void test_scarce(void **state)
+{
+    (void)state;
+    struct fixture f;
+    set_up(&f, EXPERTS_MODEL, 3, 10, 0, 0);
+    struct mb_importance *importance = NULL;
+    struct mb_error error;
+    assert_int_equal(mb_importance_collect(f.network, &f.windows, NULL, &importance, &error),
+                     MB_OK);
+    const size_t gate = index_of(f.model, "blk.0.ffn_gate_exps.weight");
+    size_t reached = 0, missed = 0;
+    for (size_t e = 0; e < mb_tensor_matrices(mb_model_tensor_at(f.model, gate)); e++) {
+        const struct mb_second_moments *found = get(&f, "blk.0.ffn_gate_exps.weight", e);
+        assert_int_equal(found == NULL, importance->rows[gate][e] == 0);
+        missed += found == NULL;
+        if (found == NULL)
+            continue;
+        reached++;
+        assert_null(found->h);
+        assert_null(found->factor);
+        const float *weights = importance->weights[gate] + e * found->k;
+        double mean = 0;
+        for (size_t c = 0; c < found->k; c++)
+            mean += (double)weights[c] / (double)found->k;
+        for (size_t c = 0; c < found->k; c++)
+            assert_true(fabs((double)found->diagonal[c] - (double)weights[c] - 0.01 * mean) <
+                        1e-4 * ((double)weights[c] + mean));
+    }
+    assert_true(reached > 0);
+    assert_int_equal(mb_moments_scarce(f.moments), reached + missed);
+    mb_importance_free(importance);
+    tear_down(&f);
+}
+
+/* ---- files ---- */
+
+static int stop_at_once(void *user, double done, double total, const char *note)
+{
+    (void)done;
+    (void)total;
+    (void)note;
+    return --*(int *)user < 0;
+}
+
+static enum mb_format *some_of(const struct mb_model *model, enum mb_format format)
+{
+    enum mb_format *formats = ns_uniform(model, format);
+    for (size_t i = 0; i < mb_model_tensor_count(model); i++)
+        if (mb_model_tensor_at(model, i)->layer > 0 ||
+            mb_model_tensor_at(model, i)->role == MB_ROLE_OUTPUT)
+            formats[i] = MB_FORMAT_NONE;
+    return formats;
+}
+
+/* tr((W - Q) H (W - Q)^T) of a tensor, by the moments of the source. */
+static double error_of(struct fixture *f, const struct mb_model *made, const char *name)
+{
+    const struct mb_tensor *from = mb_model_tensor_find(f->model, name),
+                           *to = mb_model_tensor_find(made, name);
+    const size_t k = from->k;
+    float *w = malloc(from->n * k * sizeof *w), *q = malloc(from->n * k * sizeof *q);
+    assert_true(w != NULL && q != NULL);
+    assert_int_equal(mb_dequantize(from->format, from->data, from->n, k, w), MB_OK);
+    assert_int_equal(mb_dequantize(to->format, to->data, to->n, k, q), MB_OK);
+    const struct mb_second_moments *moments = get(f, name, 0);
+    double error = 0;
+    for (size_t r = 0; r < from->n; r++)
+        for (size_t i = 0; i < k; i++) {
+            double sum = 0;
+            for (size_t j = 0; j < k; j++)
+                sum += (double)moments->h[i * k + j] * (double)(w[r * k + j] - q[r * k + j]);
+            error += sum * (double)(w[r * k + i] - q[r * k + i]);
+        }
+    free(w);
+    free(q);
+    return error;
+}
+
+static struct mb_model *convert(struct mb_model *model, const enum mb_format *formats,
+                                const char *path, struct mb_convert_options options)
+{
+    struct mb_error error;
+    options.size = sizeof options;
+    if (mb_convert(model, formats, path, &options, &error) != MB_OK)
+        fail_msg("%s", error.message);
+    return ns_open(path);
+}
+
+/* Search, feedback and refining, each with less error than the one before; the same formats and
+ * sizes; what is not quantized is copied; threads do not show. */
+static void test_files(void **state)
+{
+    (void)state;
+    struct fixture f;
+    set_up(&f, TINY_MODEL, 14, WINDOW, 2, 0);
+    enum mb_format *formats = some_of(f.model, MB_FORMAT_Q3_K);
+    char path[4][64];
+    struct mb_model *made[4];
+    size_t refined = 0;
+    for (size_t i = 0; i < 4; i++)
+        ns_temporary(path[i]);
+    made[0] = convert(f.model, formats, path[0], (struct mb_convert_options){0});
+    made[1] = convert(f.model, formats, path[1],
+                      (struct mb_convert_options){.moments = f.moments, .threads = f.threads});
+    made[2] = convert(f.model, formats, path[2],
+                      (struct mb_convert_options){.moments = f.moments, .sweeps = 2});
+    for (size_t i = 0; i < mb_model_tensor_count(f.model); i++)
+        formats[i] = MB_FORMAT_NONE;
+    made[3] = convert(made[0], formats, path[3],
+                      (struct mb_convert_options){.moments = f.moments,
+                                                  .sweeps = 2,
+                                                  .source = f.model,
+                                                  .refined = &refined,
+                                                  .threads = f.threads});
+    assert_int_equal(refined, 7);
+    static const char *const names[] = {"blk.0.attn_k.weight", "blk.0.ffn_down.weight"};
+    for (size_t n = 0; n < 2; n++) {
+        double error[4];
+        for (size_t i = 0; i < 4; i++)
+            error[i] = error_of(&f, made[i], names[n]);
+        assert_true(error[1] < 0.8 * error[0] && error[2] < error[1] && error[3] < error[1]);
+    }
+    for (size_t t = 0; t < mb_model_tensor_count(f.model); t++) {
+        const struct mb_tensor *first = mb_model_tensor_at(made[0], t);
+        for (size_t i = 1; i < 4; i++) {
+            const struct mb_tensor *other = mb_model_tensor_at(made[i], t);
+            assert_int_equal(first->format, other->format);
+            if (first->layer != 0 || !first->quantizable) /* the embedding has no input */
+                assert_memory_equal(first->data, other->data, first->bytes);
+        }
+    }
+    for (size_t i = 0; i < 4; i++) {
+        mb_model_close(made[i]);
+        unlink(path[i]);
+    }
+    free(formats);
+    tear_down(&f);
+}
+
+/* Interrupted in the first pass or later, of another source: no file, and one line. */
+static void test_refusals(void **state)
+{
+    (void)state;
+    struct fixture f;
+    set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 0, 0);
+    struct mb_model *other = ns_open(HYBRID_MODEL);
+    enum mb_format *formats = some_of(f.model, MB_FORMAT_Q4_0);
+    struct mb_error error;
+    char path[64], again[64];
+    ns_temporary(path);
+    ns_temporary(again);
+    for (int patience = 0; patience < 8; patience += 7) {
+        int left = patience;
+        const struct mb_progress progress = {stop_at_once, &left};
+        const struct mb_convert_options options = {
+            .size = sizeof options, .moments = f.moments, .progress = &progress};
+        assert_int_equal(mb_convert(f.model, formats, path, &options, &error), MB_ERR_INTERRUPTED);
+        assert_int_equal(access(path, F_OK), -1);
+    }
+    struct mb_model *made = convert(f.model, formats, path, (struct mb_convert_options){0});
+    for (size_t i = 0; i < mb_model_tensor_count(f.model); i++)
+        formats[i] = MB_FORMAT_NONE;
+    const struct mb_convert_options options = {
+        .size = sizeof options, .moments = f.moments, .source = other};
+    assert_int_equal(mb_convert(made, formats, again, &options, &error), MB_ERR_FILE);
+    assert_non_null(strstr(error.message, "was not made from"));
+    assert_int_equal(access(again, F_OK), -1);
+    mb_model_close(made);
+    mb_model_close(other);
+    unlink(path);
+    free(formats);
+    tear_down(&f);
+}
+
+/* What no encoder takes, feedback does not take either. */
+static void test_not_finite(void **state)
+{
+    (void)state;
+    struct fixture f;
+    set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 0, 0);
+    const struct mb_second_moments *found = get(&f, "blk.0.attn_q.weight", 0);
+    const struct mb_tensor *tensor = mb_model_tensor_find(f.model, "blk.0.attn_q.weight");
+    const struct mb_encoding encoding = {.moments = found, .sweeps = 1};
+    float w[256] = {0.5f};
+    uint8_t blocks[512];
+    assert_non_null(found->h);
+    assert_int_equal(mb_quantize_rows(tensor, MB_FORMAT_Q4_0, &encoding, 0, 1, w, blocks), MB_OK);
+    w[77] = NAN;
+    assert_int_equal(mb_quantize_rows(tensor, MB_FORMAT_Q4_0, &encoding, 0, 1, w, blocks),
+                     MB_ERR_ARGUMENT);
+    w[77] = INFINITY;
+    assert_int_equal(mb_refine_stored(MB_FORMAT_Q4_0, &encoding, 1, w, blocks), MB_ERR_ARGUMENT);
+    tear_down(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_against_rows), cmocka_unit_test(test_limit_and_threads),
+        cmocka_unit_test(test_scarce),       cmocka_unit_test(test_files),
+        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_not_finite),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
