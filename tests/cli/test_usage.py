@@ -7,7 +7,7 @@ import subprocess
 
 from harness import BINARY, HELDOUT, MODEL, Case, environment, main
 
-VERBS = "probe bench tune profile imatrix sense solve quantize recipe eval".split()
+VERBS = "probe bench tune profile imatrix sense solve quantize refine recipe eval".split()
 
 
 class Help(Case):

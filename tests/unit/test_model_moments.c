@@ -175,6 +175,36 @@ static void test_scarce(void **state)
     }
     assert_true(reached > 0);
     assert_int_equal(mb_moments_scarce(f.moments), reached + missed);
+    /* A file comes of it all the same, whose experts are what search by that diagonal makes. */
+    enum mb_format *formats = ns_uniform(f.model, MB_FORMAT_Q4_0);
+    char path[64];
+    ns_temporary(path);
+    struct mb_convert_options options = {.size = sizeof options, .moments = f.moments, .sweeps = 1};
+    assert_int_equal(mb_convert(f.model, formats, path, &options, &error), MB_OK);
+    struct mb_model *made = ns_open(path);
+    const struct mb_tensor *from = mb_model_tensor_at(f.model, gate),
+                           *to = mb_model_tensor_at(made, gate);
+    const size_t each = (size_t)from->ne[1], bytes = mb_format_row_bytes(to->format, to->k);
+    float *w = malloc(each * from->k * sizeof *w);
+    uint8_t *expected = malloc(each * bytes);
+    assert_true(w != NULL && expected != NULL);
+    for (size_t e = 0; e < mb_tensor_matrices(from); e++) {
+        const struct mb_second_moments *found = get(&f, "blk.0.ffn_gate_exps.weight", e);
+        assert_int_equal(
+            mb_dequantize(from->format,
+                          (const uint8_t *)from->data + e * each * from->bytes / from->n, each,
+                          from->k, w),
+            MB_OK);
+        assert_int_equal(mb_quantize(to->format, w, each, to->k,
+                                     found != NULL ? found->diagonal : NULL, expected),
+                         MB_OK);
+        assert_memory_equal(expected, (const uint8_t *)to->data + e * each * bytes, each * bytes);
+    }
+    free(w);
+    free(expected);
+    free(formats);
+    mb_model_close(made);
+    unlink(path);
     mb_importance_free(importance);
     tear_down(&f);
 }
