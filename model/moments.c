@@ -2,9 +2,9 @@
 /* Second moments: collecting in passes, damping, factoring (moments.h).
  *
  * A unit is the input of one step's products that read the same columns, for one expert. H is the
- * mean of x^T x with a hundredth of its mean diagonal added to its diagonal: columns that the text
- * leaves empty, and directions that few rows say anything of, then cost what weights as such cost
- * (GPTQ's damping). */
+ * mean of x^T x with a part of its mean diagonal added to its diagonal: columns that the text
+ * leaves empty, and directions that few rows say anything of, then cost what weights as such cost.
+ */
 #include "model/moments.h"
 
 #include "kernels/gram.h"
@@ -17,7 +17,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DAMPING 0.01f
+/* Of the mean diagonal: what the inputs of a quantized model differ by, and what so many rows leave
+ * unknown of so many columns. */
+static float damping_of(size_t k, size_t rows) { return 0.03f + (float)k / (float)rows; }
+
 enum { GRANULE = 32, NO_UNIT = -1, TRIALS = 4 };
 
 struct unit {
@@ -251,7 +254,7 @@ static bool finish_unit(struct unit *unit)
     }
     if (!isfinite(trace) || trace > 1e30)
         return false;
-    const float damping = DAMPING * (float)(trace / (double)k);
+    const float damping = damping_of(k, unit->rows) * (float)(trace / (double)k);
     for (size_t i = 0; i < k; i++)
         unit->h[i * k + i] += damping;
     mb_gram_mirror(unit->h, k);
@@ -291,7 +294,7 @@ bool mb_moments_factor(struct mb_threads *threads, float *h, size_t k, float *pa
     return true;
 }
 
-/* With ten times the damping as long as rounding makes a pivot negative. */
+/* With ever more damping as long as rounding makes a pivot negative. */
 static enum mb_status factor_unit(struct mb_moments *m, struct unit *unit, struct mb_error *error)
 {
     const size_t k = unit->k;
@@ -315,7 +318,7 @@ static enum mb_status factor_unit(struct mb_moments *m, struct unit *unit, struc
             m->factored = unit;
             return MB_OK;
         }
-        more = (more == 0.0f ? DAMPING * (float)(trace / (double)k) : more) * 10.0f;
+        more = (more == 0.0f ? 0.01f * (float)(trace / (double)k) : more) * 10.0f;
     }
     return mb_error_set(error, MB_ERR_FILE, -1,
                         "the second moments of %zu columns have no factor: the model's "

@@ -83,11 +83,11 @@ class Rounding(Case):
         return result["kl"]["mean"]
 
     def test_loss(self):
-        """Of today's encoder with importance: a tenth less by feedback, a fifth less when refined; measured are a third and more."""
+        """A tenth less than by search with importance, on little text; a third and more on all of it."""
         for name in ("q2_K", "q3_K", "q4_0"):
             before = self.kl(searched(name))
-            self.assertLess(self.kl(fed_back(name)), 0.8 * before, name)
-            self.assertLess(self.kl(refined(name)), 0.8 * before, name)
+            self.assertLess(self.kl(fed_back(name)), 0.9 * before, name)
+            self.assertLess(self.kl(refined(name)), 0.9 * before, name)
 
     def test_same_file_but_for_the_weights(self):
         for name in ("q2_K", "q3_K", "q4_0"):

@@ -103,7 +103,7 @@ static void test_against_rows(void **state)
     double trace = 0;
     for (size_t i = 0; i < TOKENS * rows.k; i++)
         trace += (double)rows.x[i] * (double)rows.x[i] / TOKENS;
-    const double damping = 0.01 * trace / (double)rows.k;
+    const double damping = (0.03 + 256.0 / TOKENS) * trace / (double)rows.k;
     for (size_t i = 0; i < rows.k; i++)
         for (size_t j = 0; j < rows.k; j++) {
             double sum = i == j ? damping : 0;
@@ -169,9 +169,10 @@ static void test_scarce(void **state)
         double mean = 0;
         for (size_t c = 0; c < found->k; c++)
             mean += (double)weights[c] / (double)found->k;
+        const double damping = 0.03 + (double)found->k / (double)importance->rows[gate][e];
         for (size_t c = 0; c < found->k; c++)
-            assert_true(fabs((double)found->diagonal[c] - (double)weights[c] - 0.01 * mean) <
-                        1e-4 * ((double)weights[c] + mean));
+            assert_true(fabs((double)found->diagonal[c] - (double)weights[c] - damping * mean) <
+                        1e-4 * ((double)weights[c] + damping * mean));
     }
     assert_true(reached > 0);
     assert_int_equal(mb_moments_scarce(f.moments), reached + missed);
