@@ -3,6 +3,7 @@
  * statistics are llama.cpp's, in llama.cpp's table layout, so that figures can be laid side by
  * side. */
 #include "cli/option_rows.h"
+#include "cli/schemes.h"
 #include "dispatch/backend.h"
 
 #include <math.h>
@@ -12,6 +13,7 @@
 
 struct options {
     const char *reference, *text, *sensitivity, *profile, *device, *save_logits;
+    const char *schemes, *bits, *calibration;
     int numerics;
     size_t context, window, windows, threads, repeats;
     bool no_speed, last_logits;
@@ -290,9 +292,30 @@ static enum mb_status open_inputs(struct mb_cli *cli, const struct options *opti
     return status == MB_OK ? check_text(cli, work->model, options, &work->windows) : status;
 }
 
+static enum mb_status run_schemes(struct mb_cli *cli, const struct options *options)
+{
+    const struct mb_scheme_request request = {.schemes = options->schemes,
+                                              .bits = options->bits,
+                                              .text = options->text,
+                                              .calibration = options->calibration,
+                                              .window = options->window,
+                                              .windows = options->windows,
+                                              .threads = options->threads};
+    if (options->schemes == NULL)
+        return mb_usage(cli, "--bits and --calibration go with --schemes");
+    if (options->reference != NULL || options->save_logits != NULL || options->device != NULL ||
+        options->profile != NULL || options->sensitivity != NULL)
+        return mb_usage(cli, "--schemes compares with the model itself, simulated in f32: leave "
+                             "out --reference, --save-logits, --device, --profile and "
+                             "--sensitivity");
+    return mb_eval_schemes(cli, &request);
+}
+
 static enum mb_status run(struct mb_cli *cli, const void *given)
 {
     const struct options *options = given;
+    if (options->schemes != NULL || options->bits != NULL || options->calibration != NULL)
+        return run_schemes(cli, options);
     struct work work = {0};
     struct result result = {
         .evaluation = {.size = sizeof result.evaluation},
@@ -362,9 +385,38 @@ static const struct mb_option table[] = {
      .kind = MB_OPTION_FLAG,
      .offset = offsetof(struct options, last_logits),
      .help = "time prefill with the logits of the last token alone, as runtimes read a prompt"},
+    {.name = "schemes",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, schemes),
+     .value = "LIST",
+     .help = "instead, simulate ways to quantize the model, in f32, and print what each costs: "
+             "names of schemes or formats, or 'schemes', 'formats', 'all'"},
+    {.name = "bits",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, bits),
+     .value = "LIST",
+     .help = "with --schemes: bits per weight to reach, all included (default: "
+             "2.25,2.5,2.75,3,3.5,4)"},
+    {.name = "calibration",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, calibration),
+     .value = "FILE",
+     .help = "with --schemes: text that activations are taken from (default: the one that comes "
+             "with mixbit)"},
     MB_REPEATS_ROW(struct options, repeats, "5"),
     MB_THREADS_ROW(struct options, threads),
     {0}};
+
+/* The names that --schemes takes, from their table. */
+#define MB_SCHEME_ROW(name, family, one_width, what, ...) "\n" name ": " what
+#define MB_ROUNDING_ROW(name, what, ...) "\n" name ": " what
+static const char schemes_help[] =
+    "--schemes takes formats by their names, 'file' for weights as they are, 'hybrid' (8-bit "
+    "weights "
+    "on rounded activations, feed-forward weights of 4 bits on floats), WEIGHTS+ACTIVATIONS "
+    "(q4_0+a8-token), 'activations' for all ways to round those, 'schemes', 'formats', 'all', and:"
+#include "model/schemes.def"
+    ;
 
 const struct mb_verb mb_verb_eval = {
     .name = "eval",
@@ -374,6 +426,9 @@ const struct mb_verb mb_verb_eval = {
     .max_positionals = 1,
     .options = table,
     .options_bytes = sizeof(struct options),
-    .example = "mixbit eval mixed.gguf --reference model.f16.gguf --text heldout.txt",
+    .details = schemes_help,
+    .example = "mixbit eval mixed.gguf --reference model.f16.gguf --text heldout.txt\n"
+               "  mixbit eval model.f16.gguf --schemes grouped,cmpq,q2_K --bits 2.5,3 --text "
+               "heldout.txt",
     .run = run,
 };

@@ -275,6 +275,22 @@ static enum mb_status multiply_here(struct mb_run *run, const float *x, size_t x
                : status;
 }
 
+/* Each matrix may want the input rounded in its own way. */
+static enum mb_status multiply_rounded(struct mb_run *run, const float *x, size_t x_stride,
+                                       size_t rows, size_t count,
+                                       const struct mb_weights *const *weights, float *const *y)
+{
+    const struct mb_rounding *rounding = run->network->rounding;
+    float *rounded = malloc(rows * weights[0]->k * sizeof *rounded);
+    enum mb_status status = rounded ? MB_OK : MB_ERR_MEMORY;
+    for (size_t i = 0; i < count && status == MB_OK; i++)
+        status = rounding->round(rounding->user, weights[i], x, x_stride, rows, rounded)
+                     ? multiply_here(run, rounded, weights[i]->k, rows, 1, &weights[i], &y[i])
+                     : multiply_here(run, x, x_stride, rows, 1, &weights[i], &y[i]);
+    free(rounded);
+    return status;
+}
+
 /* Products that read one input. */
 enum mb_status mb_run_multiply(struct mb_run *run, const float *x, size_t x_stride, size_t rows,
                                size_t count, const struct mb_weights *const *weights,
@@ -287,6 +303,8 @@ enum mb_status mb_run_multiply(struct mb_run *run, const float *x, size_t x_stri
     const enum mb_status status =
         mb_offload_has(offload, count, weights)
             ? mb_offload_multiply(offload, x, x_stride, rows, count, weights, y)
+        : run->network->rounding != NULL
+            ? multiply_rounded(run, x, x_stride, rows, count, weights, y)
             : multiply_here(run, x, x_stride, rows, count, weights, y);
     if (run->timed)
         run->matmul_ns += mb_now_ns() - start;

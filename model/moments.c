@@ -347,9 +347,10 @@ static enum mb_status describe(struct mb_moments *m, struct unit *unit, struct m
     return status;
 }
 
-enum mb_status mb_moments_get(struct mb_moments *m, size_t tensor, size_t matrix,
-                              const struct mb_progress *progress, double done, double total,
-                              const struct mb_second_moments **found, struct mb_error *error)
+/* The unit of a matrix, its sums made and finished; NULL where there is none, or it met no rows. */
+static enum mb_status find_unit(struct mb_moments *m, size_t tensor, size_t matrix,
+                                const struct within *within, struct unit **found,
+                                struct mb_error *error)
 {
     *found = NULL;
     const int index = m->of_tensor[tensor];
@@ -357,8 +358,7 @@ enum mb_status mb_moments_get(struct mb_moments *m, size_t tensor, size_t matrix
         return MB_OK;
     const size_t at = (size_t)m->first[index] + matrix;
     struct unit *unit = &m->units[at];
-    const struct within within = {progress, done, total};
-    enum mb_status status = unit->wanted ? MB_OK : collect(m, at, &within, error);
+    const enum mb_status status = unit->wanted ? MB_OK : collect(m, at, within, error);
     if (status != MB_OK)
         return status;
     if (!unit->ready && unit->rows > 0 && !finish_unit(unit))
@@ -367,10 +367,32 @@ enum mb_status mb_moments_get(struct mb_moments *m, size_t tensor, size_t matrix
                             mb_printable(mb_model_tensor_at(m->network->model, tensor)->name).text);
     unit->ready = true;
     m->scarce += unit->rows < unit->k;
-    if (unit->rows == 0)
-        return MB_OK;
-    status = describe(m, unit, error);
-    if (status == MB_OK)
-        *found = &m->found;
+    *found = unit->rows > 0 ? unit : NULL;
+    return MB_OK;
+}
+
+enum mb_status mb_moments_get(struct mb_moments *m, size_t tensor, size_t matrix,
+                              const struct mb_progress *progress, double done, double total,
+                              const struct mb_second_moments **found, struct mb_error *error)
+{
+    struct unit *unit;
+    *found = NULL;
+    enum mb_status status =
+        find_unit(m, tensor, matrix, &(struct within){progress, done, total}, &unit, error);
+    if (status == MB_OK && unit != NULL) {
+        status = describe(m, unit, error);
+        *found = status == MB_OK ? &m->found : NULL;
+    }
+    return status;
+}
+
+enum mb_status mb_moments_mean(struct mb_moments *m, size_t tensor, size_t matrix,
+                               const struct mb_progress *progress, double done, double total,
+                               const float **h, struct mb_error *error)
+{
+    struct unit *unit;
+    const enum mb_status status =
+        find_unit(m, tensor, matrix, &(struct within){progress, done, total}, &unit, error);
+    *h = status == MB_OK && unit != NULL && unit->rows >= unit->k ? unit->h : NULL;
     return status;
 }

@@ -33,6 +33,10 @@ const char *mb_moments_text(const struct mb_moments *moments);
 enum mb_status mb_moments_get(struct mb_moments *moments, size_t tensor, size_t matrix,
                               const struct mb_progress *progress, double done, double total,
                               const struct mb_second_moments **found, struct mb_error *error);
+/* H alone, for those who factor it in an order of their own; NULL where mb_moments_get has none. */
+enum mb_status mb_moments_mean(struct mb_moments *moments, size_t tensor, size_t matrix,
+                               const struct mb_progress *progress, double done, double total,
+                               const float **h, struct mb_error *error);
 /* Passes over the text so far, and matrices that were asked for and met too few rows. */
 size_t mb_moments_passes(const struct mb_moments *moments);
 size_t mb_moments_scarce(const struct mb_moments *moments);

@@ -124,6 +124,15 @@ struct mb_state_space {
     bool scalar_decay;       /* A is one number per block, not one per channel and state */
 };
 
+/* Called for every product before it is made, from the thread that runs the network: rows of k
+ * entries into out[rows][k], or false to leave them as they are. Weights may be a view of some of a
+ * matrix. */
+struct mb_rounding {
+    bool (*round)(void *user, const struct mb_weights *weights, const float *x, size_t stride,
+                  size_t rows, float *out);
+    void *user;
+};
+
 struct mb_network {
     struct mb_model *model;
     struct mb_threads *threads;
@@ -150,6 +159,8 @@ struct mb_network {
     bool *claimed;              /* per tensor of the model: the list uses it */
     size_t bytes;               /* packed weights */
     struct mb_offload *offload; /* products run on another device (offload.h); NULL: here */
+    /* Of what products read, for simulations; NULL: none. */
+    const struct mb_rounding *rounding;
 };
 
 /* ---- architectures (graph.c, graph_*.c) ---- */

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Quantization schemes on a whole model, simulated: every quantizable matrix is replaced by what a
+ * scheme would read back, as f32, so that schemes without a kernel are measured beside formats that
+ * have one. schemes.def is the list of schemes. */
+#ifndef MIXBIT_MODEL_SCHEMES_H
+#define MIXBIT_MODEL_SCHEMES_H
+
+#include "model/channelwise.h"
+#include "model/moments.h"
+#include "model/rounding.h"
+
+enum mb_scheme_family {
+    MB_FAMILY_UNIFORM,
+    MB_FAMILY_LOG,
+    MB_FAMILY_KMEANS,
+    MB_FAMILY_CMPQ,
+    MB_FAMILY_GROUPED
+};
+
+struct mb_scheme {
+    const char *name, *what;
+    enum mb_scheme_family family;
+    bool one_width; /* codes of floor(bits) bits */
+    struct mb_channelwise_options options;
+};
+size_t mb_scheme_count(void);
+const struct mb_scheme *mb_scheme_at(size_t i);
+const struct mb_scheme *mb_scheme_by_name(const char *name); /* NULL: none */
+
+enum { MB_SCHEME_PARTS = 6 };
+/* What all quantizable weights of a model take. */
+struct mb_scheme_size {
+    double weights;
+    double bytes[MB_SCHEME_PARTS]; /* by part, mb_scheme_parts names them; plain formats: codes are
+                                      all */
+    size_t unreached; /* matrices whose cheapest widths take more than was asked for, or whose
+                         dearest take less */
+    double error;     /* RMS over all matrices of the relative error of their outputs */
+};
+extern const char *const mb_scheme_parts[MB_SCHEME_PARTS];
+double mb_scheme_bits(const struct mb_scheme_size *size);
+
+/* A model in f32 whose weights are exchanged. */
+struct mb_simulation;
+enum mb_status mb_simulation_create(struct mb_model *model, struct mb_threads *threads,
+                                    struct mb_simulation **simulation, struct mb_error *error);
+void mb_simulation_destroy(struct mb_simulation *simulation);
+/* To run it, with the weights that were put in last: those of the file at first. */
+struct mb_network *mb_simulation_network(struct mb_simulation *simulation);
+
+/* How weights are stored: by a scheme of `bits` per weight, or in a format (where it does not fit,
+ * in what llama.cpp stores instead); neither: as they are. And what products read: floats, or
+ * rounded. */
+struct mb_weight_choice {
+    const struct mb_scheme *scheme;
+    enum mb_format format, feed_forward; /* feed_forward: of gate, up and down; MB_FORMAT_NONE: the
+                                            same, and products of all read rounded activations */
+    double bits;
+    const struct mb_rounding_scheme *activations; /* NULL: floats */
+};
+/* What static activation scales and error feedback go by; they stay the caller's. Moments are those
+ * of a network of their own, whose weights stay; without them schemes with feedback round every
+ * weight by itself. */
+void mb_simulation_calibrate(struct mb_simulation *simulation, const struct mb_ranges *ranges,
+                             struct mb_moments *moments);
+/* Put weights in, and round what products read from now on. `importance` as in mb_convert; NULL:
+ * all columns matter alike. Interrupted or failed: part of the weights are new. */
+enum mb_status mb_simulation_store(struct mb_simulation *simulation,
+                                   const struct mb_weight_choice *choice,
+                                   const float *const *importance,
+                                   const struct mb_progress *progress, struct mb_scheme_size *size,
+                                   struct mb_error *error);
+
+#endif
