@@ -43,6 +43,7 @@ static const struct mb_option options[] = {
      .minimum = 2},
     MB_FORMATS_ROW(struct mb_planning_options, formats,
                    "candidate formats (default: every quantized one)"),
+    MB_ENCODER_ROW(struct mb_planning_options, encoder, "the text that is sensed on"),
     MB_IMATRIX_ROW(struct mb_planning_options, imatrix),
     MB_CONTEXT_ROW(struct mb_planning_options, context),
     MB_THREADS_ROW(struct mb_planning_options, threads),

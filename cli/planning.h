@@ -10,7 +10,7 @@
 
 struct mb_planning_options {
     const char *output, *text, *eval_text, *profile, *device, *imatrix;
-    int effort, numerics;
+    int effort, numerics, encoder;
     size_t windows, window, eval_windows, context, threads, repeats;
     struct mb_format_list formats;
     struct mb_budget_options budget;
@@ -61,6 +61,8 @@ struct mb_planning {
     size_t reference;     /* row that decode is held to; SIZE_MAX: the user gave budgets */
     struct mb_plan *plan; /* what is recommended, */
     size_t chosen;        /* and its row */
+    double written_kl, written_perplexity; /* of the file, when it is rounded with feedback, */
+    char written[300];                     /* and as a sentence */
     struct mb_solution *front;
     size_t front_count;
     char objective[400], base[96];
@@ -91,6 +93,8 @@ enum mb_status mb_planning_confirm(struct mb_planning *run,
 enum mb_status mb_planning_recommend(struct mb_planning *run);
 /* Write every output, then print the comparison (planning_outputs.c). */
 enum mb_status mb_planning_write(struct mb_planning *run);
+/* Of these mixed.gguf, by the encoder that was asked for (planning_feedback.c). */
+enum mb_status mb_planning_write_model(struct mb_planning *run, const char *path);
 enum mb_status mb_planning_print(struct mb_planning *run);
 
 #endif

@@ -14,9 +14,6 @@ struct options {
     size_t threads;
 };
 
-enum encoder { ENCODER_SEARCH, ENCODER_FEEDBACK };
-static const char *const encoder_names[] = {"search", "feedback", NULL};
-
 static enum mb_status check_options(struct mb_cli *cli, const struct options *options)
 {
     const int ways =
@@ -27,10 +24,10 @@ static enum mb_status check_options(struct mb_cli *cli, const struct options *op
         return mb_usage(cli, "--plan, --format and --preset exclude each other");
     if (options->output == NULL)
         return mb_usage(cli, "-o is missing: the file to write");
-    if (options->encoder == ENCODER_FEEDBACK && options->calibration.text == NULL)
+    if (options->encoder == MB_ENCODER_FEEDBACK && options->calibration.text == NULL)
         return mb_usage(cli, "--encoder feedback needs --text: a file of plain text to run the "
                              "model on");
-    if (options->encoder == ENCODER_SEARCH && options->calibration.text != NULL)
+    if (options->encoder == MB_ENCODER_SEARCH && options->calibration.text != NULL)
         return mb_usage(cli, "--text is for --encoder feedback; importance comes by --imatrix");
     return MB_OK;
 }
@@ -115,7 +112,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
         status = mb_step_check_output(cli, options->output);
     if (status == MB_OK)
         status = mb_step_threads(cli, options->threads, &threads);
-    if (status == MB_OK && options->encoder == ENCODER_FEEDBACK)
+    if (status == MB_OK && options->encoder == MB_ENCODER_FEEDBACK)
         status = mb_step_calibrate(cli, model, &options->calibration, threads, &calibration);
     if (status == MB_OK)
         status = mb_step_convert(
@@ -125,7 +122,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
                 .plan = plan,
                 .sensed_hash = table != NULL ? table->text_hash : NULL,
                 .importance = importance,
-                .calibration = options->encoder == ENCODER_FEEDBACK ? &calibration : NULL,
+                .calibration = options->encoder == MB_ENCODER_FEEDBACK ? &calibration : NULL,
                 .sweeps = MB_SWEEPS,
                 .threads = threads,
                 .output = options->output});
@@ -159,14 +156,7 @@ static const struct mb_option table[] = {
      .value = "NAME",
      .help = "one of llama.cpp's mixes, like Q4_K_M"},
     MB_OUTPUT_ROW(struct options, output, "the GGUF to write"),
-    {.name = "encoder",
-     .kind = MB_OPTION_CHOICE,
-     .offset = offsetof(struct options, encoder),
-     .choices = encoder_names,
-     .help = "how codes are found: each weight the nearest, under the best scales; or one column "
-             "after the other, each under the errors of those before it, by what the model "
-             "multiplies on --text",
-     .fallback = "search"},
+    MB_ENCODER_ROW(struct options, encoder, "--text"),
     MB_CALIBRATION_ROWS(struct options, calibration),
     MB_IMATRIX_ROW(struct options, imatrix),
     {.name = "sensitivity",

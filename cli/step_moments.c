@@ -5,6 +5,8 @@
 
 #include "cli/steps.h"
 
+const char *const mb_encoder_names[] = {"search", "feedback", NULL};
+
 enum mb_status mb_step_calibrate(struct mb_cli *cli, struct mb_model *model,
                                  const struct mb_calibration_options *options,
                                  struct mb_threads *threads, struct mb_calibration *calibration)

@@ -102,6 +102,10 @@ enum mb_status mb_step_check_importance(struct mb_cli *cli, const char *what, co
 
 /* ---- calibration (step_moments.c) ---- */
 
+/* How a file's weights are rounded. */
+enum mb_encoder { MB_ENCODER_SEARCH, MB_ENCODER_FEEDBACK };
+extern const char *const mb_encoder_names[]; /* search feedback */
+
 /* A text and what the model makes of it: the options of verbs that round with feedback. */
 struct mb_calibration_options {
     const char *text;

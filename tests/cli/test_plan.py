@@ -43,6 +43,22 @@ class Balance(html.parser.HTMLParser):
         self.words.append(data)
 
 
+class Feedback(Case):
+    def test_the_file_loses_less_than_its_row(self):
+        with open(CALIB, "rb") as file:
+            self.write("some.txt", file.read(40000))
+        small = [s if s != CALIB else "some.txt" for s in SMALL]
+        result = self.run_json("plan", MODEL, *small, "--encoder", "feedback", "--max-size", "4M")
+        [chosen] = [r for r in result["rows"] if r["recommended"]]
+        self.assertEqual(result["written"]["encoder"], "feedback")
+        self.assertLess(result["written"]["kl"], 0.9 * chosen["kl"])
+        self.assertTrue(any("rounded with feedback" in note for note in result["notes"]))
+        found = self.run_json("eval", "out/mixed.gguf", "--reference", MODEL, "--text", HELDOUT, "--no-speed", "--windows", "4",
+                              "--window", "64")
+        self.assertAlmostEqual(found["kl"]["mean"], result["written"]["kl"], places=9)
+        self.fails("eval", "out/mixed.gguf", "--text", "some.txt", status=2, says="rounding")
+
+
 class Plan(Case):
     def read(self, name):
         with open(self.path(name), encoding="utf-8") as f:
