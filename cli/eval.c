@@ -408,7 +408,7 @@ static const struct mb_option table[] = {
     {0}};
 
 /* The names that --schemes takes, from their table. */
-#define MB_SCHEME_ROW(name, family, one_width, what, ...) "\n" name ": " what
+#define MB_SCHEME_ROW(name, one_width, what, ...) "\n" name ": " what
 #define MB_ROUNDING_ROW(name, what, ...) "\n" name ": " what
 static const char schemes_help[] =
     "--schemes takes formats by their names, 'file' for weights as they are, 'hybrid' (8-bit "

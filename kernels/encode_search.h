@@ -84,7 +84,7 @@ static inline bool take_sample(const float *x, const float *importance, unsigned
 /* Round a scale to the f16 that is stored; returns what a reader will see, in the sample's unit. */
 static inline float store_scale(float scale, float unit, uint16_t *half)
 {
-    *half = mb_half_from_float(clamp(scale * unit, -65504.0f, 65504.0f));
+    *half = mb_half_within((double)(scale * unit));
     return mb_half_to_float(*half) / unit;
 }
 

@@ -84,4 +84,10 @@ static inline uint16_t mb_bf16_from_float(float value)
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
+/* To the nearest f16, cut to its range. */
+static inline uint16_t mb_half_within(double value)
+{
+    return mb_half_from_float((float)(value > 65504 ? 65504 : value < -65504 ? -65504 : value));
+}
+
 #endif

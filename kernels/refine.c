@@ -213,7 +213,7 @@ static bool solve_fit(struct fit f, float *u, float *v)
 
 static float half(float value, uint16_t *bits)
 {
-    *bits = mb_half_from_float(value > 65504.0f ? 65504.0f : value < -65504.0f ? -65504.0f : value);
+    *bits = mb_half_within((double)value);
     return mb_half_to_float(*bits);
 }
 

@@ -74,35 +74,28 @@ static void round_rows(void *arg, size_t first, size_t last, size_t thread)
 }
 
 /* N of kernels/gram.h for columns in this order, transposed: what the error of column c asks of
- * those behind it is row c. With more damping as long as rounding makes a pivot negative. NULL: out
- * of memory, or moments that have no factor. */
+ * those behind it is row c. NULL: out of memory, or moments that have no factor. */
 static float *factors_of(const struct mb_encoder *e, const uint32_t *order)
 {
-    enum { TRIALS = 4 };
     const size_t k = e->out->k;
     const float *moments = e->out->options.moments;
-    float *n = mb_alloc_aligned(k * k * sizeof *n), *factors = malloc(k * k * sizeof *factors);
+    float *ordered = malloc(k * k * sizeof *ordered), *n = mb_alloc_aligned(k * k * sizeof *n);
     float *packed = mb_alloc_aligned(mb_gram_packed(k, MB_GRAM_ROWS) * sizeof *packed);
-    double mean = 0;
-    bool made = false;
-    for (size_t i = 0; i < k; i++)
-        mean += (double)moments[i * k + i] / (double)k;
-    float damping = 0;
-    for (int trial = 0; trial < TRIALS && !made && n && factors && packed; trial++) {
-        for (size_t i = 0; i < k; i++)
-            for (size_t j = 0; j < k; j++)
-                n[i * k + j] = moments[(size_t)order[i] * k + order[j]] + (i == j ? damping : 0.0f);
-        made = mb_moments_factor(e->threads, n, k, packed);
-        damping = trial == 0 ? (float)(mean / 100) : 10 * damping;
-    }
+    bool made = ordered != NULL && n != NULL && packed != NULL;
+    for (size_t i = 0; made && i < k; i++)
+        for (size_t j = 0; j < k; j++)
+            ordered[i * k + j] = moments[(size_t)order[i] * k + order[j]];
+    made = made && mb_moments_factor(e->threads, ordered, k, n, packed);
     for (size_t c = 0; made && c < k; c++)
         for (size_t j = c + 1; j < k; j++)
-            factors[c * k + j] = n[j * k + c];
+            ordered[c * k + j] = n[j * k + c];
     mb_free_aligned(packed);
     mb_free_aligned(n);
-    if (!made)
-        free(factors);
-    return made ? factors : NULL;
+    if (!made) {
+        free(ordered);
+        ordered = NULL;
+    }
+    return ordered;
 }
 
 enum mb_status mb_assign_with_feedback(struct mb_encoder *e)

@@ -86,11 +86,6 @@ static void finish(struct mb_points *p)
         }
 }
 
-uint16_t mb_half_within(double value)
-{
-    return mb_half_from_float((float)(value > 65504 ? 65504 : value < -65504 ? -65504 : value));
-}
-
 /* ---- tables times a step ---- */
 
 static void table_of(enum mb_code_kind kind, unsigned bits, float *table)

@@ -40,7 +40,4 @@ size_t mb_codebook_bits(enum mb_code_kind kind, bool byte_codebook, unsigned bit
 void mb_codebook_levels(enum mb_code_kind kind, unsigned bits, const uint16_t step[2],
                         float *levels);
 
-/* To the nearest f16, cut to its range. */
-uint16_t mb_half_within(double value);
-
 #endif

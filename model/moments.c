@@ -277,7 +277,7 @@ static enum mb_status collect(struct mb_moments *m, size_t from, const struct wi
 
 /* ---- factoring ---- */
 
-bool mb_moments_factor(struct mb_threads *threads, float *h, size_t k, float *packed)
+static bool factor(struct mb_threads *threads, float *h, size_t k, float *packed)
 {
     for (size_t row1 = k; row1 > 0;) {
         const size_t row0 = row1 > MB_GRAM_ROWS ? row1 - MB_GRAM_ROWS : 0;
@@ -294,7 +294,24 @@ bool mb_moments_factor(struct mb_threads *threads, float *h, size_t k, float *pa
     return true;
 }
 
-/* With ever more damping as long as rounding makes a pivot negative. */
+bool mb_moments_factor(struct mb_threads *threads, const float *h, size_t k, float *made,
+                       float *packed)
+{
+    double trace = 0.0;
+    for (size_t i = 0; i < k; i++)
+        trace += (double)h[i * k + i];
+    float more = 0.0f;
+    for (int trial = 0; trial < TRIALS; trial++) {
+        memcpy(made, h, k * k * sizeof *made);
+        for (size_t i = 0; i < k; i++)
+            made[i * k + i] += more;
+        if (factor(threads, made, k, packed))
+            return true;
+        more = (more == 0.0f ? 0.01f * (float)(trace / (double)k) : more) * 10.0f;
+    }
+    return false;
+}
+
 static enum mb_status factor_unit(struct mb_moments *m, struct unit *unit, struct mb_error *error)
 {
     const size_t k = unit->k;
@@ -306,24 +323,13 @@ static enum mb_status factor_unit(struct mb_moments *m, struct unit *unit, struc
     if (m->factor == NULL)
         return mb_error_set(error, MB_ERR_MEMORY, -1,
                             "out of memory for a factor of %zu x %zu numbers", k, k);
-    double trace = 0.0;
-    for (size_t i = 0; i < k; i++)
-        trace += (double)unit->h[i * k + i];
-    float more = 0.0f;
-    for (int trial = 0; trial < TRIALS; trial++) {
-        memcpy(m->factor, unit->h, k * k * sizeof *m->factor);
-        for (size_t i = 0; i < k; i++)
-            m->factor[i * k + i] += more;
-        if (mb_moments_factor(m->network->threads, m->factor, k, m->packed)) {
-            m->factored = unit;
-            return MB_OK;
-        }
-        more = (more == 0.0f ? 0.01f * (float)(trace / (double)k) : more) * 10.0f;
-    }
-    return mb_error_set(error, MB_ERR_FILE, -1,
-                        "the second moments of %zu columns have no factor: the model's "
-                        "activations are out of f32's range",
-                        k);
+    if (!mb_moments_factor(m->network->threads, unit->h, k, m->factor, m->packed))
+        return mb_error_set(error, MB_ERR_FILE, -1,
+                            "the second moments of %zu columns have no factor: the model's "
+                            "activations are out of f32's range",
+                            k);
+    m->factored = unit;
+    return MB_OK;
 }
 
 /* ---- what is asked for ---- */

@@ -40,7 +40,10 @@ enum mb_status mb_moments_mean(struct mb_moments *moments, size_t tensor, size_t
 /* Passes over the text so far, and matrices that were asked for and met too few rows. */
 size_t mb_moments_passes(const struct mb_moments *moments);
 size_t mb_moments_scarce(const struct mb_moments *moments);
-/* H = N^T D N in place: N below the diagonal, D on it; false when it is not positive. */
-bool mb_moments_factor(struct mb_threads *threads, float *h, size_t k, float *packed);
+/* made[k][k]: H = N^T D N, N below the diagonal and D on it, with ever more damping as long as
+ * rounding makes a pivot negative; false when that does not help. packed: mb_gram_packed(k,
+ * MB_GRAM_ROWS) floats. */
+bool mb_moments_factor(struct mb_threads *threads, const float *h, size_t k, float *made,
+                       float *packed);
 
 #endif

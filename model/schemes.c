@@ -12,12 +12,8 @@
 #include <string.h>
 
 static const struct mb_scheme schemes[] = {
-#define MB_SCHEME_ROW(scheme_name, scheme_family, fixed, says, ...)                                \
-    {.name = scheme_name,                                                                          \
-     .family = MB_FAMILY_##scheme_family,                                                          \
-     .one_width = fixed,                                                                           \
-     .what = says,                                                                                 \
-     .options = {__VA_ARGS__}},
+#define MB_SCHEME_ROW(scheme_name, fixed, says, ...)                                               \
+    {.name = scheme_name, .one_width = fixed, .what = says, .options = {__VA_ARGS__}},
 #include "model/schemes.def"
 };
 

@@ -9,17 +9,8 @@
 #include "model/moments.h"
 #include "model/rounding.h"
 
-enum mb_scheme_family {
-    MB_FAMILY_UNIFORM,
-    MB_FAMILY_LOG,
-    MB_FAMILY_KMEANS,
-    MB_FAMILY_CMPQ,
-    MB_FAMILY_GROUPED
-};
-
 struct mb_scheme {
     const char *name, *what;
-    enum mb_scheme_family family;
     bool one_width; /* codes of floor(bits) bits */
     struct mb_channelwise_options options;
 };

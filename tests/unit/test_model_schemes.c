@@ -78,7 +78,7 @@ static void test_every_scheme(void **state)
         const double bits = mb_channelwise_bits(&c);
         if (scheme->one_width ? bits < 3 : fabs(bits - 4) > 0.02)
             fail_msg("%s: %.3f bits", scheme->name, bits);
-        assert_true(c.error > 0 && c.error < (scheme->family == MB_FAMILY_LOG ? 0.4 : 0.3));
+        assert_true(c.error > 0 && c.error < (scheme->options.codes == MB_CODES_LOG ? 0.4 : 0.3));
         mb_channelwise_free(&c);
     }
     free(rows);
