@@ -59,7 +59,7 @@ enum mb_status mb_comparison_add(struct mb_comparison *comparison, struct mb_mix
     if (index)
         *index = comparison->count;
     struct mb_assignment *row = &comparison->rows[comparison->count++];
-    *row = (struct mb_assignment){.mix = *mix, .kind = kind};
+    *row = (struct mb_assignment){.mix = *mix, .kind = kind, .kl_search = NAN};
     *mix = (struct mb_mix){.formats = NULL};
     row->bytes = mb_mix_bytes(comparison->model, &row->mix);
     mb_forecast_mix(forecast, &row->mix, row->predicted);
@@ -74,14 +74,61 @@ enum mb_status mb_comparison_add(struct mb_comparison *comparison, struct mb_mix
  * ------------------------------------------------------------------------------------------------
  */
 
+/* Where a stage over rows stands. */
+struct within {
+    struct mb_cli *cli;
+    size_t row, count;
+};
+
+static enum mb_status report_row(struct mb_cli *cli, double row, size_t count, const char *note)
+{
+    return mb_progress_report(mb_stage_progress(cli), row, (double)count * 1.25, note);
+}
+
+static int report_within(void *user, double done, double total, const char *note)
+{
+    const struct within *w = user;
+    return report_row(w->cli, (double)w->row + 0.5 * done / fmax(total, 1.0), w->count, note) !=
+           MB_OK;
+}
+
 static enum mb_status create_network(struct mb_cli *cli, const struct mb_comparison *comparison,
                                      const struct mb_compare_options *options, size_t row,
                                      struct mb_network **network)
 {
-    enum mb_status status = mb_network_create_mix(
-        comparison->model, comparison->rows[row].mix.formats, comparison->importance,
-        MB_NUMERICS_KERNEL, options->threads, NULL, network, &cli->error);
+    const enum mb_format *formats = comparison->rows[row].mix.formats;
+    /* The stage's bar shows whole rows; encoding may take most of a row's time. */
+    const struct within within = {cli, row, comparison->count};
+    const struct mb_progress progress = {report_within, (void *)(uintptr_t)&within};
+    enum mb_status status =
+        comparison->encoder != NULL
+            ? mb_network_create_encoded(comparison->model, formats, comparison->encoder,
+                                        MB_NUMERICS_KERNEL, options->threads, &progress, network,
+                                        &cli->error)
+            : mb_network_create_mix(comparison->model, formats, comparison->importance,
+                                    MB_NUMERICS_KERNEL, options->threads, NULL, network,
+                                    &cli->error);
     return status == MB_OK ? mb_network_offload(*network, options->target, &cli->error) : status;
+}
+
+/* What a mix loses as other tools round it. */
+static enum mb_status evaluate_search(struct mb_cli *cli, const struct mb_comparison *comparison,
+                                      const struct mb_compare_options *options,
+                                      struct mb_reference *reference, struct mb_assignment *row)
+{
+    struct mb_network *network = NULL;
+    struct mb_evaluation evaluation = {.size = sizeof evaluation};
+    enum mb_status status =
+        mb_network_create_mix(comparison->model, row->mix.formats, comparison->importance,
+                              MB_NUMERICS_KERNEL, options->threads, NULL, &network, &cli->error);
+    if (status == MB_OK)
+        status = mb_evaluate_against(network, reference, options->windows, NULL, &evaluation,
+                                     &cli->error);
+    if (status == MB_OK)
+        row->kl_search = evaluation.kl_mean;
+    mb_evaluation_free(&evaluation);
+    mb_network_destroy(network);
+    return status;
 }
 
 /* Rows [first, last) whose networks fit the memory limit together: evaluated one by one, timed in
@@ -110,9 +157,11 @@ static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *co
         row->evaluation.size = sizeof row->evaluation;
         status = mb_evaluate_against(networks[count++], reference, options->windows, NULL,
                                      &row->evaluation, &cli->error);
+        if (status == MB_OK && comparison->encoder != NULL &&
+            (row->kind == MB_ROW_UNIFORM || row->kind == MB_ROW_PRESET))
+            status = evaluate_search(cli, comparison, options, reference, row);
         if (status == MB_OK)
-            status = mb_progress_report(mb_stage_progress(cli), (double)(i + 1),
-                                        (double)comparison->count * 1.25, row->mix.name);
+            status = report_row(cli, (double)(i + 1), comparison->count, row->mix.name);
         if (status != MB_OK)
             goto out;
     }
@@ -239,12 +288,11 @@ void mb_compare_decode(const struct mb_assignment *a, const struct mb_assignment
     free(ratios);
 }
 
-bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b,
-                          double tolerance)
+bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b)
 {
     double ratio, low, high;
     mb_compare_decode(a, b, &ratio, &low, &high);
-    return low <= 1 + tolerance;
+    return low <= 1;
 }
 
 void mb_kl_interval(const struct mb_assignment *row, double *low, double *high)
@@ -264,7 +312,7 @@ const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comp
             continue;
         double difference, low, high;
         mb_compare_kl(plan, row, &difference, &low, &high);
-        if (difference <= 0 || row->bytes > plan->bytes || !mb_decodes_no_slower(row, plan, 0))
+        if (difference <= 0 || row->bytes > plan->bytes || !mb_decodes_no_slower(row, plan))
             continue;
         /* Rows whose loss was predicted are made of candidates; they come first. */
         const bool candidate = !isnan(row->predicted[MB_QUANTITY_LOSS]);
@@ -338,6 +386,8 @@ struct mb_table *mb_comparison_table(const struct mb_comparison *comparison)
     mb_table_column(table, "predicted_prefill_tok_s", "predicted", MB_ALIGN_RIGHT);
     mb_table_column(table, "kl", "KL", MB_ALIGN_RIGHT);
     mb_table_column(table, "predicted_kl", "predicted", MB_ALIGN_RIGHT);
+    if (comparison->encoder != NULL)
+        mb_table_column(table, "kl_search", "KL by search", MB_ALIGN_RIGHT);
     mb_table_column(table, "perplexity", "perplexity", MB_ALIGN_RIGHT);
     mb_table_column(table, "bytes", NULL, MB_ALIGN_RIGHT);
     mb_table_column(table, "kl_low", NULL, MB_ALIGN_RIGHT);
@@ -367,6 +417,8 @@ struct mb_table *mb_comparison_table(const struct mb_comparison *comparison)
         mb_table_number(table, rate(row->predicted[MB_QUANTITY_PREFILL]), "%.0f");
         mb_table_number(table, row->evaluation.kl_mean, "%.5f");
         mb_table_number(table, row->predicted[MB_QUANTITY_LOSS], "%.5f");
+        if (comparison->encoder != NULL)
+            mb_table_number(table, row->kl_search, "%.5f");
         mb_table_number(table, row->evaluation.perplexity, "%.3f");
         mb_table_number(table, row->bytes, "%.0f");
         mb_table_number(table, low, "%.5f");
@@ -407,6 +459,7 @@ struct mb_report_row *mb_comparison_report_rows(const struct mb_comparison *comp
             .predicted_decode_ns = row->predicted[MB_QUANTITY_DECODE],
             .predicted_prefill_ns = row->predicted[MB_QUANTITY_PREFILL],
             .predicted_kl = row->predicted[MB_QUANTITY_LOSS],
+            .kl_search = row->kl_search,
             .decode_matmul_ns = row->speed.decode_matmul_ns,
             .prefill_matmul_ns = row->speed.prefill_matmul_ns,
             .predicted_decode_matmul_ns = row->predicted_decode_matmul_ns,

@@ -22,6 +22,8 @@ struct mb_assignment {
     int measured;
     size_t turn; /* which timing its decode figures are of: those of one took turns */
     struct mb_evaluation evaluation;
+    double kl_search; /* of a uniform format or preset rounded by search, where rows are rounded
+                         with feedback; NAN where it was not measured */
     struct mb_speed speed;
     int recommended;
 };
@@ -29,6 +31,7 @@ struct mb_assignment {
 struct mb_comparison {
     struct mb_model *model;
     const float *const *importance; /* of every row's weights; NULL: none */
+    struct mb_encoder *encoder;     /* of every row's weights; NULL: search */
     size_t count, capacity, turns;
     struct mb_assignment *rows;
 };
@@ -71,11 +74,9 @@ void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b,
  * > 1 means that a is slower. */
 void mb_compare_decode(const struct mb_assignment *a, const struct mb_assignment *b, double *ratio,
                        double *low, double *high);
-/* Whether a decodes no slower than b times 1 + tolerance, as far as timing can tell: the interval
- * of the ratio reaches that. With 0 this is what "no lower speed" means wherever rows are judged.
- */
-bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b,
-                          double tolerance);
+/* Whether a decodes no slower than b, as far as timing can tell: the interval of the ratio reaches
+ * 1. This is what "no lower speed" means wherever rows are judged. */
+bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b);
 /* 95 % interval of a row's own KL over windows. */
 void mb_kl_interval(const struct mb_assignment *row, double *low, double *high);
 

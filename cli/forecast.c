@@ -157,6 +157,7 @@ enum mb_status mb_forecast_create(struct mb_cli *cli, struct mb_model *model,
         .model = model, .profile = request->profile, .threads = threads, .fixed = request->fixed};
     memcpy(forecast->importance_hash, request->table->importance_hash,
            sizeof forecast->importance_hash);
+    memcpy(forecast->feedback_hash, request->table->feedback_hash, sizeof forecast->feedback_hash);
     if (request->aim != NULL)
         forecast->aim = *request->aim;
     struct mb_unit_source *sources = mb_unit_sources(model, &count);

@@ -265,6 +265,7 @@ static enum mb_status make_plan(struct mb_cli *cli, const struct mb_forecast *fo
                    aim->objective[0] != '\0' ? aim->objective : objectives[minimize]);
     (void)snprintf((*plan)->groups, sizeof(*plan)->groups, "%s", aim->groups);
     memcpy((*plan)->importance_hash, forecast->importance_hash, sizeof(*plan)->importance_hash);
+    memcpy((*plan)->feedback_hash, forecast->feedback_hash, sizeof(*plan)->feedback_hash);
     if (forecast->profile != NULL)
         (void)snprintf((*plan)->device_key, sizeof(*plan)->device_key, "%s",
                        mb_profile_device(forecast->profile)->key);

@@ -93,14 +93,14 @@
         .help = "llama.cpp's importance matrix (or 'mixbit imatrix'): round by what columns weigh" \
     }
 
-#define MB_ENCODER_ROW(type, field, data)                                                          \
+#define MB_ENCODER_ROW(type, field, data, usual)                                                   \
     {                                                                                              \
         .name = "encoder", .kind = MB_OPTION_CHOICE, .offset = offsetof(type, field),              \
         .choices = mb_encoder_names,                                                               \
         .help = "how codes are found: each weight the nearest, under the best scales; or one "     \
                 "column after the other, each under the errors of those before it, by what the "   \
                 "model multiplies on " data,                                                       \
-        .fallback = "search"                                                                       \
+        .fallback = usual                                                                          \
     }
 
 /* Of a struct mb_calibration_options. */

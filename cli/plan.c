@@ -43,7 +43,7 @@ static const struct mb_option options[] = {
      .minimum = 2},
     MB_FORMATS_ROW(struct mb_planning_options, formats,
                    "candidate formats (default: every quantized one)"),
-    MB_ENCODER_ROW(struct mb_planning_options, encoder, "the text that is sensed on"),
+    MB_ENCODER_ROW(struct mb_planning_options, encoder, "--text", "feedback"),
     MB_IMATRIX_ROW(struct mb_planning_options, imatrix),
     MB_CONTEXT_ROW(struct mb_planning_options, context),
     MB_THREADS_ROW(struct mb_planning_options, threads),
@@ -70,6 +70,13 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
         return status;
     mb_profile_apply(run->profile);
     run->target.profile = run->profile;
+    const struct mb_calibration_options calibration = {.text = run->text, .window = o->window};
+    if (o->encoder == MB_ENCODER_FEEDBACK)
+        status = mb_step_encoder(cli, run->model, &calibration, run->importance, run->threads,
+                                 &run->calibration);
+    if (status != MB_OK)
+        return status;
+    run->comparison.encoder = run->calibration.encoder;
     char *table_path = mb_path_join(o->output, "sensitivity.json");
     const struct mb_sense_request sense = {.text = run->text,
                                            .windows = o->windows,
@@ -79,6 +86,7 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
                                            .formats = &run->formats,
                                            .output = table_path,
                                            .importance = run->importance,
+                                           .encoder = run->calibration.encoder,
                                            .threads = run->threads};
     status = table_path ? mb_step_sense(cli, run->model, &sense, &run->table) : MB_ERR_MEMORY;
     free(table_path);
@@ -138,6 +146,7 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
         mb_plan_free(run.candidates[i].plan);
     mb_plan_free(run.plan);
     mb_sensitivity_free(run.table);
+    mb_calibration_free(&run.calibration);
     mb_importance_free(run.importance);
     mb_profile_free(run.profile);
     mb_accelerator_close(run.target.accelerator);
@@ -161,8 +170,8 @@ const struct mb_verb mb_verb_plan = {
                "llama.cpp and ik_llama.cpp "
                "and report.html into the output folder, and prints the plan beside every uniform "
                "format and preset, "
-               "measured. Without a budget: least loss at 4.5 bits per weight, decoding within "
-               "3 % of the fastest "
+               "measured. Without a budget: least loss at 4.5 bits per weight, decoding no slower "
+               "than the fastest "
                "uniform format of 4 bits or more. Interrupted runs go on where they stopped.",
     .example = "mixbit plan model.f16.gguf --max-size 4.25bpw --min-decode 20 -o out",
     .run = run_plan,

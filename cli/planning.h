@@ -19,15 +19,13 @@ struct mb_planning_options {
 enum {
     MB_PLANNING_NOTES = 8,
     MB_PLANNING_OUTPUTS = 7,
-    MB_PLANNING_LIMITS = 4,
+    MB_PLANNING_LIMITS = 6,
     MB_PLANNING_ANSWERS = 6,
     MB_PLANNING_CANDIDATES = 2 * MB_PLANNING_LIMITS + MB_PLANNING_ANSWERS
 };
 #define MB_PLANNING_NO_RIVAL SIZE_MAX
-/* How much slower than its reference a plan may decode when no budget is given. Switching between
- * formats costs a token of a small model some percent that no single product shows, and a percent
- * or two of speed is worth a third of the loss. */
-#define MB_PLANNING_TOLERANCE 0.03
+/* How much slower than its reference a mix may decode to be worth a mention where it loses less. */
+#define MB_PLANNING_SLOWER 0.05
 
 /* A solution that may be recommended: its plan (owned), its row of the comparison, and the uniform
  * or preset row that it answers (MB_PLANNING_NO_RIVAL: it is for the budget). */
@@ -48,7 +46,8 @@ struct mb_planning {
     struct mb_windows held_out;
     struct mb_profile *profile;
     struct mb_sensitivity *table;
-    struct mb_importance *importance; /* NULL: none */
+    struct mb_importance *importance;  /* NULL: none */
+    struct mb_calibration calibration; /* its encoder NULL: weights are rounded by search */
     struct mb_format_list formats;
     struct mb_aim aim;
     unsigned unwritten; /* bits: outputs that this plan doesn't have */
@@ -61,8 +60,6 @@ struct mb_planning {
     size_t reference;     /* row that decode is held to; SIZE_MAX: the user gave budgets */
     struct mb_plan *plan; /* what is recommended, */
     size_t chosen;        /* and its row */
-    double written_kl, written_perplexity; /* of the file, when it is rounded with feedback, */
-    char written[300];                     /* and as a sentence */
     struct mb_solution *front;
     size_t front_count;
     char objective[400], base[96];
@@ -93,8 +90,6 @@ enum mb_status mb_planning_confirm(struct mb_planning *run,
 enum mb_status mb_planning_recommend(struct mb_planning *run);
 /* Write every output, then print the comparison (planning_outputs.c). */
 enum mb_status mb_planning_write(struct mb_planning *run);
-/* Of these mixed.gguf, by the encoder that was asked for (planning_feedback.c). */
-enum mb_status mb_planning_write_model(struct mb_planning *run, const char *path);
 enum mb_status mb_planning_print(struct mb_planning *run);
 
 #endif

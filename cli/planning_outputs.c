@@ -73,6 +73,22 @@ static enum mb_status write_profile(struct mb_planning *run, const char *path)
     return mb_profile_save(run->profile, path, &run->cli->error);
 }
 
+/* The blocks that were measured: the same encoder makes them again. */
+static enum mb_status write_model(struct mb_planning *run, const char *path)
+{
+    const bool feedback = run->calibration.encoder != NULL;
+    return mb_step_convert(
+        run->cli, run->model,
+        &(struct mb_convert_request){.mix = &run->comparison.rows[run->chosen].mix,
+                                     .plan = run->plan,
+                                     .sensed_hash = run->table->text_hash,
+                                     .importance = run->importance,
+                                     .calibration = feedback ? &run->calibration : NULL,
+                                     .sweeps = MB_SWEEPS,
+                                     .threads = run->threads,
+                                     .output = path});
+}
+
 static enum mb_status write_one(struct mb_planning *run, size_t i, const char *path)
 {
     struct mb_cli *cli = run->cli;
@@ -80,7 +96,7 @@ static enum mb_status write_one(struct mb_planning *run, size_t i, const char *p
     case 0: return write_profile(run, path);
     case 1: return MB_OK; /* sensing wrote it */
     case 2: return mb_plan_save(run->plan, path, &cli->error);
-    case 3: return mb_planning_write_model(run, path);
+    case 3: return write_model(run, path);
     case 4: return write_recipe(run, i, MB_RUNTIME_LLAMA_CPP, path);
     case 5: return write_recipe(run, i, MB_RUNTIME_IK_LLAMA_CPP, path);
     default: return write_report(run, path);
@@ -110,11 +126,6 @@ enum mb_status mb_planning_print(struct mb_planning *run)
         for (size_t i = 0; i < run->note_count; i++)
             (void)json_array_append_new(notes, json_string(run->notes[i]));
         (void)json_object_set_new(root, "notes", notes);
-        if (run->written[0] != '\0')
-            (void)json_object_set_new(root, "written",
-                                      json_pack("{s:s, s:f, s:f}", "encoder", "feedback", "kl",
-                                                run->written_kl, "perplexity",
-                                                run->written_perplexity));
         status = mb_print_json(run->cli, root);
     } else {
         mb_table_print(table, stdout);
@@ -122,8 +133,6 @@ enum mb_status mb_planning_print(struct mb_planning *run)
                "sensing did not see.\n",
                run->comparison.rows[run->chosen].mix.name, run->objective, run->base,
                run->held_out.count, run->held_out.window);
-        if (run->written[0] != '\0')
-            printf("%s\n", run->written);
         printf("written to %s:", run->options->output);
         for (size_t i = 0; i < MB_PLANNING_OUTPUTS; i++)
             if (!(run->unwritten >> i & 1))

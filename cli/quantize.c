@@ -104,6 +104,10 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     else if (status == MB_OK && plan != NULL && importance != NULL)
         mb_note(cli, "the plan's losses were measured without an imatrix; with this one they "
                      "should be less");
+    if (status == MB_OK && plan != NULL && plan->feedback_hash[0] != '\0' &&
+        options->encoder == MB_ENCODER_SEARCH)
+        mb_note(cli, "the plan's losses were measured on weights rounded with feedback; without "
+                     "--encoder feedback the file loses more");
     if (status == MB_OK && options->sensitivity != NULL)
         status = mb_step_load_sensitivity(cli, model, options->sensitivity, &table);
     if (status == MB_OK)
@@ -156,7 +160,7 @@ static const struct mb_option table[] = {
      .value = "NAME",
      .help = "one of llama.cpp's mixes, like Q4_K_M"},
     MB_OUTPUT_ROW(struct options, output, "the GGUF to write"),
-    MB_ENCODER_ROW(struct options, encoder, "--text"),
+    MB_ENCODER_ROW(struct options, encoder, "--text", "search"),
     MB_CALIBRATION_ROWS(struct options, calibration),
     MB_IMATRIX_ROW(struct options, imatrix),
     {.name = "sensitivity",

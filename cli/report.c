@@ -138,6 +138,9 @@ const char *const mb_row_kind_names[MB_ROW_KINDS] = {"uniform", "preset", "neigh
 
 static void write_comparison(FILE *out, const struct mb_report *report)
 {
+    bool searched = false;
+    for (size_t i = 0; i < report->row_count; i++)
+        searched = searched || isfinite(report->rows[i].kl_search);
     fputs("<h2>Comparison</h2><p>Every row was measured on this machine, on text that was not used "
           "for sensing; &ldquo;predicted&rdquo; is what the cost table and the sensitivity table "
           "said before. &ldquo;Worse than written by&rdquo; and &ldquo;decode time over "
@@ -145,10 +148,16 @@ static void write_comparison(FILE *out, const struct mb_report *report)
           "in turns. KL is relative to ",
           out);
     mb_html_text(out, report->base);
-    fputs(".</p>\n<div class=scroll><table><tr><th>assignment<th>kind<th>MB<th>decode "
-          "tok/s<th>predicted<th>decode time over written<th>prefill tok/s<th>predicted<th>KL"
-          "<th>95 % interval<th>predicted<th>worse than written by<th>perplexity</tr>\n",
-          out);
+    if (searched)
+        fputs(". Weights are rounded with feedback; &ldquo;KL by search&rdquo; is what uniform "
+              "formats and presets lose when each weight is rounded by itself, as llama.cpp "
+              "rounds them",
+              out);
+    fprintf(out,
+            ".</p>\n<div class=scroll><table><tr><th>assignment<th>kind<th>MB<th>decode "
+            "tok/s<th>predicted<th>decode time over written<th>prefill tok/s<th>predicted<th>KL"
+            "<th>95 %% interval<th>predicted<th>worse than written by%s<th>perplexity</tr>\n",
+            searched ? "<th>KL by search" : "");
     for (size_t i = 0; i < report->row_count; i++) {
         const struct mb_report_row *row = &report->rows[i];
         fprintf(out, "<tr%s><td>", row->recommended ? " class=plan" : "");
@@ -165,6 +174,8 @@ static void write_comparison(FILE *out, const struct mb_report *report)
         range_cell(out, "%.5f", row->kl_low, row->kl_high);
         cell(out, "%.5f", row->predicted_kl);
         range_cell(out, "%+.5f", row->worse_low, row->worse_high);
+        if (searched)
+            cell(out, "%.5f", row->kl_search);
         cell(out, "%.3f", row->perplexity);
         fputs("</tr>\n", out);
     }

@@ -25,6 +25,8 @@ struct mb_report_row {
     double bytes;                 /* of the file, or what it would have */
     double decode_ns, prefill_ns; /* measured, per token */
     double kl, kl_low, kl_high;   /* measured, nats per token, 95 % interval over windows */
+    double
+        kl_search; /* of the same mix with weights rounded by search; NAN: rows are, or unknown */
     double perplexity;
     double predicted_decode_ns, predicted_prefill_ns, predicted_kl;
     /* of these times, the matrix products */

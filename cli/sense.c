@@ -13,7 +13,7 @@ struct options {
     const char *text, *output, *shard, *imatrix;
     struct mb_format_list formats;
     size_t windows, window, threads, surrogate;
-    int effort, numerics, method;
+    int effort, numerics, method, encoder;
     bool compare;
 };
 
@@ -171,6 +171,7 @@ static enum mb_status run_sense(struct mb_cli *cli, const struct options *option
     struct mb_sensitivity *table = NULL;
     struct mb_measures *measures = NULL;
     struct mb_importance *importance = NULL;
+    struct mb_calibration calibration = {0};
     char *output = NULL;
     struct mb_sense_request request = {
         .text = options->text,
@@ -200,12 +201,19 @@ static enum mb_status run_sense(struct mb_cli *cli, const struct options *option
     if (status == MB_OK)
         status = mb_step_importance(cli, model, options->imatrix, &importance);
     request.importance = importance;
+    if (status == MB_OK && options->encoder == MB_ENCODER_FEEDBACK)
+        status = mb_step_encoder(
+            cli, model,
+            &(struct mb_calibration_options){.text = options->text, .window = options->window},
+            importance, threads, &calibration);
+    request.encoder = calibration.encoder;
     if (status == MB_OK)
         status = mb_step_sense(cli, model, &request, &table);
     if (status == MB_OK)
         status = print(cli, request.output, table, measures);
     mb_measures_free(measures);
     mb_sensitivity_free(table);
+    mb_calibration_free(&calibration);
     mb_importance_free(importance);
     mb_threads_destroy(threads);
     mb_model_close(model);
@@ -264,6 +272,7 @@ static const struct mb_option table[] = {
      .offset = offsetof(struct options, compare),
      .help = "run every method; print Kendall's tau of each against the true perplexity change"},
     MB_IMATRIX_ROW(struct options, imatrix),
+    MB_ENCODER_ROW(struct options, encoder, "--text", "search"),
     {.name = "shard",
      .kind = MB_OPTION_TEXT,
      .offset = offsetof(struct options, shard),

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Calibration: the model made ready to run over a text, so that second moments of its activations
- * can be collected while a file is written. */
-#include "model/moments.h"
-
+ * can be collected when they are asked for. */
 #include "cli/steps.h"
+
+#include <string.h>
 
 const char *const mb_encoder_names[] = {"search", "feedback", NULL};
 
@@ -29,8 +29,40 @@ enum mb_status mb_step_calibrate(struct mb_cli *cli, struct mb_model *model,
     return status;
 }
 
+enum mb_status mb_step_encoder(struct mb_cli *cli, struct mb_model *model,
+                               const struct mb_calibration_options *options,
+                               const struct mb_importance *importance, struct mb_threads *threads,
+                               struct mb_calibration *calibration)
+{
+    const enum mb_status status = mb_step_calibrate(cli, model, options, threads, calibration);
+    if (status != MB_OK)
+        return status;
+    calibration->encoder = mb_encoder_create(model, calibration->moments,
+                                             mb_step_weights(importance), MB_SWEEPS, 0, threads);
+    return calibration->encoder != NULL
+               ? MB_OK
+               : mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
+}
+
+enum mb_status mb_step_check_encoder(struct mb_cli *cli, const char *what, const char *hash,
+                                     const struct mb_encoder *encoder)
+{
+    if (strcmp(hash, encoder != NULL ? mb_encoder_hash(encoder) : "") == 0)
+        return MB_OK;
+    return mb_error_set(
+        &cli->error, MB_ERR_STALE, -1,
+        hash[0] == '\0' ? "%s was made for weights rounded by search; leave out --encoder feedback"
+        : encoder == NULL
+            ? "%s was made for weights rounded with feedback; give --encoder feedback and the "
+              "text that it was calibrated on"
+            : "%s was made for weights rounded with feedback on another text, or with other "
+              "windows or importance",
+        what);
+}
+
 void mb_calibration_free(struct mb_calibration *calibration)
 {
+    mb_encoder_destroy(calibration->encoder);
     mb_moments_destroy(calibration->moments);
     mb_network_destroy(calibration->network);
     mb_windows_free(&calibration->windows);

@@ -294,6 +294,8 @@ static struct mb_sensitivity *finished_table(struct mb_model *model,
                 strcmp(table->numerics, mb_numerics_name(request->numerics)) == 0 &&
                 strcmp(table->importance_hash,
                        request->importance != NULL ? request->importance->hash : "") == 0 &&
+                strcmp(table->feedback_hash,
+                       request->encoder != NULL ? mb_encoder_hash(request->encoder) : "") == 0 &&
                 strcmp(table->method, method) == 0 && table->shards == request->shards &&
                 (request->shards == 0 || table->shard == request->shard);
     for (size_t f = 0; f < formats->count; f++) {
@@ -423,6 +425,7 @@ enum mb_status mb_step_sense(struct mb_cli *cli, struct mb_model *model,
         .score_tokens = request->effort == MB_EFFORT_QUICK ? QUICK_TOKENS : 0,
         .journal_path = journal,
         .importance = mb_step_weights(request->importance),
+        .encoder = request->encoder,
         .threads = request->threads,
         .progress = mb_stage_progress(cli),
         .method = request->method,

@@ -7,6 +7,7 @@
 #define MIXBIT_CLI_STEPS_H
 
 #include "cli/cli.h"
+#include "model/encoder.h"
 #include "model/offload.h"
 
 #include <stddef.h>
@@ -103,7 +104,7 @@ enum mb_status mb_step_check_importance(struct mb_cli *cli, const char *what, co
 /* ---- calibration (step_moments.c) ---- */
 
 /* How a file's weights are rounded. */
-enum mb_encoder { MB_ENCODER_SEARCH, MB_ENCODER_FEEDBACK };
+enum mb_encoder_kind { MB_ENCODER_SEARCH, MB_ENCODER_FEEDBACK };
 extern const char *const mb_encoder_names[]; /* search feedback */
 
 /* A text and what the model makes of it: the options of verbs that round with feedback. */
@@ -116,13 +117,21 @@ struct mb_calibration {
     struct mb_network *network;
     struct mb_windows windows;
     struct mb_moments *moments;
+    struct mb_encoder *encoder; /* of mb_step_encoder */
 };
-/* Of coordinate descent, where the user does not say: later ones change little. */
-enum { MB_SWEEPS = 4 };
 /* Ready to collect second moments of the model's activations; free it in any case. */
 enum mb_status mb_step_calibrate(struct mb_cli *cli, struct mb_model *model,
                                  const struct mb_calibration_options *options,
                                  struct mb_threads *threads, struct mb_calibration *calibration);
+/* The same, with an encoder for verbs that measure before they write. */
+enum mb_status mb_step_encoder(struct mb_cli *cli, struct mb_model *model,
+                               const struct mb_calibration_options *options,
+                               const struct mb_importance *importance, struct mb_threads *threads,
+                               struct mb_calibration *calibration);
+/* A table or plan (`what` names it) whose losses were measured with feedback goes with the same
+ * encoder (NULL: search), and one without goes with none: MB_ERR_STALE. `hash` is what it says. */
+enum mb_status mb_step_check_encoder(struct mb_cli *cli, const char *what, const char *hash,
+                                     const struct mb_encoder *encoder);
 void mb_calibration_free(struct mb_calibration *calibration);
 
 /* ---- sensitivity (steps.c) ---- */
@@ -137,6 +146,7 @@ struct mb_sense_request {
     const struct mb_format_list *formats;   /* NULL or empty: the defaults */
     const char *output;                     /* table; the journal is <output>.journal. Required. */
     const struct mb_importance *importance; /* NULL: none */
+    struct mb_encoder *encoder;             /* NULL: search */
     struct mb_threads *threads;
     enum mb_method method;
     size_t surrogate_probes, shard, shards; /* as in mb_sense_options */
@@ -271,7 +281,7 @@ struct mb_forecast_request {
 /* The same problem once per residency class; NULL where the profile has no such times. */
 struct mb_forecast {
     struct mb_model *model;
-    char importance_hash[33]; /* of the table */
+    char importance_hash[33], feedback_hash[33]; /* of the table */
     const struct mb_profile *profile;
     size_t threads;
     struct mb_fixed_cost fixed;

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_COLUMNS = 24, NARROWEST = 10, GAP = 2 };
+enum { MOST_COLUMNS = 32, NARROWEST = 10, GAP = 2 };
 enum cell_kind { CELL_NONE, CELL_TEXT, CELL_NUMBER, CELL_COUNT };
 
 struct cell {

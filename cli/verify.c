@@ -15,7 +15,7 @@ enum { LEAST_FITS = 4, WINDOWS = 64, DRAWS = 100 };
 struct options {
     const char *text, *eval_text, *profile, *sensitivity, *imatrix;
     size_t mixes, fits, seed, windows, window, context, threads, repeats;
-    int effort, numerics;
+    int effort, numerics, encoder;
     struct mb_format_list formats;
     struct mb_verify_limits limits;
 };
@@ -29,7 +29,8 @@ struct work {
     struct mb_windows held_out;
     struct mb_profile *profile;
     struct mb_sensitivity *table;
-    struct mb_importance *importance; /* NULL: none */
+    struct mb_importance *importance;  /* NULL: none */
+    struct mb_calibration calibration; /* its encoder NULL: weights are rounded by search */
     struct mb_format_list formats;
     struct mb_forecast forecast;
     struct mb_comparison comparison;
@@ -65,11 +66,19 @@ static enum mb_status open_table(struct work *work)
     enum mb_status status = mb_step_importance(cli, work->model, o->imatrix, &work->importance);
     if (status == MB_OK && work->importance != NULL)
         status = mb_step_check_texts(cli, work->importance->text_hash, work->held_out.text_hash);
+    if (status == MB_OK && o->encoder == MB_ENCODER_FEEDBACK)
+        status = mb_step_encoder(
+            cli, work->model,
+            &(struct mb_calibration_options){.text = work->text, .window = o->window},
+            work->importance, work->threads, &work->calibration);
     if (status == MB_OK && o->sensitivity != NULL)
         status = mb_step_load_sensitivity(cli, work->model, o->sensitivity, &work->table);
     if (status == MB_OK && o->sensitivity != NULL)
-        return mb_step_check_importance(cli, "the table", work->table->importance_hash,
-                                        work->importance);
+        status = mb_step_check_importance(cli, "the table", work->table->importance_hash,
+                                          work->importance);
+    if (status == MB_OK && o->sensitivity != NULL)
+        return mb_step_check_encoder(cli, "the table", work->table->feedback_hash,
+                                     work->calibration.encoder);
     if (status != MB_OK)
         return status;
     char *path = mb_path_beside(cli->positionals[0], ".sensitivity.json");
@@ -79,6 +88,7 @@ static enum mb_status open_table(struct work *work)
                                            .formats = &work->formats,
                                            .output = path,
                                            .importance = work->importance,
+                                           .encoder = work->calibration.encoder,
                                            .threads = work->threads};
     status = path != NULL ? mb_step_check_output(cli, path)
                           : mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
@@ -151,6 +161,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
         status = open_tables(&work);
     mb_comparison_init(&work.comparison, work.model);
     work.comparison.importance = mb_step_weights(work.importance);
+    work.comparison.encoder = work.calibration.encoder;
     if (status == MB_OK)
         status = draw(&work);
     if (status == MB_OK)
@@ -174,6 +185,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     mb_comparison_free(&work.comparison);
     mb_forecast_free(&work.forecast);
     mb_sensitivity_free(work.table);
+    mb_calibration_free(&work.calibration);
     mb_importance_free(work.importance);
     mb_profile_free(work.profile);
     mb_windows_free(&work.held_out);
@@ -226,6 +238,7 @@ static const struct mb_option table[] = {
      .value = "FILE",
      .help = "table to predict from (default: MODEL.sensitivity.json here, sensed when missing)"},
     MB_IMATRIX_ROW(struct options, imatrix),
+    MB_ENCODER_ROW(struct options, encoder, "--text", "search"),
     MB_PROFILE_ROW(struct options, profile,
                    "cost profile (default: this device's, measured when it is missing)"),
     MB_FORMATS_ROW(struct options, formats, "candidate formats (default: every quantized one)"),

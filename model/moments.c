@@ -151,7 +151,7 @@ enum mb_status mb_moments_create(struct mb_network *network, const struct mb_win
     return MB_OK;
 }
 
-const char *mb_moments_text(const struct mb_moments *m) { return m->windows->text_hash; }
+const struct mb_windows *mb_moments_windows(const struct mb_moments *m) { return m->windows; }
 size_t mb_moments_passes(const struct mb_moments *m) { return m->passes; }
 size_t mb_moments_scarce(const struct mb_moments *m) { return m->scarce; }
 

@@ -21,8 +21,8 @@ enum mb_status mb_moments_create(struct mb_network *network, const struct mb_win
                                  size_t memory_limit, struct mb_moments **moments,
                                  struct mb_error *error);
 void mb_moments_destroy(struct mb_moments *moments);
-/* The hash of the text. */
-const char *mb_moments_text(const struct mb_moments *moments);
+/* What they are collected over. */
+const struct mb_windows *mb_moments_windows(const struct mb_moments *moments);
 
 /* What is known of the rows that matrix `matrix` of tensor `tensor` multiplies (a tensor of the
  * network's model), valid until the next call. Of a matrix that met fewer rows than it has columns

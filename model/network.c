@@ -7,6 +7,7 @@
 #include "model/network.h"
 #include "model/offload.h"
 
+#include "model/encoder.h"
 #include "model/importance.h"
 #include "support/support.h"
 
@@ -70,21 +71,26 @@ struct pack {
     const struct mb_tensor *tensor;
     struct mb_matrix *matrix;
     const float *importance; /* of the tensor; NULL: none */
+    const uint8_t *encoded;  /* its rows in the matrix's format; NULL: encode them */
     bool products;           /* pack for products */
     atomic_int status;
 };
 
 /* One panel's rows: as the mixed file would hold them, then kept, packed, or both. */
-static enum mb_status pack_rows(struct pack *pack, size_t row0, size_t row1, void *stored,
+static enum mb_status pack_rows(struct pack *pack, size_t row0, size_t row1, void *scratch,
                                 float *floats)
 {
     struct mb_matrix *matrix = pack->matrix;
-    enum mb_status status =
-        mb_rows_as(pack->tensor, matrix->format, pack->importance, row0, row1, floats, stored);
-    if (status == MB_OK && matrix->owned_rows != NULL) {
-        const size_t row_bytes = mb_format_row_bytes(matrix->format, matrix->k);
+    const size_t row_bytes = mb_format_row_bytes(matrix->format, matrix->k);
+    const void *stored = scratch;
+    enum mb_status status = MB_OK;
+    if (pack->encoded != NULL)
+        stored = pack->encoded + row0 * row_bytes;
+    else
+        status =
+            mb_rows_as(pack->tensor, matrix->format, pack->importance, row0, row1, floats, scratch);
+    if (status == MB_OK && matrix->owned_rows != NULL)
         memcpy((uint8_t *)matrix->owned_rows + row0 * row_bytes, stored, (row1 - row0) * row_bytes);
-    }
     if (status != MB_OK || !pack->products)
         return status;
     if (matrix->weights.format == matrix->format)
@@ -126,7 +132,9 @@ static enum mb_status allocate_weights(struct mb_network *network, struct mb_mat
     return mb_weights_init(&matrix->weights, format, matrix->n, matrix->k, data);
 }
 
-static enum mb_status pack_matrix(struct mb_network *network, size_t index, struct mb_error *error)
+static enum mb_status pack_matrix(struct mb_network *network, size_t index,
+                                  const struct mb_progress *progress, double done, double total,
+                                  struct mb_error *error)
 {
     struct mb_matrix *matrix = &network->matrices[index];
     const struct mb_tensor *tensor = mb_model_tensor_at(network->model, matrix->tensor);
@@ -138,6 +146,14 @@ static enum mb_status pack_matrix(struct mb_network *network, size_t index, stru
                             network->importance ? network->importance[matrix->tensor] : NULL,
                         .products = products};
     enum mb_status status = MB_OK;
+    if (network->encoder != NULL && matrix->format != tensor->format) {
+        const void *rows;
+        status = mb_encoder_rows(network->encoder, matrix->tensor, matrix->format, progress, done,
+                                 total, &rows, error);
+        if (status != MB_OK)
+            return status;
+        pack.encoded = rows;
+    }
     if (looked_up && matrix->format == tensor->format)
         matrix->rows = tensor->data;
     /* A mixed embedding is kept as rows, unless its packed form can give the same rows back. */
@@ -193,7 +209,7 @@ static enum mb_status pack_all(struct mb_network *network, const struct mb_progr
         enum mb_status status = mb_progress_report(progress, done, total, name);
         if (status != MB_OK)
             return mb_error_set(error, status, -1, "interrupted while the weights were packed");
-        status = pack_matrix(network, i, error);
+        status = pack_matrix(network, i, progress, done, total, error);
         if (status != MB_OK)
             return status;
         done += (double)matrix->n * (double)matrix->k;
@@ -215,10 +231,11 @@ static enum mb_status check_formats(const struct mb_model *model, const enum mb_
     return MB_OK;
 }
 
-enum mb_status mb_network_create_mix(struct mb_model *model, const enum mb_format *formats,
-                                     const float *const *importance, enum mb_numerics numerics,
-                                     struct mb_threads *threads, const struct mb_progress *progress,
-                                     struct mb_network **network, struct mb_error *error)
+static enum mb_status create(struct mb_model *model, const enum mb_format *formats,
+                             const float *const *importance, struct mb_encoder *encoder,
+                             enum mb_numerics numerics, struct mb_threads *threads,
+                             const struct mb_progress *progress, struct mb_network **network,
+                             struct mb_error *error)
 {
     const struct mb_architecture *architecture;
     *network = NULL;
@@ -235,6 +252,7 @@ enum mb_status mb_network_create_mix(struct mb_model *model, const enum mb_forma
                                     .numerics = numerics,
                                     .formats = formats,
                                     .importance = importance,
+                                    .encoder = encoder,
                                     .claimed = calloc(tensors + 1, sizeof *made->claimed)};
     if (made == NULL || made->claimed == NULL)
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for a network");
@@ -250,8 +268,26 @@ enum mb_status mb_network_create_mix(struct mb_model *model, const enum mb_forma
     }
     made->formats = NULL;
     made->importance = NULL;
+    made->encoder = NULL;
     *network = made;
     return MB_OK;
+}
+
+enum mb_status mb_network_create_mix(struct mb_model *model, const enum mb_format *formats,
+                                     const float *const *importance, enum mb_numerics numerics,
+                                     struct mb_threads *threads, const struct mb_progress *progress,
+                                     struct mb_network **network, struct mb_error *error)
+{
+    return create(model, formats, importance, NULL, numerics, threads, progress, network, error);
+}
+
+enum mb_status mb_network_create_encoded(struct mb_model *model, const enum mb_format *formats,
+                                         struct mb_encoder *encoder, enum mb_numerics numerics,
+                                         struct mb_threads *threads,
+                                         const struct mb_progress *progress,
+                                         struct mb_network **network, struct mb_error *error)
+{
+    return create(model, formats, NULL, encoder, numerics, threads, progress, network, error);
 }
 
 const char *const mb_numerics_names[] = {"kernel", "f32", NULL};

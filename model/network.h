@@ -139,6 +139,7 @@ struct mb_network {
     enum mb_numerics numerics;
     const enum mb_format *formats;  /* the mix, during creation only; NULL: as in the file */
     const float *const *importance; /* likewise; NULL: none */
+    struct mb_encoder *encoder;     /* likewise; NULL: search, weighted by importance */
     /* hyperparameters */
     size_t width, vocabulary, layers, heads, kv_heads, head_dim, context;
     float eps, attention_scale;
@@ -218,6 +219,13 @@ enum mb_status mb_graph_step(struct mb_network *network, struct mb_step step,
 enum mb_status mb_rows_as(const struct mb_tensor *tensor, enum mb_format format,
                           const float *importance, size_t row0, size_t row1, float *scratch,
                           void *out);
+/* As mb_network_create_mix, with weights rounded by an encoder of the same model. */
+struct mb_encoder;
+enum mb_status mb_network_create_encoded(struct mb_model *model, const enum mb_format *formats,
+                                         struct mb_encoder *encoder, enum mb_numerics numerics,
+                                         struct mb_threads *threads,
+                                         const struct mb_progress *progress,
+                                         struct mb_network **network, struct mb_error *error);
 /* The format that holds a tensor's dequantized values exactly and runs in f32 arithmetic: itself
  * for floats, f32 for all others. */
 enum mb_format mb_f32_format(enum mb_format format);

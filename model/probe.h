@@ -71,11 +71,12 @@ struct mb_requantized {
 /* dequantize(quantize(w)) of matrix `index` of the network, made ready for `numerics`; format
  * MB_FORMAT_NONE: unchanged, in f32. `importance` guides the quantizer, `activations` (what each of
  * the input's columns adds to the output) only weighs the error; both are [matrices][k] as in
- * struct mb_importance, either may be NULL. */
+ * struct mb_importance, either may be NULL. `encoded`: the rows as they are in the format already
+ * (model/encoder.h), or NULL. */
 enum mb_status mb_requantize(const struct mb_network *network, size_t index, enum mb_format format,
                              enum mb_numerics numerics, const float *importance,
-                             const float *activations, struct mb_requantized *out,
-                             struct mb_error *error);
+                             const float *activations, const void *encoded,
+                             struct mb_requantized *out, struct mb_error *error);
 void mb_requantized_free(struct mb_requantized *requantized);
 
 #endif

@@ -22,6 +22,7 @@ struct job {
     const struct mb_tensor *tensor;
     enum mb_format format;
     const float *importance, *activations;
+    const uint8_t *encoded; /* the tensor's rows in `format`; NULL: encode them */
     struct mb_requantized *out;
     struct row_sums *rows; /* so that sums do not depend on the threads */
     atomic_int status, inexact;
@@ -57,11 +58,16 @@ static enum mb_status do_panel(struct job *job, size_t row0, size_t row1, struct
         (const uint8_t *)tensor->data + row0 * mb_format_row_bytes(tensor->format, k);
     enum mb_status status = mb_dequantize(tensor->format, data, rows, k, b->source);
     const float *result = b->source;
+    const void *stored = b->stored;
     if (status == MB_OK && job->format != MB_FORMAT_NONE) {
         const struct mb_encoding encoding = {.importance = job->importance};
-        status = mb_quantize_rows(tensor, job->format, &encoding, row0, row1, b->source, b->stored);
+        if (job->encoded != NULL)
+            stored = job->encoded + row0 * mb_format_row_bytes(job->format, k);
+        else
+            status =
+                mb_quantize_rows(tensor, job->format, &encoding, row0, row1, b->source, b->stored);
         if (status == MB_OK)
-            status = mb_dequantize(job->format, b->stored, rows, k, b->result);
+            status = mb_dequantize(job->format, stored, rows, k, b->result);
         result = b->result;
     }
     if (status != MB_OK)
@@ -79,8 +85,8 @@ static enum mb_status do_panel(struct job *job, size_t row0, size_t row1, struct
         memcpy(job->out->rows + row0 * k, result, rows * k * sizeof *result);
     if (job->out->weights.data == NULL)
         return MB_OK;
-    const bool stored = job->out->weights.format != MB_FORMAT_F32;
-    return mb_pack_rows(&job->out->weights, stored ? (const void *)b->stored : result, row0, row1);
+    const bool as_stored = job->out->weights.format != MB_FORMAT_F32;
+    return mb_pack_rows(&job->out->weights, as_stored ? stored : result, row0, row1);
 }
 
 static void do_panels(void *arg, size_t first, size_t last, size_t thread)
@@ -134,8 +140,8 @@ static enum mb_status allocate(const struct mb_network *network, size_t index,
 
 enum mb_status mb_requantize(const struct mb_network *network, size_t index, enum mb_format format,
                              enum mb_numerics numerics, const float *importance,
-                             const float *activations, struct mb_requantized *out,
-                             struct mb_error *error)
+                             const float *activations, const void *encoded,
+                             struct mb_requantized *out, struct mb_error *error)
 {
     const bool own_kernel = numerics == MB_NUMERICS_KERNEL && format != MB_FORMAT_NONE;
     const struct mb_tensor *tensor =
@@ -144,6 +150,7 @@ enum mb_status mb_requantize(const struct mb_network *network, size_t index, enu
                       .format = format,
                       .importance = importance,
                       .activations = activations,
+                      .encoded = encoded,
                       .out = out};
     *out = (struct mb_requantized){0};
     enum mb_status status = allocate(network, index, own_kernel ? format : MB_FORMAT_F32, out);

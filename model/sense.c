@@ -8,6 +8,7 @@
  * forward; restart and interval are ours. */
 #include "model/sense.h"
 
+#include "model/encoder.h"
 #include "model/importance.h"
 #include "model/statistics.h"
 #include "support/support.h"
@@ -52,15 +53,18 @@ static enum mb_status describe(const struct mb_sense_job *s, char *settings, siz
     mb_hash_bytes(windows->tokens, windows->count * windows->window * sizeof *windows->tokens,
                   tokens);
     mb_importance_hash(s->model, s->options->importance, importance);
+    struct mb_encoder *encoder = s->options->encoder;
     const char *model = mb_model_hash(s->model);
     if (model == NULL || model[0] == '\0')
         return mb_error_set(error, MB_ERR_IO, -1, "cannot read '%s' to its end",
                             mb_model_path(s->model));
     snprintf(settings, bytes,
-             "%s %s revision %d, model %s, tokens %s, windows %zu x %zu, score %zu, importance %s",
+             "%s %s revision %d, model %s, tokens %s, windows %zu x %zu, score %zu, importance "
+             "%s%s%s",
              s->measure_all ? "measures" : "kl", mb_numerics_name(s->options->numerics),
              METHOD_REVISION, model, tokens, windows->count, windows->window,
-             s->options->score_tokens, importance);
+             s->options->score_tokens, importance, encoder != NULL ? ", feedback " : "",
+             encoder != NULL ? mb_encoder_hash(encoder) : "");
     return MB_OK;
 }
 
@@ -142,6 +146,23 @@ static int report_part(void *user, double part)
                               s->note) != MB_OK;
 }
 
+enum mb_status mb_sense_requantize(struct mb_sense_job *s, size_t unit, enum mb_format format,
+                                   enum mb_numerics numerics, struct mb_requantized *weights,
+                                   struct mb_error *error)
+{
+    const size_t tensor = s->units[unit].tensor;
+    const void *encoded = NULL;
+    enum mb_status status = MB_OK;
+    if (s->options->encoder != NULL && format != MB_FORMAT_NONE)
+        status = mb_encoder_rows(s->options->encoder, tensor, format, s->options->progress, s->done,
+                                 s->total, &encoded, error);
+    return status == MB_OK ? mb_requantize(s->network, s->units[unit].matrix, format, numerics,
+                                           mb_sense_importance(s, unit),
+                                           s->activations ? s->activations->weights[tensor] : NULL,
+                                           encoded, weights, error)
+                           : status;
+}
+
 /* Mean over scored tokens, interval over windows. With one window there is nothing to compare: the
  * interval is then over its tokens, which hang together, and so too narrow. */
 static struct mb_loss summarize(const struct mb_sense_job *s, double weight_error)
@@ -171,9 +192,7 @@ static enum mb_status probe(struct mb_sense_job *s, size_t unit, enum mb_format 
 {
     struct mb_requantized weights;
     const enum mb_numerics numerics = s->options->numerics;
-    enum mb_status status = mb_requantize(
-        s->network, s->units[unit].matrix, format, numerics, mb_sense_importance(s, unit),
-        s->activations ? s->activations->weights[s->units[unit].tensor] : NULL, &weights, error);
+    enum mb_status status = mb_sense_requantize(s, unit, format, numerics, &weights, error);
     if (status != MB_OK)
         return status;
     if (weights.exact && numerics == MB_NUMERICS_F32 && format != MB_FORMAT_NONE) {
@@ -195,12 +214,13 @@ static enum mb_status probe(struct mb_sense_job *s, size_t unit, enum mb_format 
     return status;
 }
 
-/* Quantizing takes time too: as much per weight as some 100 multiplications. */
+/* Quantizing takes time too: as much per weight as some 100 multiplications, with feedback
+ * thousands. */
 static double cost_of(const struct mb_sense_job *s, size_t unit)
 {
     const struct mb_tensor *tensor = mb_sense_tensor(s, unit);
     return mb_prober_cost(s->prober, &s->units[unit].target) +
-           100.0 * (double)tensor->n * (double)tensor->k;
+           (s->options->encoder != NULL ? 10000.0 : 100.0) * (double)tensor->n * (double)tensor->k;
 }
 
 static void set_note(struct mb_sense_job *s, size_t unit, const char *what)

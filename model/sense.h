@@ -47,6 +47,10 @@ enum mb_format mb_sense_stored(const struct mb_sense_job *job, size_t unit, size
 /* Whether the candidate is the first that is stored as its format: later ones share its entry. */
 bool mb_sense_first(const struct mb_sense_job *job, size_t unit, size_t candidate);
 const float *mb_sense_importance(const struct mb_sense_job *job, size_t unit);
+/* The weights of a probe, as this job rounds them. */
+enum mb_status mb_sense_requantize(struct mb_sense_job *job, size_t unit, enum mb_format format,
+                                   enum mb_numerics numerics, struct mb_requantized *weights,
+                                   struct mb_error *error);
 
 /* Collect activations and the output error of every candidate (sense_weights.c). */
 enum mb_status mb_sense_collect(struct mb_sense_job *job, struct mb_error *error);

@@ -2,6 +2,7 @@
 /* The table of a finished job, for the method that was asked for. */
 #include "model/sense.h"
 
+#include "model/encoder.h"
 #include "model/importance.h"
 #include "support/support.h"
 
@@ -59,6 +60,9 @@ static void fill_header(const struct mb_sense_job *job, struct mb_sensitivity *t
     memcpy(table->text_hash, windows->text_hash, sizeof table->text_hash);
     if (job->options->importance != NULL)
         mb_importance_hash(job->model, job->options->importance, table->importance_hash);
+    if (job->options->encoder != NULL)
+        (void)snprintf(table->feedback_hash, sizeof table->feedback_hash, "%s",
+                       mb_encoder_hash(job->options->encoder));
     mb_method_describe(job->options->method, job->options->surrogate_probes, table->method);
     snprintf(table->numerics, sizeof table->numerics, "%s",
              mb_numerics_name(job->options->numerics));

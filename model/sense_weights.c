@@ -57,9 +57,7 @@ enum mb_status mb_sense_weigh(struct mb_sense_job *job, struct mb_error *error)
         if (!mb_sense_owns(job, unit) || format == MB_FORMAT_NONE)
             continue;
         enum mb_status status =
-            mb_requantize(job->network, job->units[unit].matrix, format, job->options->numerics,
-                          mb_sense_importance(job, unit),
-                          job->activations->weights[job->units[unit].tensor], &weights, error);
+            mb_sense_requantize(job, unit, format, job->options->numerics, &weights, error);
         if (status != MB_OK)
             return status;
         job->errors[i] = weights.output_error * weights.output_error;

@@ -144,7 +144,9 @@ enum mb_status mb_plan_save(const struct mb_plan *plan, const char *path, struct
          (plan->groups[0] != '\0' &&
           json_object_set_new(root, "groups", json_string(plan->groups)) != 0) ||
          (plan->importance_hash[0] != '\0' &&
-          json_object_set_new(root, "importance", json_string(plan->importance_hash)) != 0)))
+          json_object_set_new(root, "importance", json_string(plan->importance_hash)) != 0) ||
+         (plan->feedback_hash[0] != '\0' &&
+          json_object_set_new(root, "feedback", json_string(plan->feedback_hash)) != 0)))
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while writing '%s'", path);
     if (status == MB_OK)
         status = mb_json_save(path, root, error);
@@ -251,6 +253,9 @@ enum mb_status mb_plan_load(const char *path, struct mb_plan **plan, struct mb_e
     if (status == MB_OK && json_object_get(root, "importance") != NULL)
         status = mb_json_text(root, "importance", made->importance_hash,
                               sizeof made->importance_hash, path, error);
+    if (status == MB_OK && json_object_get(root, "feedback") != NULL)
+        status = mb_json_text(root, "feedback", made->feedback_hash, sizeof made->feedback_hash,
+                              path, error);
     if (status == MB_OK && json_object_get(root, "groups") != NULL)
         status = mb_json_text(root, "groups", made->groups, sizeof made->groups, path, error);
     if (status == MB_OK)

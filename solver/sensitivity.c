@@ -168,6 +168,8 @@ enum mb_status mb_sensitivity_save(const struct mb_sensitivity *table, const cha
         return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while writing '%s'", path);
     if (table->importance_hash[0] != '\0')
         json_object_set_new(root, "importance", json_string(table->importance_hash));
+    if (table->feedback_hash[0] != '\0')
+        json_object_set_new(root, "feedback", json_string(table->feedback_hash));
     if (table->shards > 0)
         json_object_set_new(
             root, "shard", json_pack("[I,I]", (json_int_t)table->shard, (json_int_t)table->shards));
@@ -298,6 +300,9 @@ static enum mb_status read_header(const json_t *root, const char *path,
     if (status == MB_OK && json_object_get(root, "importance") != NULL)
         status = mb_json_text(root, "importance", table->importance_hash,
                               sizeof table->importance_hash, path, error);
+    if (status == MB_OK && json_object_get(root, "feedback") != NULL)
+        status = mb_json_text(root, "feedback", table->feedback_hash, sizeof table->feedback_hash,
+                              path, error);
     const json_t *shard = json_object_get(root, "shard");
     if (status != MB_OK || shard == NULL)
         return status;

@@ -16,6 +16,8 @@ static const char *difference(const struct mb_sensitivity *a, const struct mb_se
         return "text";
     if (strcmp(a->importance_hash, b->importance_hash) != 0)
         return "imatrix";
+    if (strcmp(a->feedback_hash, b->feedback_hash) != 0)
+        return "encoder";
     if (strcmp(a->method, b->method) != 0 || strcmp(a->numerics, b->numerics) != 0)
         return "method";
     if (a->windows != b->windows || a->window != b->window || a->tokens != b->tokens)

@@ -88,6 +88,7 @@ mb_tokenizer_bos(const struct mb_tokenizer *tokenizer); /* -1: none, or not to b
  */
 
 struct mb_moments; /* second moments of activations: model/moments.h */
+struct mb_encoder; /* tensors rounded by them: model/encoder.h */
 
 struct mb_convert_options {
     uint32_t size;
@@ -358,6 +359,8 @@ struct mb_sense_options {
     const char *journal_path; /* append-only state; NULL: none. A journal of another job is refused
                                  (MB_ERR_STALE) */
     const float *const *importance; /* as in mb_convert; NULL allowed */
+    struct mb_encoder *encoder;     /* round with feedback, as mb_convert does with moments; of the
+                                       same model and importance. NULL: weight by weight */
     size_t memory_limit_bytes; /* caps cached activations and logits; 0: half of what is free */
     struct mb_threads *threads;
     const struct mb_progress *progress;

@@ -258,6 +258,7 @@ struct mb_plan {
     char objective[160];      /* "kl", "decode" ..., or the weights or allocator it was made with */
     char groups[160];         /* what had to share a format: "layer", "qkv gate-up"; "": nothing */
     char importance_hash[33]; /* what its losses were measured with; "": nothing */
+    char feedback_hash[33];   /* and with which feedback; "": weight by weight */
     struct mb_budget budget;
     double total[MB_QUANTITY_COUNT], fixed[MB_QUANTITY_COUNT];
     double gap;

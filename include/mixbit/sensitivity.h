@@ -44,6 +44,7 @@ struct mb_loss {
 struct mb_sensitivity {
     char model_hash[33], text_hash[33];
     char importance_hash[33]; /* what the formats were rounded by; "": nothing */
+    char feedback_hash[33];   /* with which feedback; "": weight by weight */
     char method[32];          /* a method's name; "surrogate 2": with two probes per tensor */
     char numerics[16];        /* of the probed tensor: "f32" or "kernel" */
     size_t windows, window, tokens;

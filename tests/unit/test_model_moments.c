@@ -8,8 +8,8 @@
 
 #include <cmocka.h>
 
+#include "model/encoder.h"
 #include "model/importance.h"
-#include "model/moments.h"
 #include "model/network.h"
 #include "unit/network_support.h"
 
@@ -371,12 +371,104 @@ static void test_not_finite(void **state)
     tear_down(&f);
 }
 
+/* ---- the encoder ---- */
+
+/* Its rows are those of the file, kept or made again, and a network of them is the file's. */
+static void encoder_is_as_files(const char *model)
+{
+    struct fixture f;
+    set_up(&f, model, WINDOWS, WINDOW, 2, 0);
+    enum mb_format *formats = some_of(f.model, MB_FORMAT_Q4_0);
+    struct mb_error error;
+    char path[64];
+    ns_temporary(path);
+    struct mb_model *made =
+        convert(f.model, formats, path,
+                (struct mb_convert_options){.moments = f.moments, .sweeps = MB_SWEEPS});
+    for (size_t limit = 0; limit < 2; limit++) {
+        struct mb_encoder *encoder =
+            mb_encoder_create(f.model, f.moments, NULL, MB_SWEEPS, limit, f.threads);
+        assert_non_null(encoder);
+        for (size_t i = 0; i < mb_model_tensor_count(f.model); i++) {
+            const struct mb_tensor *expected = mb_model_tensor_at(made, i);
+            const void *rows = NULL, *again = NULL;
+            for (int time = 0; time < 2; time++) {
+                again = rows;
+                if (mb_encoder_rows(encoder, i, expected->format, NULL, 0, 1, &rows, &error) !=
+                    MB_OK)
+                    fail_msg("%s", error.message);
+                assert_memory_equal(rows, expected->data, expected->bytes);
+            }
+            if (limit == 0 || formats[i] == MB_FORMAT_NONE)
+                assert_ptr_equal(rows, again);
+        }
+        struct mb_network *encoded, *read = ns_network(made, NULL, MB_NUMERICS_KERNEL, NULL);
+        assert_int_equal(mb_network_create_encoded(f.model, formats, encoder, MB_NUMERICS_KERNEL,
+                                                   f.threads, NULL, &encoded, &error),
+                         MB_OK);
+        for (size_t i = 0; i < read->matrix_count; i++) {
+            const struct mb_matrix *a = &encoded->matrices[i], *b = &read->matrices[i];
+            size_t bytes;
+            assert_int_equal(a->format, b->format);
+            if (b->weights.data == NULL)
+                continue;
+            assert_int_equal(mb_pack_size(b->weights.format, b->n, b->k, &bytes), MB_OK);
+            assert_memory_equal(a->weights.data, b->weights.data, bytes);
+        }
+        mb_network_destroy(encoded);
+        mb_network_destroy(read);
+        mb_encoder_destroy(encoder);
+    }
+    mb_model_close(made);
+    unlink(path);
+    free(formats);
+    tear_down(&f);
+}
+
+static void test_encoder(void **state)
+{
+    (void)state;
+    encoder_is_as_files(TINY_MODEL);
+    encoder_is_as_files(EXPERTS_MODEL);
+}
+
+/* A hash for what the blocks depend on; an interrupt is heard; no rows of a wrong length. */
+static void test_encoder_edges(void **state)
+{
+    (void)state;
+    struct fixture f;
+    set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 0, 0);
+    struct mb_encoder *encoder = mb_encoder_create(f.model, f.moments, NULL, 2, 0, NULL);
+    struct mb_encoder *same = mb_encoder_create(f.model, f.moments, NULL, 2, 1, NULL);
+    struct mb_encoder *other = mb_encoder_create(f.model, f.moments, NULL, 3, 0, NULL);
+    assert_true(encoder != NULL && same != NULL && other != NULL);
+    assert_string_equal(mb_encoder_hash(encoder), mb_encoder_hash(same));
+    assert_string_not_equal(mb_encoder_hash(encoder), mb_encoder_hash(other));
+    const size_t tensor = index_of(f.model, "blk.0.ffn_down.weight");
+    struct mb_error error;
+    const void *rows;
+    for (int patience = 0; patience < 8; patience += 7) {
+        int left = patience;
+        const struct mb_progress progress = {stop_at_once, &left};
+        assert_int_equal(
+            mb_encoder_rows(encoder, tensor, MB_FORMAT_Q3_K, &progress, 0, 1, &rows, &error),
+            MB_ERR_INTERRUPTED);
+    }
+    assert_int_equal(mb_encoder_rows(encoder, tensor, MB_FORMAT_Q3_K, NULL, 0, 1, &rows, &error),
+                     MB_OK);
+    mb_encoder_destroy(encoder);
+    mb_encoder_destroy(same);
+    mb_encoder_destroy(other);
+    tear_down(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_rows), cmocka_unit_test(test_limit_and_threads),
         cmocka_unit_test(test_scarce),       cmocka_unit_test(test_files),
         cmocka_unit_test(test_refusals),     cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_encoder),      cmocka_unit_test(test_encoder_edges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

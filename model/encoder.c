@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Encoding a whole tensor with feedback, and keeping the blocks (encoder.h).
+ *
+ * Rows go to the encoder 16 at a time, its own batch, and those batches to threads; some million
+ * weights lie between two looks at whether to go on. */
+#include "model/encoder.h"
+
+#include "model/gguf.h"
+#include "model/importance.h"
+#include "model/network.h"
+#include "support/support.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BATCH = 16, WEIGHTS_AT_ONCE = 1 << 20 };
+/* Raised when a change of arithmetic makes earlier blocks other ones. */
+enum { ENCODER_REVISION = 1 };
+
+struct entry {
+    size_t tensor;
+    enum mb_format format;
+    void *rows;
+};
+
+struct mb_encoder {
+    struct mb_model *model;
+    struct mb_moments *moments;
+    const float *const *importance;
+    struct mb_threads *threads;
+    size_t sweeps, limit, bytes;
+    size_t count, room;
+    struct entry *entries;
+    void *spare; /* of the last call, when the limit left no room for it */
+    char hash[33];
+};
+
+struct mb_encoder *mb_encoder_create(struct mb_model *model, struct mb_moments *moments,
+                                     const float *const *importance, size_t sweeps,
+                                     size_t memory_limit, struct mb_threads *threads)
+{
+    struct mb_encoder *e = calloc(1, sizeof *e);
+    const struct mb_windows *windows = mb_moments_windows(moments);
+    char of[33], settings[200];
+    if (e == NULL)
+        return NULL;
+    *e = (struct mb_encoder){.model = model,
+                             .moments = moments,
+                             .importance = importance,
+                             .threads = threads,
+                             .sweeps = sweeps,
+                             .limit = memory_limit > 0 ? memory_limit : mb_free_memory() / 4};
+    mb_importance_hash(model, importance, of);
+    const int length =
+        snprintf(settings, sizeof settings,
+                 "feedback %d, text %s, windows %zu x %zu, importance %s, sweeps %zu",
+                 ENCODER_REVISION, windows->text_hash, windows->count, windows->window, of, sweeps);
+    mb_hash_bytes(settings, (size_t)length, e->hash);
+    return e;
+}
+
+void mb_encoder_destroy(struct mb_encoder *encoder)
+{
+    if (encoder == NULL)
+        return;
+    for (size_t i = 0; i < encoder->count; i++)
+        mb_free_aligned(encoder->entries[i].rows);
+    mb_free_aligned(encoder->spare);
+    free(encoder->entries);
+    free(encoder);
+}
+
+const char *mb_encoder_hash(const struct mb_encoder *encoder) { return encoder->hash; }
+
+/* ---- one tensor ---- */
+
+struct job {
+    const struct mb_tensor *tensor;
+    enum mb_format format;
+    struct mb_encoding encoding;
+    size_t row0, row1; /* the rows to make */
+    uint8_t *out;      /* of the whole tensor */
+    atomic_int status;
+};
+
+static void encode_batches(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    struct job *job = arg;
+    const struct mb_tensor *tensor = job->tensor;
+    const size_t source_bytes = mb_format_row_bytes(tensor->format, tensor->k);
+    const size_t row_bytes = mb_format_row_bytes(job->format, tensor->k);
+    float *floats = mb_alloc_aligned(BATCH * tensor->k * sizeof *floats);
+    enum mb_status status = floats != NULL ? MB_OK : MB_ERR_MEMORY;
+    for (size_t batch = first; batch < last && status == MB_OK; batch++) {
+        const size_t row0 = job->row0 + batch * BATCH;
+        const size_t row1 = row0 + BATCH < job->row1 ? row0 + BATCH : job->row1;
+        status = mb_dequantize(tensor->format, (const uint8_t *)tensor->data + row0 * source_bytes,
+                               row1 - row0, tensor->k, floats);
+        if (status == MB_OK)
+            status = mb_quantize_rows(tensor, job->format, &job->encoding, row0, row1, floats,
+                                      job->out + row0 * row_bytes);
+    }
+    if (status != MB_OK)
+        atomic_store(&job->status, (int)status);
+    mb_free_aligned(floats);
+}
+
+/* Rows [job->row0, end), all of one matrix. */
+static enum mb_status encode_matrix(struct mb_encoder *e, struct job *job, size_t end,
+                                    const struct mb_progress *progress, double done, double total,
+                                    struct mb_error *error)
+{
+    const struct mb_tensor *tensor = job->tensor;
+    const size_t batches = WEIGHTS_AT_ONCE / (BATCH * tensor->k) + 1;
+    char note[128];
+    (void)snprintf(note, sizeof note, "%s %s, with feedback", mb_printable(tensor->name).text,
+                   mb_format_info(job->format)->name);
+    for (; job->row0 < end; job->row0 = job->row1) {
+        if (mb_progress_report(progress, done, total, note) != MB_OK)
+            return mb_error_set(error, MB_ERR_INTERRUPTED, -1,
+                                "interrupted while tensor '%s' was rounded",
+                                mb_printable(tensor->name).text);
+        job->row1 = end - job->row0 < batches * BATCH ? end : job->row0 + batches * BATCH;
+        mb_split(e->threads, (job->row1 - job->row0 + BATCH - 1) / BATCH, SIZE_MAX, encode_batches,
+                 job);
+        const enum mb_status status = (enum mb_status)atomic_load(&job->status);
+        if (status != MB_OK)
+            return mb_error_set(
+                error, status, -1, "tensor '%s' cannot be quantized to %s: %s%s",
+                mb_printable(tensor->name).text, mb_format_info(job->format)->name,
+                mb_status_string(status),
+                status == MB_ERR_ARGUMENT ? " (it holds infinite or undefined weights)" : "");
+    }
+    return MB_OK;
+}
+
+static enum mb_status encode_tensor(struct mb_encoder *e, size_t index, struct job *job,
+                                    const struct mb_progress *progress, double done, double total,
+                                    struct mb_error *error)
+{
+    const size_t each = (size_t)job->tensor->ne[1];
+    enum mb_status status = MB_OK;
+    for (size_t m = 0; m < mb_tensor_matrices(job->tensor) && status == MB_OK; m++) {
+        status = mb_moments_get(e->moments, index, m, progress, done, total, &job->encoding.moments,
+                                error);
+        if (status == MB_OK)
+            status = encode_matrix(e, job, (m + 1) * each, progress, done, total, error);
+    }
+    return status;
+}
+
+/* ---- what is kept ---- */
+
+/* Takes over the rows; false: out of memory. */
+static bool keep(struct mb_encoder *e, size_t tensor, enum mb_format format, void *rows,
+                 size_t bytes)
+{
+    mb_free_aligned(e->spare);
+    e->spare = NULL;
+    if (bytes > e->limit - e->bytes) {
+        e->spare = rows;
+        return true;
+    }
+    if (e->count == e->room) {
+        const size_t room = e->room > 0 ? 2 * e->room : 64;
+        struct entry *entries = realloc(e->entries, room * sizeof *entries);
+        if (entries == NULL) {
+            mb_free_aligned(rows);
+            return false;
+        }
+        e->entries = entries;
+        e->room = room;
+    }
+    e->entries[e->count++] = (struct entry){tensor, format, rows};
+    e->bytes += bytes;
+    return true;
+}
+
+enum mb_status mb_encoder_rows(struct mb_encoder *e, size_t tensor, enum mb_format format,
+                               const struct mb_progress *progress, double done, double total,
+                               const void **rows, struct mb_error *error)
+{
+    const struct mb_tensor *t = mb_model_tensor_at(e->model, tensor);
+    *rows = t->data;
+    if (format == t->format)
+        return MB_OK;
+    for (size_t i = 0; i < e->count; i++)
+        if (e->entries[i].tensor == tensor && e->entries[i].format == format) {
+            *rows = e->entries[i].rows;
+            return MB_OK;
+        }
+    const size_t row_bytes = mb_format_row_bytes(format, t->k);
+    struct job job = {.tensor = t,
+                      .format = format,
+                      .encoding = {.importance = e->importance ? e->importance[tensor] : NULL,
+                                   .sweeps = e->sweeps}};
+    size_t bytes;
+    if (row_bytes == 0)
+        return mb_error_set(error, MB_ERR_SHAPE, -1, "tensor '%s' has no rows of %s",
+                            mb_printable(t->name).text, mb_format_info(format)->name);
+    if (mb_mul_size(t->n, row_bytes, &bytes))
+        job.out = mb_alloc_aligned(bytes);
+    if (job.out == NULL)
+        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for tensor '%s'",
+                            mb_printable(t->name).text);
+    enum mb_status status = encode_tensor(e, tensor, &job, progress, done, total, error);
+    if (status != MB_OK) {
+        mb_free_aligned(job.out);
+        return status;
+    }
+    if (!keep(e, tensor, format, job.out, bytes))
+        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for encoded tensors");
+    *rows = job.out;
+    return MB_OK;
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Tensors encoded with feedback (kernels/feedback.h), each once for all that ask for it.
+ *
+ * Feedback costs seconds for a tensor and format, and a plan asks for the same pair many times: for
+ * its probe, for the uniform format, for presets and for every mix. So blocks are kept, as far as
+ * memory allows. They are those that mb_convert writes with the same moments, importance and
+ * sweeps. */
+#ifndef MIXBIT_MODEL_ENCODER_H
+#define MIXBIT_MODEL_ENCODER_H
+
+#include "model/moments.h"
+
+/* Of coordinate descent after rounding, where the user does not say: later ones change little. */
+enum { MB_SWEEPS = 4 };
+
+struct mb_encoder;
+
+/* For tensors of `model`, the one that the moments are of; importance as in mb_convert, for what
+ * met no rows. Both must stay. memory_limit: bytes of blocks that are kept, 0: a quarter of what
+ * is free. NULL: out of memory. */
+struct mb_encoder *mb_encoder_create(struct mb_model *model, struct mb_moments *moments,
+                                     const float *const *importance, size_t sweeps,
+                                     size_t memory_limit, struct mb_threads *threads);
+void mb_encoder_destroy(struct mb_encoder *encoder);
+/* What its blocks depend on besides model and format: the text, importance, sweeps. */
+const char *mb_encoder_hash(const struct mb_encoder *encoder);
+
+/* All rows of a tensor in `format`, as a GGUF file holds them; valid until the next call. May run
+ * the model. `progress` (NULL allowed) hears of it at `done` of `total`, and may stop it.
+ * MB_ERR_ARGUMENT: weights that are not finite. */
+enum mb_status mb_encoder_rows(struct mb_encoder *encoder, size_t tensor, enum mb_format format,
+                               const struct mb_progress *progress, double done, double total,
+                               const void **rows, struct mb_error *error);
+
+#endif
