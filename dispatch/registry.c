@@ -15,6 +15,11 @@ size_t mb_registry_level_count(enum mb_isa isa)
     return isa < MB_ISA_COUNT ? tables[isa]->count : 0;
 }
 
+const struct mb_feedback_ops *mb_registry_feedback(enum mb_isa isa)
+{
+    return isa < MB_ISA_COUNT ? tables[isa]->feedback : NULL;
+}
+
 size_t mb_registry_count(void)
 {
     size_t count = 0;

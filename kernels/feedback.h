@@ -44,4 +44,18 @@ void mb_refine_rows(enum mb_format format, const float *w, size_t rows,
                     const struct mb_second_moments *moments, size_t sweeps, void *blocks,
                     double *errors, float *scratch);
 
+/* What takes time of this file and of gram.h, compiled for an ISA level; all levels give the same
+ * bits. Called by these names alone, they are what every CPU of the architecture can run. */
+struct mb_feedback_ops {
+    void (*gram_add)(float *h, size_t stride, size_t k, const float *packed, size_t rows,
+                     float sign, size_t first, size_t last);
+    bool (*gram_factor_rows)(float *h, size_t k, size_t row0, size_t row1);
+    void (*feedback_rows)(enum mb_format format, const float *w, size_t rows,
+                          const struct mb_second_moments *moments, void *dst, float *scratch);
+    void (*refine_rows)(enum mb_format format, const float *w, size_t rows,
+                        const struct mb_second_moments *moments, size_t sweeps, void *blocks,
+                        double *errors, float *scratch);
+};
+extern const struct mb_feedback_ops mb_feedback_reference;
+
 #endif

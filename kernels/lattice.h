@@ -41,33 +41,4 @@ static inline float mb_lattice_level(const struct mb_lattice *l, uint8_t code)
     return (float)((l->table != NULL ? l->table[code] : code) - l->bias);
 }
 
-static inline float mb_lattice_value(const struct mb_lattice *l, float scale, float offset,
-                                     uint8_t code)
-{
-    return scale * mb_lattice_level(l, code) + offset;
-}
-
-/* The code whose value is nearest; a scale of 0 has the code of level 0. */
-static inline uint8_t mb_lattice_nearest(const struct mb_lattice *l, float scale, float offset,
-                                         float value)
-{
-    const float place = scale != 0.0f ? (value - offset) / scale : 0.0f;
-    if (l->table == NULL) {
-        const float code = place + (float)l->bias;
-        if (!(code > 0.0f))
-            return 0;
-        return code < (float)l->last ? (uint8_t)(code + 0.5f) : (uint8_t)l->last;
-    }
-    uint8_t best = 0;
-    float least = INFINITY;
-    for (uint8_t code = 0; code < 16; code++) {
-        const float distance = fabsf(place - mb_lattice_level(l, code));
-        if (distance < least) {
-            least = distance;
-            best = code;
-        }
-    }
-    return best;
-}
-
 #endif

@@ -5,6 +5,7 @@
  * bits. A super-block is decoded into plain arrays (struct mb_decoded), one routine multiplies
  * decoded super-blocks with activation rows, and both gemv and gemm are that routine. fmaf is one
  * rounding wherever it runs, in hardware or not. */
+#include "kernels/feedback.h"
 #include "kernels/half.h"
 #include "kernels/words.h"
 
@@ -528,4 +529,5 @@ static const struct mb_kernel kernels[] = {
     /* clang-format on */
 };
 
-const struct mb_kernel_table mb_kernels_reference = {kernels, sizeof kernels / sizeof *kernels};
+const struct mb_kernel_table mb_kernels_reference = {kernels, sizeof kernels / sizeof *kernels,
+                                                     &mb_feedback_reference};

@@ -6,6 +6,7 @@
  * added in order, so the sums do not depend on the number of threads. */
 #include "model/importance.h"
 
+#include "dispatch/dispatch.h"
 #include "model/network.h"
 #include "model/vector.h"
 #include "support/support.h"
@@ -31,6 +32,7 @@ enum { BATCH = 16 };
 struct feedback {
     enum mb_format format;
     const struct mb_encoding *encoding;
+    const struct mb_feedback_ops *ops;
     size_t row_bytes;
     float *scratch;
     uint8_t *other; /* blocks of 16 rows */
@@ -40,10 +42,10 @@ static void encode_batch(const struct feedback *f, size_t rows, const float *w, 
 {
     const struct mb_second_moments *moments = f->encoding->moments;
     double errors[BATCH];
-    mb_feedback_rows(f->format, w, rows, moments, blocks, f->scratch);
+    f->ops->feedback_rows(f->format, w, rows, moments, blocks, f->scratch);
     if (f->encoding->sweeps > 0)
-        mb_refine_rows(f->format, w, rows, moments, f->encoding->sweeps, blocks, errors,
-                       f->scratch);
+        f->ops->refine_rows(f->format, w, rows, moments, f->encoding->sweeps, blocks, errors,
+                            f->scratch);
 }
 
 /* From the blocks at hand and from blocks made anew, which ends in another minimum: the lower one
@@ -52,9 +54,11 @@ static void refine_batch(const struct feedback *f, size_t rows, const float *w, 
 {
     const struct mb_second_moments *moments = f->encoding->moments;
     double errors[BATCH], others[BATCH];
-    mb_refine_rows(f->format, w, rows, moments, f->encoding->sweeps, blocks, errors, f->scratch);
-    mb_feedback_rows(f->format, w, rows, moments, f->other, f->scratch);
-    mb_refine_rows(f->format, w, rows, moments, f->encoding->sweeps, f->other, others, f->scratch);
+    f->ops->refine_rows(f->format, w, rows, moments, f->encoding->sweeps, blocks, errors,
+                        f->scratch);
+    f->ops->feedback_rows(f->format, w, rows, moments, f->other, f->scratch);
+    f->ops->refine_rows(f->format, w, rows, moments, f->encoding->sweeps, f->other, others,
+                        f->scratch);
     for (size_t r = 0; r < rows; r++)
         if (others[r] < errors[r] || !isfinite(errors[r]))
             memcpy(blocks + r * f->row_bytes, f->other + r * f->row_bytes, f->row_bytes);
@@ -64,7 +68,7 @@ static enum mb_status run_feedback(enum mb_format format, const struct mb_encodi
                                    bool encode, size_t rows, const float *floats, void *blocks)
 {
     const size_t k = encoding->moments->k, row_bytes = mb_format_row_bytes(format, k);
-    struct feedback f = {format, encoding, row_bytes, NULL, NULL};
+    struct feedback f = {format, encoding, mb_select_feedback(), row_bytes, NULL, NULL};
     if (!all_finite(floats, rows * k))
         return MB_ERR_ARGUMENT;
     f.scratch = mb_alloc_aligned(mb_feedback_scratch(k) * sizeof *f.scratch);

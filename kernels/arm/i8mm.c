@@ -15,5 +15,5 @@
 #define MB_GEMM_FLOAT_TILE 6, 16
 #include "kernels/simd/instances.h"
 #else
-const struct mb_kernel_table mb_kernels_i8mm = {NULL, 0};
+const struct mb_kernel_table mb_kernels_i8mm = {NULL, 0, NULL};
 #endif

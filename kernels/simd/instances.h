@@ -8,6 +8,7 @@
  *   MB_GEMM_TILE, MB_GEMM_FLOAT_TILE     mr, nr
  *   MB_INSTANCE_TABLES_ONLY              for a level that differs only where codings have a table
  *   MB_INSTANCE_BF16_ONLY                for one that differs only in dots of bf16
+ *   MB_INSTANCE_FEEDBACK                 for one whose registers are wider than those before it
  *
  * A row's words are pasted into the kernel's name and, through words.h, into the constants that its
  * inlined body folds on: the name says all that the code knows. */
@@ -126,5 +127,18 @@ static const struct mb_kernel kernels[] = {
     /* clang-format on */
 };
 
-const struct mb_kernel_table PASTE(mb_kernels,
-                                   MB_INSTANCE_ISA) = {kernels, sizeof kernels / sizeof *kernels};
+/* ---- encoding with second moments ---- */
+
+#if defined(MB_INSTANCE_FEEDBACK)
+#include "kernels/simd/feedback.h"
+#include "kernels/simd/gram.h"
+#include "kernels/simd/refine.h"
+static const struct mb_feedback_ops feedback_ops = {gram_add, gram_factor_rows, feedback_rows,
+                                                    refine_rows};
+#define FEEDBACK_OPS &feedback_ops
+#else
+#define FEEDBACK_OPS NULL
+#endif
+
+const struct mb_kernel_table PASTE(mb_kernels, MB_INSTANCE_ISA) = {
+    kernels, sizeof kernels / sizeof *kernels, FEEDBACK_OPS};

@@ -12,7 +12,8 @@
 #define MB_GEMV_FLOAT_TILES(X, ...) X(__VA_ARGS__, 1, 64) X(__VA_ARGS__, 4, 16)
 #define MB_GEMM_TILE 3, 16
 #define MB_GEMM_FLOAT_TILE 6, 16
+#define MB_INSTANCE_FEEDBACK
 #include "kernels/simd/instances.h"
 #else
-const struct mb_kernel_table mb_kernels_avx2 = {NULL, 0};
+const struct mb_kernel_table mb_kernels_avx2 = {NULL, 0, NULL};
 #endif

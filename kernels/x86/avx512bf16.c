@@ -14,5 +14,5 @@
 #define MB_GEMM_FLOAT_TILE 12, 32
 #include "kernels/simd/instances.h"
 #else
-const struct mb_kernel_table mb_kernels_avx512bf16 = {NULL, 0};
+const struct mb_kernel_table mb_kernels_avx512bf16 = {NULL, 0, NULL};
 #endif

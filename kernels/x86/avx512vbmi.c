@@ -12,5 +12,5 @@
 #define MB_GEMV_TILES(X, ...) X(__VA_ARGS__, 1, 32) X(__VA_ARGS__, 1, 16) X(__VA_ARGS__, 8, 16)
 #include "kernels/simd/instances.h"
 #else
-const struct mb_kernel_table mb_kernels_avx512vbmi = {NULL, 0};
+const struct mb_kernel_table mb_kernels_avx512vbmi = {NULL, 0, NULL};
 #endif

@@ -13,7 +13,8 @@
 #define MB_GEMV_FLOAT_TILES(X, ...) X(__VA_ARGS__, 1, 64) X(__VA_ARGS__, 8, 32)
 #define MB_GEMM_TILE 6, 32
 #define MB_GEMM_FLOAT_TILE 12, 32
+#define MB_INSTANCE_FEEDBACK
 #include "kernels/simd/instances.h"
 #else
-const struct mb_kernel_table mb_kernels_avx512vnni = {NULL, 0};
+const struct mb_kernel_table mb_kernels_avx512vnni = {NULL, 0, NULL};
 #endif

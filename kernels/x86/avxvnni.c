@@ -13,5 +13,5 @@
 #define MB_GEMM_FLOAT_TILE 6, 16
 #include "kernels/simd/instances.h"
 #else
-const struct mb_kernel_table mb_kernels_avxvnni = {NULL, 0};
+const struct mb_kernel_table mb_kernels_avxvnni = {NULL, 0, NULL};
 #endif
