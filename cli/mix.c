@@ -348,8 +348,9 @@ enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model,
     const size_t scarce = options.moments != NULL ? mb_moments_scarce(options.moments) : 0;
     if (status == MB_OK && scarce > 0)
         mb_warn(cli,
-                "%zu matrices met fewer rows of the text than they have columns: %s; more text may "
+                "%zu inputs of matrices met fewer rows of the text than they have columns: those "
+                "matrices %s; more text may "
                 "reach them",
-                scarce, r->source == NULL ? "they are rounded by search" : "they stay as they are");
+                scarce, r->source == NULL ? "are rounded by search" : "stay as they are");
     return status;
 }

@@ -28,7 +28,7 @@ struct unit {
     size_t matrix, expert, step; /* the matrix that is looked at; step_count: the head */
     size_t k, rows;
     float *h; /* NULL: not collected now */
-    bool wanted, ready;
+    bool wanted, ready, scarce;
 };
 
 struct mb_moments {
@@ -273,7 +273,11 @@ static enum mb_status collect(struct mb_moments *m, size_t from, const struct wi
         return mb_error_set(error, MB_ERR_MEMORY, -1,
                             "out of memory for second moments; use a smaller --memory");
     m->passes++;
-    return mb_observe(m->network, m->windows, steps, observe, m, &progress, error);
+    const enum mb_status status =
+        mb_observe(m->network, m->windows, steps, observe, m, &progress, error);
+    for (size_t u = 0; status != MB_OK && u < m->unit_count; u++)
+        m->units[u].wanted = false; /* what a pass without an end has is not to be used */
+    return status;
 }
 
 /* ---- factoring ---- */
@@ -373,7 +377,10 @@ static enum mb_status find_unit(struct mb_moments *m, size_t tensor, size_t matr
                             "the activations that tensor '%s' multiplies are not finite",
                             mb_printable(mb_model_tensor_at(m->network->model, tensor)->name).text);
     unit->ready = true;
-    m->scarce += unit->rows < unit->k;
+    if (unit->rows < unit->k && !unit->scarce) {
+        unit->scarce = true;
+        m->scarce++;
+    }
     *found = unit->rows > 0 ? unit : NULL;
     return MB_OK;
 }

@@ -37,7 +37,8 @@ enum mb_status mb_moments_get(struct mb_moments *moments, size_t tensor, size_t 
 enum mb_status mb_moments_mean(struct mb_moments *moments, size_t tensor, size_t matrix,
                                const struct mb_progress *progress, double done, double total,
                                const float **h, struct mb_error *error);
-/* Passes over the text so far, and matrices that were asked for and met too few rows. */
+/* Passes over the text so far, and inputs that were asked for and met too few rows; matrices that
+ * multiply the same rows share one. */
 size_t mb_moments_passes(const struct mb_moments *moments);
 size_t mb_moments_scarce(const struct mb_moments *moments);
 /* made[k][k]: H = N^T D N, N below the diagonal and D on it, with ever more damping as long as
