@@ -21,16 +21,25 @@ MB_LANE_INLINE void f_nearest(const struct mb_lattice *l, f_lanes scale, f_lanes
         best = f_truncate(f_choose(f_less(zero, at), best, zero)); /* what is no number is code 0 */
         level = best - (float)l->bias;
     } else {
-        f_lanes least = f_all(INFINITY);
-        best = zero;
-        level = f_all(mb_lattice_level(l, 0));
-        for (uint8_t c = 0; c < 16; c++) {
-            const f_lanes here = f_all(mb_lattice_level(l, c)), distance = f_abs(place - here);
-            const f_mask nearer = f_less(distance, least);
-            least = f_choose(nearer, distance, least);
-            level = f_choose(nearer, here, level);
-            best = f_choose(nearer, f_all((float)c), best);
+        f_lanes distance[16], levels[16], codes[16];
+#pragma GCC unroll 16
+        for (unsigned c = 0; c < 16; c++) {
+            codes[c] = f_all((float)c);
+            levels[c] = f_all(mb_lattice_level(l, (uint8_t)c));
+            distance[c] = f_abs(place - levels[c]);
         }
+        /* In pairs, the first unless the second is nearer: four comparisons wait for each other. */
+#pragma GCC unroll 4
+        for (unsigned step = 1; step < 16; step *= 2)
+#pragma GCC unroll 8
+            for (unsigned c = 0; c < 16; c += 2 * step) {
+                const f_mask nearer = f_less(distance[c + step], distance[c]);
+                distance[c] = f_choose(nearer, distance[c + step], distance[c]);
+                levels[c] = f_choose(nearer, levels[c + step], levels[c]);
+                codes[c] = f_choose(nearer, codes[c + step], codes[c]);
+            }
+        best = codes[0];
+        level = levels[0];
     }
     *code = best;
     *value = scale * level + offset;

@@ -88,10 +88,11 @@ MB_LANE_INLINE bool settle_some(const struct mb_lattice *l, const struct columns
 {
     const f_lanes diagonal = f_load(a->diagonal + from);
     f_lanes code = f_load(a->code + from), value = f_load(a->value + from);
+    f_lanes gradient = f_load(a->gradient + from);
     unsigned left = (1u << F_LANES) - 1;
     bool moved = false;
     while (left != 0) {
-        const f_lanes wanted = value + f_load(a->gradient + from) / diagonal;
+        const f_lanes wanted = value + gradient / diagonal;
         f_lanes near, there;
         f_nearest(l, scale, offset, wanted, &near, &there);
         /* Another code may have the same value. */
@@ -103,7 +104,9 @@ MB_LANE_INLINE bool settle_some(const struct mb_lattice *l, const struct columns
         const unsigned i = (unsigned)__builtin_ctz(moves);
         float steps[F_LANES];
         f_store(steps, there - value);
-        subtract(a->gradient, a->h + (from + i) * a->stride, steps[i], a->count);
+        const float *h = a->h + (from + i) * a->stride;
+        gradient -= steps[i] * f_load(h + from); /* sooner than from memory */
+        subtract(a->gradient, h, steps[i], a->count);
         code = f_choose(f_only(i), near, code);
         value = f_choose(f_only(i), there, value);
         left &= ~1u << i;
@@ -116,7 +119,9 @@ MB_LANE_INLINE bool settle_some(const struct mb_lattice *l, const struct columns
     return moved;
 }
 
-/* The group under other scales, codes at first where the values were. */
+/* The group under other scales, codes at first where the values were. A round need not look at what
+ * was looked at after the last move of the one before: it is settled until something moves again.
+ */
 static void begin_trial(const struct block *b, struct trial *t, float scale, float offset)
 {
     const f_lanes scales = f_all(scale), offsets = f_all(offset);
@@ -136,11 +141,13 @@ static void begin_trial(const struct block *b, struct trial *t, float scale, flo
     subtract_all(t->gradient, h, b->stride, steps, t->count);
     const struct columns group = {t->code,   t->value, t->gradient, h, b->diagonal + t->first,
                                   b->stride, t->count};
-    bool moved = true;
-    for (unsigned round = 0; round < GROUP_ROUNDS && moved; round++) {
-        moved = false;
-        for (unsigned i = 0; i < t->count; i += F_LANES)
-            moved |= settle_some(b->lattice, &group, i, scales, offsets);
+    unsigned unsettled = t->count;
+    for (unsigned round = 0; round < GROUP_ROUNDS && unsettled > 0; round++) {
+        unsigned last = 0;
+        for (unsigned i = 0; i < (last > 0 ? t->count : unsettled); i += F_LANES)
+            if (settle_some(b->lattice, &group, i, scales, offsets))
+                last = i + F_LANES;
+        unsettled = last;
     }
 }
 
@@ -418,15 +425,17 @@ static void refine_codes(struct block *b)
     const struct mb_lattice *l = b->lattice;
     const struct columns all = {b->code,     b->value,  b->gradient, b->h,
                                 b->diagonal, b->stride, l->block};
-    bool moved = true;
-    for (unsigned round = 0; round < BLOCK_ROUNDS && moved; round++) {
-        moved = false;
-        for (unsigned g = 0, c = 0; g < l->block / l->group; g++) {
+    unsigned unsettled = l->block;
+    for (unsigned round = 0; round < BLOCK_ROUNDS && unsettled > 0; round++) {
+        unsigned last = 0;
+        for (unsigned c = 0; c < (last > 0 ? l->block : unsettled);) {
             float scale, offset;
-            mb_fields_group(&b->fields, l->coding, l->kind, g, &scale, &offset);
+            mb_fields_group(&b->fields, l->coding, l->kind, c / l->group, &scale, &offset);
             for (const unsigned end = c + l->group; c < end; c += F_LANES)
-                moved |= settle_some(l, &all, c, f_all(scale), f_all(offset));
+                if (settle_some(l, &all, c, f_all(scale), f_all(offset)))
+                    last = c + F_LANES;
         }
+        unsettled = last;
     }
 }
 
