@@ -22,6 +22,8 @@ SHARED = tempfile.mkdtemp(prefix="mixbit-cli-")
 atexit.register(shutil.rmtree, SHARED, ignore_errors=True)
 # A small sensing job: the whole path at a fraction of the work.
 SENSE = ["--windows", "2", "--window", "64", "--formats", "q4_0,q8_0"]
+# Seconds that one command may take; sanitized code on a busy machine needs many.
+TIMEOUT = int(os.environ.get("MIXBIT_TEST_TIMEOUT", "600"))
 skipped = []
 
 
@@ -70,7 +72,7 @@ class Case(unittest.TestCase):
             f.write(data if isinstance(data, bytes) else data.encode())
         return self.path(name)
 
-    def run_mixbit(self, *arguments, status=0, env=None, timeout=600, **kwargs):
+    def run_mixbit(self, *arguments, status=0, env=None, timeout=TIMEOUT, **kwargs):
         """Run, check the exit status, return the finished process."""
         done = subprocess.run([BINARY, *map(str, arguments)], cwd=self.folder, env=env or environment(), timeout=timeout,
                               stdin=subprocess.DEVNULL, capture_output=True, **kwargs)
@@ -111,7 +113,7 @@ def once(name, make):
     path = os.path.join(SHARED, name)
     if not os.path.exists(path):
         done = subprocess.run([BINARY, *make(path)], env=environment(), stdin=subprocess.DEVNULL, capture_output=True,
-                              timeout=600, cwd=SHARED)
+                              timeout=TIMEOUT, cwd=SHARED)
         if done.returncode != 0:
             raise RuntimeError(f"cannot make {name}: {done.stderr.decode()}")
     return path

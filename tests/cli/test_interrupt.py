@@ -8,9 +8,7 @@ import struct
 import subprocess
 import time
 
-from harness import BINARY, CALIB, HELDOUT, MODEL, Case, environment, main, make_gguf
-
-TIMEOUT = 300
+from harness import BINARY, CALIB, HELDOUT, MODEL, TIMEOUT, Case, environment, main, make_gguf
 
 
 class Interrupt(Case):

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 
-from harness import BINARY, CALIB, HELDOUT, MODEL, Case, environment, main
+from harness import BINARY, CALIB, HELDOUT, MODEL, TIMEOUT, Case, environment, main
 
 SMALL = ["--text", CALIB, "--eval-text", HELDOUT, "--windows", "2", "--window", "64", "--eval-windows", "4", "--formats",
          "q2_K,q4_0,q4_K,q8_0", "--repeats", "1", "--ctx", "64", "--encoder", "search"]
@@ -250,7 +250,7 @@ class Plan(Case):
                 break
         self.assertIsNone(process.poll(), "ended before it could be interrupted")
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=TIMEOUT)
         self.assertEqual(process.returncode, 130, error)
         self.assertEqual(len([line for line in error.decode().splitlines() if "interrupted" in line]), 1)
         self.assertGreater(len(self.read("out/" + journal).splitlines()), 1)

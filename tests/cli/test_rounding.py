@@ -7,7 +7,7 @@ import struct
 import subprocess
 import time
 
-from harness import BINARY, CALIB, HELDOUT, MODEL, SOURCE, Case, environment, main, make_gguf, once
+from harness import BINARY, CALIB, HELDOUT, MODEL, SOURCE, TIMEOUT, Case, environment, main, make_gguf, once
 
 WINDOWS = ["--windows", "8"]
 SIZES = {0: (1, 4), 1: (1, 2), 2: (32, 18), 10: (256, 84), 11: (256, 110)}  # type: weights and bytes of a block
@@ -156,7 +156,7 @@ class Rounding(Case):
                     break
             time.sleep(0.3)
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=300)
+            _, err = process.communicate(timeout=TIMEOUT)
             self.assertEqual(process.returncode, 130, err)
             self.assertEqual(self.listing(), {})
 
