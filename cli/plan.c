@@ -54,6 +54,32 @@ static const struct mb_option options[] = {
     {.name = NULL},
 };
 
+/* A time that the profile lacks is found now, with a table that knows no loss, and not after
+ * minutes of sensing. */
+static enum mb_status check_times(struct mb_planning *run, struct mb_forecast_request request)
+{
+    struct mb_sensitivity *table = NULL;
+    struct mb_forecast forecast = {.model = NULL};
+    size_t count = 0;
+    struct mb_unit_source *sources = mb_unit_sources(run->model, &count);
+    const char **names = calloc(count + 1, sizeof *names);
+    enum mb_status status = sources != NULL && names != NULL ? MB_OK : MB_ERR_MEMORY;
+    for (size_t i = 0; status == MB_OK && i < count; i++)
+        names[i] = sources[i].name;
+    if (status == MB_OK)
+        status = mb_sensitivity_create(count, names, run->formats.count, run->formats.at, &table);
+    for (size_t i = 0; status == MB_OK && i < count * run->formats.count; i++)
+        table->losses[i] = (struct mb_loss){.known = 1};
+    request.table = table;
+    if (status == MB_OK)
+        status = mb_forecast_create(run->cli, run->model, &request, &forecast);
+    mb_forecast_free(&forecast);
+    mb_sensitivity_free(table);
+    free(sources);
+    free(names);
+    return status;
+}
+
 static enum mb_status measure_and_sense(struct mb_planning *run)
 {
     const struct mb_planning_options *o = run->options;
@@ -70,8 +96,14 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
         return status;
     mb_profile_apply(run->profile);
     run->target.profile = run->profile;
+    run->forecast_request = (struct mb_forecast_request){.profile = run->profile,
+                                                         .formats = &run->formats,
+                                                         .constraints = &o->budget.constraints,
+                                                         .aim = &run->aim,
+                                                         .threads = mb_threads_count(run->threads)};
+    status = check_times(run, run->forecast_request);
     const struct mb_calibration_options calibration = {.text = run->text, .window = o->window};
-    if (o->encoder == MB_ENCODER_FEEDBACK)
+    if (status == MB_OK && o->encoder == MB_ENCODER_FEEDBACK)
         status = mb_step_encoder(cli, run->model, &calibration, run->importance, run->threads,
                                  &run->calibration);
     if (status != MB_OK)
@@ -90,12 +122,7 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
                                            .threads = run->threads};
     status = table_path ? mb_step_sense(cli, run->model, &sense, &run->table) : MB_ERR_MEMORY;
     free(table_path);
-    run->forecast_request = (struct mb_forecast_request){.table = run->table,
-                                                         .profile = run->profile,
-                                                         .formats = &run->formats,
-                                                         .constraints = &o->budget.constraints,
-                                                         .aim = &run->aim,
-                                                         .threads = mb_threads_count(run->threads)};
+    run->forecast_request.table = run->table;
     if (status == MB_OK)
         status = mb_step_fixed_cost(cli, run->model, run->threads, run->profile, &run->target,
                                     o->context, true, &run->forecast_request.fixed, NULL);

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 
-from harness import BINARY, CALIB, HELDOUT, MODEL, TIMEOUT, Case, environment, main
+from harness import BINARY, CALIB, HELDOUT, MODEL, TIMEOUT, Case, environment, main, profile
 
 SMALL = ["--text", CALIB, "--eval-text", HELDOUT, "--windows", "2", "--window", "64", "--eval-windows", "4", "--formats",
          "q2_K,q4_0,q4_K,q8_0", "--repeats", "1", "--ctx", "64", "--encoder", "search"]
@@ -203,6 +203,16 @@ class Plan(Case):
         error = self.fails("plan", MODEL, *SMALL, "--max-size", "1M", status=3, says="smallest", keeps=False)
         self.assertRegex(error, r"\d MB")
         self.assertFalse(os.path.exists(self.path("out/mixed.gguf")))
+
+    def test_profile_without_a_time(self):
+        """Another machine's profile can't be added to: what it lacks is found before anything is sensed."""
+        with open(profile(), encoding="utf-8") as file:
+            other = json.load(file)
+        other["device"]["name"] = "Somebody else's CPU"
+        self.write("other.json", json.dumps(other))
+        formats = ["q5_1" if s == "q2_K,q4_0,q4_K,q8_0" else s for s in SMALL]
+        self.fails("plan", MODEL, *formats, "-p", "other.json", status=1, says=["no time", "q5_1", "mixbit tune"], keeps=False)
+        self.assertEqual(os.listdir(self.path("out")), [])
 
     def test_contradicting_budgets(self):
         self.fails("plan", MODEL, *SMALL, "--max-size", "2.5M", "--max-kl", "1e-9", status=3, keeps=False)
