@@ -7,8 +7,10 @@
  *                --benchmark_filter='q4_K.*m:1/' --benchmark_repetitions=9
  *
  * With --peers, every peer that is found has the same cases, named <peer>_<variant>; for ratios use
- * `mixbit bench --peers`, which lets them take turns. A shapes file has one matrix a line: n k
- * m..., the rest after '#' is for people. */
+ * `mixbit bench --peers`, which lets them take turns. Integer-only products are called int8 where
+ * others have a format. A shapes file has one matrix a line: n k m..., the rest after '#' is for
+ * people. */
+#include "bench/integer.h"
 #include "bench/peers/match.h"
 #include "bench/shim.h"
 #include "tuner/space.h"
@@ -20,7 +22,7 @@
 enum { MS_MOST = 16, LINE_MOST = 512 };
 
 struct bench_case {
-    enum mb_format format;
+    enum mb_format format; /* MB_FORMAT_NONE: integer-only */
     size_t n, k, m;
     const struct mb_peer *peer; /* NULL: ours */
     size_t variant;
@@ -37,6 +39,7 @@ static struct {
     /* The case that is set up: Google Benchmark asks for the same one several times. */
     const struct bench_case *ready;
     struct mb_workload workload;
+    struct bench_integer integer;
     struct mb_arena arena;
     struct mb_match_peers peers;
     void *product; /* of the peer's case that is set up */
@@ -52,6 +55,7 @@ static void take_down(void)
         bench.ready->peer->destroy(bench.product);
     }
     mb_workload_free(&bench.workload);
+    bench_integer_free(&bench.integer);
     bench.product = NULL;
     bench.ready = NULL;
     (void)mb_match_wait_until_quiet();
@@ -71,6 +75,13 @@ static bool set_up_peer(const struct bench_case *c, char why[MB_PEER_TEXT])
            mb_match_check(c->peer, bench.product, &bench.workload, &rms, why);
 }
 
+static const char *set_up_integer(const struct bench_case *c, size_t set)
+{
+    const enum mb_status status =
+        bench_integer_create(&bench.integer, c->n, c->k, c->m, set, bench.threads);
+    return status == MB_OK ? NULL : mb_status_string(status);
+}
+
 static void *set_up(void *arg, const char **why)
 {
     static struct mb_error error;
@@ -83,6 +94,11 @@ static void *set_up(void *arg, const char **why)
     int failed;
     const size_t set =
         mb_working_set_bytes(&bench.device, bench.residency, mb_threads_count(bench.threads));
+    if (c->format == MB_FORMAT_NONE) {
+        *why = set_up_integer(c, set);
+        bench.ready = *why == NULL ? c : NULL;
+        return *why == NULL ? c : NULL;
+    }
     if (mb_workload_create(&bench.workload, c->format, c->n, c->k, c->m, set, bench.threads,
                            &bench.arena, &error) != MB_OK) {
         *why = error.message;
@@ -101,10 +117,50 @@ static void *set_up(void *arg, const char **why)
 static void run(void *ready, size_t iterations)
 {
     const struct bench_case *c = ready;
-    if (c->peer == NULL)
+    if (c->format == MB_FORMAT_NONE)
+        bench_integer_run(&bench.integer, iterations);
+    else if (c->peer == NULL)
         mb_workload_run(&bench.workload, iterations);
     for (size_t i = 0; i < iterations && c->peer != NULL; i++)
         (void)c->peer->run(bench.product);
+}
+
+/* A case of n x k weights of `bytes`; NULL when out of memory. */
+static struct bench_case *new_case(enum mb_format format, size_t n, size_t k, size_t m,
+                                   size_t bytes)
+{
+    struct bench_case *c = calloc(1, sizeof *c);
+    struct bench_case **grown = realloc(bench.cases, (bench.count + 1) * sizeof *grown);
+    if (grown != NULL)
+        bench.cases = grown;
+    if (c == NULL || grown == NULL) {
+        free(c);
+        return NULL;
+    }
+    bench.cases[bench.count++] = c;
+    *c = (struct bench_case){.format = format, .n = n, .k = k, .m = m};
+    c->shim = (struct shim_case){.set_up = set_up,
+                                 .run = run,
+                                 .arg = c,
+                                 .macs = (double)m * (double)n * (double)k,
+                                 .bytes = (double)bytes};
+    return c;
+}
+
+static void name_case(struct bench_case *c, const char *by, const char *weights)
+{
+    char name[256];
+    snprintf(name, sizeof name, "%s/%s/m:%zu/n:%zu/k:%zu/%s/threads:%zu", by, weights, c->m, c->n,
+             c->k, mb_residency_name(bench.residency), mb_threads_count(bench.threads));
+    shim_register(name, &c->shim);
+}
+
+static int add_integer(size_t n, size_t k, size_t m)
+{
+    struct bench_case *c = new_case(MB_FORMAT_NONE, n, k, m, n * k);
+    if (c != NULL)
+        name_case(c, mb_integer_kernel(), "int8");
+    return c == NULL;
 }
 
 static int add_case(enum mb_format format, size_t n, size_t k, size_t m, const struct mb_peer *peer,
@@ -113,33 +169,19 @@ static int add_case(enum mb_format format, size_t n, size_t k, size_t m, const s
     const char *kernel = mb_kernel_for(format, n, k, m);
     if (kernel == NULL)
         return 0; /* k does not fit the format */
-    struct bench_case *c = calloc(1, sizeof *c);
-    struct bench_case **grown = realloc(bench.cases, (bench.count + 1) * sizeof *grown);
-    if (grown != NULL)
-        bench.cases = grown;
-    if (c == NULL || grown == NULL) {
-        free(c);
+    struct bench_case *c = new_case(format, n, k, m, n * mb_format_row_bytes(format, k));
+    if (c == NULL)
         return 1;
-    }
-    bench.cases[bench.count++] = c;
     const struct mb_shape shape = {n, k};
-    *c = (struct bench_case){
-        .format = format, .n = n, .k = k, .m = m, .peer = peer, .variant = variant};
-    c->shim = (struct shim_case){.set_up = set_up,
-                                 .run = run,
-                                 .arg = c,
-                                 .macs = (double)m * (double)n * (double)k,
-                                 .bytes = (double)n * (double)mb_format_row_bytes(format, k)};
+    c->peer = peer;
+    c->variant = variant;
     if (peer == NULL)
         c->shim.bound_s = 1e-9 * mb_space_bound_ns(mb_registry_find(kernel), format, &shape, m,
                                                    &bench.limits, bench.residency, NULL);
-    char name[256], by[64];
+    char by[64];
     if (peer != NULL)
         snprintf(by, sizeof by, "%s_%s", peer->name, peer->variant_names[variant]);
-    snprintf(name, sizeof name, "%s/%s/m:%zu/n:%zu/k:%zu/%s/threads:%zu",
-             peer != NULL ? by : kernel, mb_format_info(format)->name, m, n, k,
-             mb_residency_name(bench.residency), mb_threads_count(bench.threads));
-    shim_register(name, &c->shim);
+    name_case(c, peer != NULL ? by : kernel, mb_format_info(format)->name);
     return 0;
 }
 
@@ -201,9 +243,11 @@ static int add_shapes(const char *path)
             fprintf(stderr, "mixbit-bench: %s:%zu: expected 'n k m...'\n", path, number);
             failed = 1;
         }
-        for (size_t i = 2; i < count && !failed; i++)
+        for (size_t i = 2; i < count && !failed; i++) {
+            failed = add_integer(values[0], values[1], values[i]);
             for (size_t f = 0; f < mb_format_count() && !failed; f++)
                 failed = add_cases(mb_format_at(f)->id, values[0], values[1], values[i]);
+        }
     }
     fclose(file);
     return failed;

@@ -73,6 +73,8 @@ void mb_select_clear(void); /* forget cached choices; the next mb_select makes t
 /* Force a kernel into every slot it fits (tuner, MIXBIT_KERNEL); NULL lifts all overrides. Clears
  * the cache. */
 enum mb_status mb_select_override(const struct mb_kernel *kernel);
+/* The kernel of the override or of MIXBIT_KERNEL; NULL: none. */
+const struct mb_kernel *mb_select_forced(void);
 /* Set by a profile that applies: activation type, crossover and kernels for a format (NULL ones
  * keep the default); a NULL selection lifts it. */
 void mb_select_set(enum mb_format format, const struct mb_selection *selection);

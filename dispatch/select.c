@@ -75,6 +75,7 @@ bool mb_kernel_fits(const struct mb_kernel *kernel, const struct mb_format_info 
             return true;
         return kernel->max_code >= mb_coding_max(info->coding) &&
                (!kernel->signed_codes || mb_coding_max(info->coding) == 255);
+    case MB_OP_INTEGER: return false; /* has weights of its own */
     }
     return false;
 }
@@ -111,6 +112,7 @@ static void place(struct mb_selection *selection, const struct mb_kernel *kernel
             if (force || better_gemv(kernel, selection->gemv[i], i + 1))
                 selection->gemv[i] = kernel;
         break;
+    case MB_OP_INTEGER: break;
     }
 }
 
@@ -283,6 +285,15 @@ enum mb_status mb_select_override(const struct mb_kernel *kernel)
     clear_locked();
     (void)pthread_mutex_unlock(&lock);
     return MB_OK;
+}
+
+const struct mb_kernel *mb_select_forced(void)
+{
+    (void)mb_select_environment(NULL);
+    (void)pthread_mutex_lock(&lock);
+    const struct mb_kernel *kernel = forced;
+    (void)pthread_mutex_unlock(&lock);
+    return kernel;
 }
 
 void mb_select_set(enum mb_format format, const struct mb_selection *selection)

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a kernel is: a compiled body, its descriptor, and the numbers it must produce.
  *
- * Kernels own no threads, no memory and no policy. Four operations make a matmul:
+ * Kernels own no threads, no memory and no policy. Four operations make a matmul, a fifth is one:
  *   prepare  one row of f32 activations -> an activation row record (int8 codes, scales, sums)
  *   decode   super-blocks of one packed panel -> u8 codes, f32 scales in a caller's buffer (L1/L2)
  *   gemv     fused decode and multiply for few activation rows (m <= mr), reads the weights once
  *   gemm     decoded panels x many activation rows; knows nothing of codings
+ *   integer  int8 in, int8 out, a whole product by itself (kernels/integer.h)
  *
  * THE CANONICAL NUMBERS. Every kernel gives the same bits as reference.c, on every ISA, for every
  * m, tile and thread count. Per output, groups g in ascending k, super-blocks B in ascending k, fma
@@ -38,6 +39,7 @@
 #ifndef MIXBIT_KERNELS_KERNEL_H
 #define MIXBIT_KERNELS_KERNEL_H
 
+#include "kernels/integer.h"
 #include "kernels/panel.h"
 
 /* ISA levels are feature bundles, not a ladder; ids come from isa.def. */
@@ -66,7 +68,7 @@ enum mb_cpu_feature {
     MB_CPU_I8MM = 1 << 18
 };
 
-enum mb_op { MB_OP_PREPARE, MB_OP_DECODE, MB_OP_GEMV, MB_OP_GEMM };
+enum mb_op { MB_OP_PREPARE, MB_OP_DECODE, MB_OP_GEMV, MB_OP_GEMM, MB_OP_INTEGER };
 
 /* One activation row record: [ codes or floats ][ scales f32 ][ sums ], padded so that its length
  * is an odd multiple of 64 bytes: rows then never share L1 sets, whatever k is. Offsets are in
@@ -134,7 +136,7 @@ typedef void (*mb_gemm_fn)(const struct mb_gemm_args *args);
 
 /* The descriptor. `name` is the identity everywhere: <op>_<coding>_<scale
  * kind>_<activation>_<MRxNR>_<isa> (prepare_<activation>_<isa> and decode_<coding>_<scale
- * kind>_<isa> have fewer parts, since nothing else applies). */
+ * kind>_<isa> and integer_<coding>_<MRxNR>_<isa> have fewer parts, since nothing else applies). */
 struct mb_kernel {
     const char *name;
     enum mb_op op;
@@ -156,6 +158,7 @@ struct mb_kernel {
         mb_decode_fn decode;
         mb_gemv_fn gemv;
         mb_gemm_fn gemm;
+        mb_integer_fn integer;
     } fn;
 };
 

@@ -526,6 +526,14 @@ static const struct mb_kernel kernels[] = {
     /* clang-format off */
     GEMM(f32, none, f32)
 #include "kernels/instances.def"
+    {.name = "integer_b8_1x16_reference",
+     .op = MB_OP_INTEGER,
+     .isa = MB_ISA_REFERENCE,
+     .coding = MB_CODING_B8,
+     .mr = 1,
+     .nr = ROWS,
+     .revision = 1,
+     .fn.integer = mb_integer_reference},
     /* clang-format on */
 };
 

@@ -5,6 +5,7 @@
 
 #include "device.h"
 #include "format.h"
+#include "integer.h"
 #include "matmul.h"
 #include "model.h"
 #include "plan.h"

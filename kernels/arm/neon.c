@@ -13,6 +13,7 @@
 #define MB_GEMV_FLOAT_TILES(X, ...) X(__VA_ARGS__, 1, 32) X(__VA_ARGS__, 4, 16)
 #define MB_GEMM_TILE 3, 16
 #define MB_GEMM_FLOAT_TILE 6, 16
+#define MB_INTEGER_TILE 3, 16
 #include "kernels/simd/instances.h"
 #else
 const struct mb_kernel_table mb_kernels_neon = {NULL, 0, NULL};

@@ -222,6 +222,30 @@ MB_INLINE void v_sub_scales6(const uint8_t *sub_scale, int8_t out[2][8][16])
     }
 }
 
+/* ---- integer-only outputs ---- */
+
+/* In every lane zero + floor((acc * mantissa + 2^(shift - 1)) / 2^shift), saturated to int8
+ * (kernels/integer.h): SRSHL shifts 64 bits to the right, rounded, where its count is negative. */
+MB_INLINE v_int v_requantize(v_int acc, v_int mantissa, v_int shift, int32_t zero)
+{
+    const int32x4_t back = vnegq_s32(shift);
+    const int64x2_t low = vrshlq_s64(vmull_s32(vget_low_s32(acc), vget_low_s32(mantissa)),
+                                     vmovl_s32(vget_low_s32(back)));
+    const int64x2_t high = vrshlq_s64(vmull_high_s32(acc, mantissa), vmovl_high_s32(back));
+    const int32x4_t y = vqmovn_high_s64(vqmovn_s64(low), high);
+    const int32x4_t clamped =
+        vmaxq_s32(vminq_s32(y, vdupq_n_s32(127 - zero)), vdupq_n_s32(-128 - zero));
+    return vaddq_s32(clamped, vdupq_n_s32(zero));
+}
+/* The first `count` lanes as bytes. */
+MB_INLINE void v_store_bytes(int8_t *p, v_int v, size_t count)
+{
+    const int16x4_t words = vmovn_s32(v);
+    int8_t some[8];
+    vst1_s8(some, vmovn_s16(vcombine_s16(words, words)));
+    memcpy(p, some, count < V_LANES ? count : V_LANES);
+}
+
 /* ---- preparing activations ---- */
 
 /* V_LANES floats as bf16, round to nearest even; a NaN stays one, quiet. */

@@ -6,6 +6,7 @@
  *   MB_GEMV_TILES(X, ...)                X(..., mr, nr) for every tile of integer gemv
  *   MB_GEMV_FLOAT_TILES(X, ...)          the same for floats
  *   MB_GEMM_TILE, MB_GEMM_FLOAT_TILE     mr, nr
+ *   MB_INTEGER_TILE                      likewise, of integer-only products
  *   MB_INSTANCE_TABLES_ONLY              for a level that differs only where codings have a table
  *   MB_INSTANCE_BF16_ONLY                for one that differs only in dots of bf16
  *   MB_INSTANCE_FEEDBACK                 for one whose registers are wider than those before it
@@ -14,6 +15,7 @@
  * inlined body folds on: the name says all that the code knows. */
 #include "kernels/simd/gemm.h"
 #include "kernels/simd/gemv.h"
+#include "kernels/simd/integer.h"
 #include "kernels/simd/prepare.h"
 #include "kernels/words.h"
 
@@ -25,6 +27,7 @@
 #define SYMBOL_DECODE(coding, kind) PASTE(decode_##coding##_##kind, MB_INSTANCE_ISA)
 #define SYMBOL_MATMUL(op, word, kind, type, mr, nr)                                                \
     PASTE(op##_##word##_##kind##_##type##_##mr##x##nr, MB_INSTANCE_ISA)
+#define SYMBOL_INTEGER(coding, mr, nr) PASTE(integer_##coding##_##mr##x##nr, MB_INSTANCE_ISA)
 #define CODING(word) ((enum mb_coding)MB_CODING_OF_##word)
 #define SCALE(word) ((enum mb_scale_kind)MB_SCALE_OF_##word)
 #define ACTIVATION(word) ((enum mb_activation)MB_ACTIVATION_OF_##word)
@@ -35,9 +38,12 @@
 #define PAIR(coding, kind, type) DECODE(coding, kind) MB_GEMV_TILES(GEMV_TILE, coding, kind, type)
 #if defined(MB_INSTANCE_TABLES_ONLY) || defined(MB_INSTANCE_BF16_ONLY)
 #define FLOAT_GEMM
+#define INTEGER_TILE
 #else
 #define FLOAT_GEMM GEMM_TILE(f32, none, f32, MB_GEMM_FLOAT_TILE)
+#define INTEGER_TILE INTEGER_TILE2(b8, MB_INTEGER_TILE)
 #endif
+#define INTEGER_TILE2(...) INTEGER(__VA_ARGS__)
 
 /* ---- functions ---- */
 
@@ -62,8 +68,14 @@
     {                                                                                              \
         mb_gemm(args, mr, nr, SCALE(kind), ACTIVATION(type), MB_MAX_CODE_OF_##class);              \
     }
+#define INTEGER(coding, mr, nr)                                                                    \
+    static void SYMBOL_INTEGER(coding, mr, nr)(const struct mb_integer_args *args)                 \
+    {                                                                                              \
+        mb_integer(args, mr, nr);                                                                  \
+    }
 #include "kernels/simd/rows.h"
 FLOAT_GEMM
+INTEGER_TILE
 
 /* ---- their descriptors ---- */
 
@@ -71,6 +83,7 @@ FLOAT_GEMM
 #undef DECODE
 #undef GEMV
 #undef GEMM
+#undef INTEGER
 #define PREPARE(type)                                                                              \
     {.name = TEXT(SYMBOL_PREPARE(type)),                                                           \
      .op = MB_OP_PREPARE,                                                                          \
@@ -115,6 +128,15 @@ FLOAT_GEMM
      .nr = nr_,                                                                                    \
      .revision = MB_BODY_REVISION,                                                                 \
      .fn.gemm = SYMBOL_MATMUL(gemm, class, kind, record, mr_, nr_)},
+#define INTEGER(coding_, mr_, nr_)                                                                 \
+    {.name = TEXT(SYMBOL_INTEGER(coding_, mr_, nr_)),                                              \
+     .op = MB_OP_INTEGER,                                                                          \
+     .isa = MB_INSTANCE_ID,                                                                        \
+     .coding = CODING(coding_),                                                                    \
+     .mr = mr_,                                                                                    \
+     .nr = nr_,                                                                                    \
+     .revision = MB_BODY_REVISION,                                                                 \
+     .fn.integer = SYMBOL_INTEGER(coding_, mr_, nr_)},
 enum {
 #define MB_CODING_ROW(id, word, p8, p4, p2, p1, max, ...)                                          \
     mb_is_signed_##word = V_SIGNED_CODES && (max) > 127,
@@ -124,6 +146,7 @@ static const struct mb_kernel kernels[] = {
 /* clang-format off */
 #include "kernels/simd/rows.h"
     FLOAT_GEMM
+    INTEGER_TILE
     /* clang-format on */
 };
 

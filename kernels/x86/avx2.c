@@ -12,6 +12,7 @@
 #define MB_GEMV_FLOAT_TILES(X, ...) X(__VA_ARGS__, 1, 64) X(__VA_ARGS__, 4, 16)
 #define MB_GEMM_TILE 3, 16
 #define MB_GEMM_FLOAT_TILE 6, 16
+#define MB_INTEGER_TILE 6, 16
 #define MB_INSTANCE_FEEDBACK
 #include "kernels/simd/instances.h"
 #else

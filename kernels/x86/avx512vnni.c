@@ -13,6 +13,7 @@
 #define MB_GEMV_FLOAT_TILES(X, ...) X(__VA_ARGS__, 1, 64) X(__VA_ARGS__, 8, 32)
 #define MB_GEMM_TILE 6, 32
 #define MB_GEMM_FLOAT_TILE 12, 32
+#define MB_INTEGER_TILE 12, 32
 #define MB_INSTANCE_FEEDBACK
 #include "kernels/simd/instances.h"
 #else

@@ -11,6 +11,7 @@
 #define MB_GEMV_FLOAT_TILES(X, ...) X(__VA_ARGS__, 1, 64) X(__VA_ARGS__, 4, 16)
 #define MB_GEMM_TILE 3, 16
 #define MB_GEMM_FLOAT_TILE 6, 16
+#define MB_INTEGER_TILE 6, 16
 #include "kernels/simd/instances.h"
 #else
 const struct mb_kernel_table mb_kernels_avxvnni = {NULL, 0, NULL};

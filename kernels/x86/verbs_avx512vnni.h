@@ -187,6 +187,37 @@ MB_INLINE v_int v_load_high_pairs(const void *p)
     return _mm512_cvtepu8_epi16(_mm256_and_si256(high, _mm256_set1_epi8(15)));
 }
 
+/* ---- integer-only outputs ---- */
+
+/* In every lane zero + floor((acc * mantissa + 2^(shift - 1)) / 2^shift), saturated to int8
+ * (kernels/integer.h): 64 bits at a time, even and odd lanes apart. */
+MB_INLINE v_int v_requantize_half(v_int acc, v_int mantissa, v_int shift, int32_t zero)
+{
+    const __m512i half =
+        _mm512_sllv_epi64(_mm512_set1_epi64(1), _mm512_sub_epi64(shift, _mm512_set1_epi64(1)));
+    const __m512i y =
+        _mm512_srav_epi64(_mm512_add_epi64(_mm512_mul_epi32(acc, mantissa), half), shift);
+    const __m512i clamped = _mm512_max_epi64(_mm512_min_epi64(y, _mm512_set1_epi64(127 - zero)),
+                                             _mm512_set1_epi64(-128 - zero));
+    return _mm512_add_epi64(clamped, _mm512_set1_epi64(zero));
+}
+MB_INLINE v_int v_requantize(v_int acc, v_int mantissa, v_int shift, int32_t zero)
+{
+    const __m512i low = _mm512_set1_epi64(0xffffffff);
+    const v_int even = v_requantize_half(acc, mantissa, _mm512_and_si512(shift, low), zero);
+    const v_int odd = v_requantize_half(_mm512_srli_epi64(acc, 32), _mm512_srli_epi64(mantissa, 32),
+                                        _mm512_srli_epi64(shift, 32), zero);
+    return _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+}
+/* The first `count` lanes as bytes. */
+MB_INLINE void v_store_bytes(int8_t *p, v_int v, size_t count)
+{
+    if (count >= V_LANES)
+        _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(v));
+    else
+        _mm_mask_storeu_epi8(p, (__mmask16)((1u << count) - 1), _mm512_cvtepi32_epi8(v));
+}
+
 /* ---- preparing activations ---- */
 
 /* 16 floats as bf16, round to nearest even; a NaN stays one, quiet. (vcvtneps2bf16 would make zeros

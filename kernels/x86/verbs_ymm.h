@@ -139,6 +139,46 @@ MB_INLINE v_int v_load_high_pairs(const void *p)
     return _mm256_cvtepu8_epi16(_mm_and_si128(high, _mm_set1_epi8(15)));
 }
 
+/* ---- integer-only outputs ---- */
+
+/* In every lane zero + floor((acc * mantissa + 2^(shift - 1)) / 2^shift), saturated to int8
+ * (kernels/integer.h): 64 bits at a time, even and odd lanes apart. There is no arithmetic shift of
+ * 64 bits: what is shifted is 2^63 more, and 2^(63 - shift) comes off afterwards. */
+MB_INLINE v_int v_requantize_half(v_int acc, v_int mantissa, v_int shift, int32_t zero)
+{
+    const __m256i top = _mm256_set1_epi64x(INT64_MIN), one = _mm256_set1_epi64x(1);
+    const __m256i half = _mm256_sllv_epi64(one, _mm256_sub_epi64(shift, one));
+    const __m256i sum = _mm256_add_epi64(_mm256_mul_epi32(acc, mantissa), half);
+    const __m256i y = _mm256_sub_epi64(_mm256_srlv_epi64(_mm256_xor_si256(sum, top), shift),
+                                       _mm256_srlv_epi64(top, shift));
+    const __m256i most = _mm256_set1_epi64x(127 - zero), least = _mm256_set1_epi64x(-128 - zero);
+    const __m256i below = _mm256_blendv_epi8(y, most, _mm256_cmpgt_epi64(y, most));
+    const __m256i clamped = _mm256_blendv_epi8(below, least, _mm256_cmpgt_epi64(least, below));
+    return _mm256_add_epi64(clamped, _mm256_set1_epi64x(zero));
+}
+MB_INLINE v_int v_requantize(v_int acc, v_int mantissa, v_int shift, int32_t zero)
+{
+    const __m256i low = _mm256_set1_epi64x(0xffffffff);
+    const v_int even = v_requantize_half(acc, mantissa, _mm256_and_si256(shift, low), zero);
+    const v_int odd = v_requantize_half(_mm256_srli_epi64(acc, 32), _mm256_srli_epi64(mantissa, 32),
+                                        _mm256_srli_epi64(shift, 32), zero);
+    return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+}
+/* The first `count` lanes as bytes. */
+MB_INLINE void v_store_bytes(int8_t *p, v_int v, size_t count)
+{
+    const __m128i words =
+        _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    const __m128i bytes = _mm_packs_epi16(words, words);
+    if (count >= V_LANES) {
+        _mm_storel_epi64((__m128i *)(void *)p, bytes);
+        return;
+    }
+    int8_t some[16];
+    _mm_storeu_si128((__m128i *)(void *)some, bytes);
+    memcpy(p, some, count);
+}
+
 /* ---- preparing activations ---- */
 
 /* V_LANES floats as bf16, round to nearest even; a NaN stays one, quiet. */

@@ -55,6 +55,7 @@ static bool check(struct harness *harness)
     case MB_OP_DECODE: return harness_check_decode(harness);
     case MB_OP_GEMV: return harness_check_gemv(harness);
     case MB_OP_GEMM: return harness_check_gemm(harness);
+    case MB_OP_INTEGER: return harness_check_integer(harness);
     }
     return harness_fail(harness, "unknown operation %d", (int)harness->kernel->op);
 }

@@ -3,6 +3,7 @@
  * descriptor says: prepare_<activation>_<isa> decode_<coding>_<scale kind>_<isa>
  *   gemv_<coding>_<scale kind>_<activation>_<MRxNR>_<isa>
  *   gemm_<u4 u5 u6 u8 f32 bf16>_<scale kind>_<activation>_<MRxNR>_<isa>
+ *   integer_<coding>_<MRxNR>_<isa>
  * The names are taken apart here and each part is held against its field. */
 #include "kernels/harness.h"
 
@@ -52,7 +53,7 @@ static bool is_decoded_width(const char *text, const struct mb_kernel *kernel)
 
 static bool is_named_well(const struct mb_kernel *kernel)
 {
-    static const char *const ops[] = {"prepare", "decode", "gemv", "gemm"};
+    static const char *const ops[] = {"prepare", "decode", "gemv", "gemm", "integer"};
     struct parts p;
     if (!split(kernel->name, &p) || strcmp(p.text[0], ops[kernel->op]) != 0 ||
         strcmp(p.text[p.count - 1], mb_isa_name(kernel->isa)) != 0)
@@ -71,6 +72,9 @@ static bool is_named_well(const struct mb_kernel *kernel)
                strcmp(p.text[2], mb_scale_kind_name(kernel->scale)) == 0 &&
                strcmp(p.text[3], mb_activation_name(kernel->activation)) == 0 &&
                is_tile(p.text[4], kernel->mr, kernel->nr);
+    case MB_OP_INTEGER:
+        return p.count == 4 && strcmp(p.text[1], mb_coding_name(kernel->coding)) == 0 &&
+               is_tile(p.text[2], kernel->mr, kernel->nr);
     }
     return false;
 }
@@ -96,7 +100,7 @@ static void test_descriptors_are_complete(void **state)
         assert_non_null(kernel->fn.gemv);
         assert_true(kernel->isa < MB_ISA_COUNT);
         assert_true(kernel->revision >= 1);
-        if (kernel->op == MB_OP_GEMV || kernel->op == MB_OP_GEMM) {
+        if (kernel->op >= MB_OP_GEMV) {
             assert_true(kernel->mr >= 1);
             assert_true(kernel->nr >= 16 && kernel->nr % 16 == 0);
         }

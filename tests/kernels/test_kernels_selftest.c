@@ -22,6 +22,7 @@ static const struct mb_kernel *right(const char *name)
 #define GEMM "gemm_u8_g32_i8g32_8x16_reference"
 #define DECODE "decode_b4_g32_reference"
 #define PREPARE "prepare_i8g32_reference"
+#define INTEGER "integer_b8_1x16_reference"
 
 static void right_gemv(const struct mb_gemv_args *args) { right(GEMV)->fn.gemv(args); }
 
@@ -245,12 +246,92 @@ static void prepare_reads_more(const float *x, size_t k, void *row)
 
 /* ---- */
 
+/* ---- integer-only ---- */
+
+static void right_integer(const struct mb_integer_args *args) { right(INTEGER)->fn.integer(args); }
+
+static int32_t sum_of(const struct mb_integer_args *args, size_t r, size_t j)
+{
+    const uint8_t *panel = args->panels + j / 16 * args->panel_bytes;
+    const struct mb_integer_header *header = (const struct mb_integer_header *)(const void *)panel;
+    int32_t acc = header->start[j % 16];
+    for (size_t i = 0; i < args->k; i++)
+        acc += (panel[sizeof *header + i / 4 * 64 + j % 16 * 4 + i % 4] - 128) *
+               args->x[r * args->x_stride + i];
+    return acc;
+}
+
+/* Ties away from 0, as two's complement magnitudes would be rounded. */
+static void integer_ties_away(const struct mb_integer_args *args)
+{
+    right_integer(args);
+    for (size_t r = 0; r < args->m; r++)
+        for (size_t j = 0; j < args->n; j++) {
+            const struct mb_integer_header *header =
+                (const void *)(args->panels + j / 16 * args->panel_bytes);
+            const int32_t acc = sum_of(args, r, j), mantissa = header->mantissa[j % 16];
+            const int64_t product = (int64_t)acc * mantissa, half = INT64_C(1)
+                                                                    << (header->shift[j % 16] - 1);
+            if (product < 0 && -product % (2 * half) == half &&
+                args->y[r * args->y_stride + j] > -128)
+                args->y[r * args->y_stride + j]--;
+        }
+}
+
+static void integer_forgets_zero(const struct mb_integer_args *args)
+{
+    struct mb_integer_args other = *args;
+    other.zero = 0;
+    right_integer(&other);
+}
+
+/* What a sign moved to the activation makes of -128. */
+static void integer_wraps_the_least_input(const struct mb_integer_args *args)
+{
+    static int8_t x[700 * 1100];
+    struct mb_integer_args other = *args;
+    other.x = x;
+    for (size_t i = 0; i < (args->m - 1) * args->x_stride + args->k; i++)
+        x[i] = args->x[i] == -128 ? -127 : args->x[i];
+    right_integer(&other);
+}
+
+static void integer_symmetric(const struct mb_integer_args *args)
+{
+    right_integer(args);
+    for (size_t r = 0; r < args->m; r++)
+        for (size_t j = 0; j < args->n; j++)
+            if (args->y[r * args->y_stride + j] == -128)
+                args->y[r * args->y_stride + j] = -127;
+}
+
+static void integer_reads_past_x(const struct mb_integer_args *args)
+{
+    right_integer(args);
+    sink = (uint8_t)((const volatile int8_t *)args->x)[(args->m - 1) * args->x_stride + args->k];
+}
+
+static void integer_writes_behind_a_row(const struct mb_integer_args *args)
+{
+    right_integer(args);
+    for (size_t r = 0; r + 1 < args->m; r++)
+        if (args->y_stride > args->n)
+            args->y[r * args->y_stride + args->n] = 0;
+}
+
+static void integer_reads_past_panels(const struct mb_integer_args *args)
+{
+    right_integer(args);
+    sink = args->panels[(args->n + 15) / 16 * args->panel_bytes];
+}
+
 static const struct {
     const char *name, *of;
     mb_gemv_fn gemv;
     mb_gemm_fn gemm;
     mb_decode_fn decode;
     mb_prepare_fn prepare;
+    mb_integer_fn integer;
 } wrong[] = {
     {"takes the last row from the first", GEMV, .gemv = gemv_wrong_last_row},
     {"skips the last row", GEMV, .gemv = gemv_skips_row},
@@ -280,6 +361,13 @@ static const struct {
     {"leaves the sums out", PREPARE, .prepare = prepare_forgets_sums},
     {"leaves rubbish in the padding", PREPARE, .prepare = prepare_forgets_padding},
     {"reads past x", PREPARE, .prepare = prepare_reads_more},
+    {"rounds ties away from 0", INTEGER, .integer = integer_ties_away},
+    {"forgets the zero point", INTEGER, .integer = integer_forgets_zero},
+    {"takes -128 for -127", INTEGER, .integer = integer_wraps_the_least_input},
+    {"never gives -128", INTEGER, .integer = integer_symmetric},
+    {"reads past x", INTEGER, .integer = integer_reads_past_x},
+    {"writes behind a row of bytes", INTEGER, .integer = integer_writes_behind_a_row},
+    {"reads past integer panels", INTEGER, .integer = integer_reads_past_panels},
 };
 
 static void test_wrong_kernels_are_caught(void **state)
@@ -295,6 +383,8 @@ static void test_wrong_kernels_are_caught(void **state)
             kernel.fn.gemm = wrong[i].gemm;
         else if (wrong[i].decode != NULL)
             kernel.fn.decode = wrong[i].decode;
+        else if (wrong[i].integer != NULL)
+            kernel.fn.integer = wrong[i].integer;
         else
             kernel.fn.prepare = wrong[i].prepare;
         if (harness_check(&harness, &kernel, rng_test_seed()))
@@ -307,7 +397,7 @@ static void test_wrong_kernels_are_caught(void **state)
 static void test_right_kernels_pass(void **state)
 {
     (void)state;
-    static const char *const names[] = {GEMV, GEMV_MIN, GEMV_B8, GEMM, DECODE, PREPARE};
+    static const char *const names[] = {GEMV, GEMV_MIN, GEMV_B8, GEMM, DECODE, PREPARE, INTEGER};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         static struct harness harness;
         if (!harness_check(&harness, right(names[i]), rng_test_seed()))
