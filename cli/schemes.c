@@ -32,8 +32,9 @@ struct work {
     char *calibration_path;
     struct mb_simulation *simulation;
     struct mb_importance *importance;
-    struct mb_ranges *ranges;      /* of static activation scales; NULL: none is asked for */
-    struct mb_network *calibrated; /* of error feedback, whose weights stay; likewise */
+    struct mb_ranges *ranges; /* of static activation scales; NULL: none is asked for */
+    struct mb_integer_ranges *integer_ranges; /* likewise, of integer-only products */
+    struct mb_network *calibrated;            /* of error feedback, whose weights stay; likewise */
     struct mb_moments *moments;
     struct mb_reference *reference;
     double reference_perplexity;
@@ -73,7 +74,8 @@ static enum mb_status add_trial(struct mb_cli *cli, struct work *work, const str
     for (size_t i = 0; i < work->count; i++) {
         const struct mb_weight_choice *a = &work->trials[i].choice, *b = &trial->choice;
         if (a->scheme == b->scheme && a->format == b->format && a->bits == b->bits &&
-            a->activations == b->activations && a->feed_forward == b->feed_forward)
+            a->activations == b->activations && a->feed_forward == b->feed_forward &&
+            a->integer == b->integer)
             return MB_OK;
     }
     if (work->count == work->room) {
@@ -140,6 +142,16 @@ static enum mb_status add_hybrid(struct mb_cli *cli, struct work *work,
     return add_trial(cli, work, &trial);
 }
 
+/* The one scheme that is computed as it would be, by the kernels that are there for it. */
+static enum mb_status add_integer(struct mb_cli *cli, struct work *work)
+{
+    struct trial trial = {
+        .what = "int8 weights, inputs and outputs, products of integers alone",
+        .choice = {.format = MB_FORMAT_NONE, .feed_forward = MB_FORMAT_NONE, .integer = true}};
+    name_trial(&trial, "integer");
+    return add_trial(cli, work, &trial);
+}
+
 /* What rounding of activations adds to weights as they are and in 8 bits, and the hybrid. */
 static enum mb_status add_activations(struct mb_cli *cli, struct work *work)
 {
@@ -148,13 +160,16 @@ static enum mb_status add_activations(struct mb_cli *cli, struct work *work)
         status = add_format(cli, work, MB_FORMAT_NONE, mb_rounding_at(i));
     for (size_t i = 0; i < mb_rounding_count() && status == MB_OK; i++)
         status = add_format(cli, work, MB_FORMAT_Q8_0, mb_rounding_at(i));
-    return status == MB_OK ? add_hybrid(cli, work, NULL) : status;
+    if (status == MB_OK)
+        status = add_hybrid(cli, work, NULL);
+    return status == MB_OK ? add_integer(cli, work) : status;
 }
 
 static enum mb_status unknown_scheme(struct mb_cli *cli, const char *name)
 {
     const char *names[256];
     size_t count = 0;
+    names[count++] = "integer";
     for (size_t i = 0; i < mb_scheme_count() && count < 128; i++)
         names[count++] = mb_scheme_at(i)->name;
     for (size_t i = 0; i < mb_rounding_count() && count < 160; i++)
@@ -196,6 +211,8 @@ static enum mb_status add_named(struct mb_cli *cli, struct work *work, const cha
     enum mb_status status;
     if (add_family(cli, work, name, &status))
         return status;
+    if (strcmp(name, "integer") == 0)
+        return add_integer(cli, work);
     (void)snprintf(weights, sizeof weights, "%.*s", (int)(plus ? plus - name : NAME_BYTES - 1),
                    name);
     const struct mb_rounding_scheme *activations = mb_rounding_by_name(plus ? plus + 1 : name);
@@ -266,6 +283,14 @@ static bool wants_moments(const struct work *work)
     return false;
 }
 
+static bool wants_integer(const struct work *work)
+{
+    bool wants = false;
+    for (size_t i = 0; i < work->count; i++)
+        wants = wants || work->trials[i].choice.integer;
+    return wants;
+}
+
 /* The model as it is: importance, the reference's logits and its own perplexity. */
 static enum mb_status measure_base(struct mb_cli *cli, struct work *work)
 {
@@ -282,13 +307,16 @@ static enum mb_status measure_base(struct mb_cli *cli, struct work *work)
     if (status == MB_OK && wants_ranges(work))
         status = mb_ranges_collect(network, &work->calibration, mb_stage_progress(cli),
                                    &work->ranges, &cli->error);
+    if (status == MB_OK && wants_integer(work))
+        status = mb_integer_ranges_collect(network, &work->calibration, mb_stage_progress(cli),
+                                           &work->integer_ranges, &cli->error);
     if (status == MB_OK && wants_moments(work))
         status = mb_network_create(work->model, MB_NUMERICS_F32, work->threads, &work->calibrated,
                                    &cli->error);
     if (status == MB_OK && work->calibrated != NULL)
         status =
             mb_moments_create(work->calibrated, &work->calibration, 0, &work->moments, &cli->error);
-    mb_simulation_calibrate(work->simulation, work->ranges, work->moments);
+    mb_simulation_calibrate(work->simulation, work->ranges, work->integer_ranges, work->moments);
     if (status == MB_OK)
         status = mb_reference_create(network, &work->windows, mb_stage_progress(cli),
                                      &work->reference, &cli->error);
@@ -352,6 +380,13 @@ static void write_parts(const struct trial *trial, char *text, size_t bytes)
     }
 }
 
+static const char *activations_of(const struct trial *trial)
+{
+    return trial->choice.integer       ? "integer"
+           : trial->choice.activations ? trial->choice.activations->name
+                                       : "float";
+}
+
 static struct mb_table *make_table(const struct work *work)
 {
     struct mb_table *table = mb_table_create();
@@ -389,7 +424,7 @@ static struct mb_table *make_table(const struct work *work)
         mb_table_number(table, trial->size.error, "%.4f");
         mb_table_text(table, parts);
         mb_table_text(table, trial->what);
-        mb_table_text(table, trial->choice.activations ? trial->choice.activations->name : "float");
+        mb_table_text(table, activations_of(trial));
         mb_table_number(table, trial->perplexity_error, "%.4f");
         mb_table_number(table, trial->same_top, "%.4f");
         mb_table_number(table, trial->size.weights, "%.0f");
@@ -453,6 +488,7 @@ enum mb_status mb_eval_schemes(struct mb_cli *cli, const struct mb_scheme_reques
     mb_reference_destroy(work.reference);
     mb_importance_free(work.importance);
     mb_ranges_free(work.ranges);
+    mb_integer_ranges_free(work.integer_ranges);
     mb_moments_destroy(work.moments);
     mb_network_destroy(work.calibrated);
     mb_simulation_destroy(work.simulation);

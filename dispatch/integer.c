@@ -157,8 +157,8 @@ static double quantize_row(const struct mb_integer_weights *weights, const float
     const double room = INT32_MAX - 127.0 * 255.0 * (double)weights->k,
                  sx = (double)weights->input.scale;
     double largest = 0;
-    for (size_t i = 0; i < weights->k; i++)
-        largest = fmax(largest, fabs((double)row[i]));
+    for (size_t i = 0; i < weights->k; i++) /* no fmax: gcc 12 for ARM fails at a sum of those */
+        largest = fabs((double)row[i]) > largest ? fabs((double)row[i]) : largest;
     const double scale = fmax(largest / 127, fabs(bias) / sx / room);
     for (size_t i = 0; i < weights->k; i++)
         codes[i] = (int8_t)(scale > 0 ? fmax(-127, fmin(127, rint((double)row[i] / scale))) : 0);

@@ -283,10 +283,17 @@ static enum mb_status multiply_rounded(struct mb_run *run, const float *x, size_
     const struct mb_rounding *rounding = run->network->rounding;
     float *rounded = malloc(rows * weights[0]->k * sizeof *rounded);
     enum mb_status status = rounded ? MB_OK : MB_ERR_MEMORY;
-    for (size_t i = 0; i < count && status == MB_OK; i++)
-        status = rounding->round(rounding->user, weights[i], x, x_stride, rows, rounded)
-                     ? multiply_here(run, rounded, weights[i]->k, rows, 1, &weights[i], &y[i])
-                     : multiply_here(run, x, x_stride, rows, 1, &weights[i], &y[i]);
+    for (size_t i = 0; i < count && status == MB_OK; i++) {
+        const struct mb_weights *const *w = &weights[i];
+        if (rounding->multiply != NULL)
+            status = rounding->multiply(rounding->user, *w, x, x_stride, rows, y[i]);
+        if (rounding->multiply != NULL && status != MB_ERR_UNSUPPORTED)
+            continue;
+        const bool is_rounded = rounding->round != NULL &&
+                                rounding->round(rounding->user, *w, x, x_stride, rows, rounded);
+        status = is_rounded ? multiply_here(run, rounded, (*w)->k, rows, 1, w, &y[i])
+                            : multiply_here(run, x, x_stride, rows, 1, w, &y[i]);
+    }
     free(rounded);
     return status;
 }

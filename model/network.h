@@ -126,10 +126,13 @@ struct mb_state_space {
 
 /* Called for every product before it is made, from the thread that runs the network: rows of k
  * entries into out[rows][k], or false to leave them as they are. Weights may be a view of some of a
- * matrix. */
+ * matrix. multiply, where it is given, makes the product itself, into y[rows][n], or returns
+ * MB_ERR_UNSUPPORTED to have it made as usual; round may then be NULL. */
 struct mb_rounding {
     bool (*round)(void *user, const struct mb_weights *weights, const float *x, size_t stride,
                   size_t rows, float *out);
+    enum mb_status (*multiply)(void *user, const struct mb_weights *weights, const float *x,
+                               size_t stride, size_t rows, float *y);
     void *user;
 };
 

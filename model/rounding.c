@@ -133,8 +133,7 @@ void mb_round_int8(const float *x, size_t k, float range, float *out)
     }
 }
 
-/* Which matrix these weights are, or are part of. */
-static size_t matrix_of(const struct mb_network *network, const struct mb_weights *weights)
+size_t mb_rounding_matrix(const struct mb_network *network, const struct mb_weights *weights)
 {
     const uintptr_t at = (uintptr_t)weights->data;
     for (size_t i = 0; i < network->matrix_count; i++) {
@@ -171,7 +170,7 @@ static bool round_inputs(void *user, const struct mb_weights *weights, const flo
                          size_t stride, size_t rows, float *out)
 {
     const struct mb_rounder *rounder = user;
-    const size_t matrix = matrix_of(rounder->network, weights);
+    const size_t matrix = mb_rounding_matrix(rounder->network, weights);
     if (matrix == rounder->network->matrix_count ||
         (rounder->rounded != NULL && !rounder->rounded[matrix]))
         return false;
@@ -187,7 +186,7 @@ void mb_rounder_init(struct mb_rounder *rounder, const struct mb_network *networ
                      const struct mb_rounding_scheme *scheme, const struct mb_ranges *ranges,
                      const bool *rounded)
 {
-    *rounder = (struct mb_rounder){.rounding = {round_inputs, rounder},
+    *rounder = (struct mb_rounder){.rounding = {.round = round_inputs, .user = rounder},
                                    .network = network,
                                    .scheme = scheme,
                                    .ranges = ranges,

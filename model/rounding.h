@@ -34,6 +34,9 @@ float mb_ranges_quantile(const struct mb_ranges *ranges, size_t matrix, double q
  * magnitude. Values beyond the range are cut to it. */
 void mb_round_int8(const float *x, size_t k, float range, float *out);
 
+/* Which matrix these weights are, or are part of; matrix_count: none. */
+size_t mb_rounding_matrix(const struct mb_network *network, const struct mb_weights *weights);
+
 /* A rounder for a network: state lives here, `rounding` is what the network points to. */
 struct mb_rounder {
     struct mb_rounding rounding;

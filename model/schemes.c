@@ -46,14 +46,18 @@ struct mb_simulation {
     struct mb_network *network;
     struct mb_rounder rounder;
     const struct mb_ranges *ranges;
+    const struct mb_integer_ranges *integer_ranges;
+    struct mb_integer_products *products; /* of the last choice that was integer; NULL: none */
     struct mb_moments *moments;
     bool *rounded; /* per matrix: reads rounded activations, where there are any */
 };
 
 void mb_simulation_calibrate(struct mb_simulation *simulation, const struct mb_ranges *ranges,
+                             const struct mb_integer_ranges *integer_ranges,
                              struct mb_moments *moments)
 {
     simulation->ranges = ranges;
+    simulation->integer_ranges = integer_ranges;
     simulation->moments = moments;
 }
 
@@ -66,6 +70,7 @@ void mb_simulation_destroy(struct mb_simulation *simulation)
 {
     if (simulation == NULL)
         return;
+    mb_integer_products_free(simulation->products);
     mb_network_destroy(simulation->network);
     free(simulation->rounded);
     free(simulation);
@@ -122,8 +127,10 @@ struct storing {
     const struct mb_tensor *tensor;
     size_t index; /* of the tensor */
     const struct mb_weight_choice *choice;
-    const float *importance;    /* of the tensor; NULL: none */
-    struct mb_moments *moments; /* NULL: none */
+    const float *importance;              /* of the tensor; NULL: none */
+    struct mb_moments *moments;           /* NULL: none */
+    struct mb_integer_products *products; /* NULL: products of floats */
+    size_t matrix;
     struct mb_threads *threads;
     const struct mb_progress *progress; /* of all tensors: `done` of `total` */
     double done, total;
@@ -209,6 +216,18 @@ static enum mb_status store_scheme(struct storing *s)
     return status;
 }
 
+/* int8 with a scale per row, and 16 bytes a row of what a product starts from and ends with. */
+static enum mb_status store_integer(struct storing *s)
+{
+    const size_t n = s->tensor->n, k = s->tensor->k;
+    for (size_t row = 0; row < n; row++)
+        mb_round_int8(s->rows + row * k, k, 0, s->rows + row * k);
+    s->size->bytes[0] += (double)(n * (k + 16));
+    const enum mb_status status = mb_integer_products_store(s->products, s->matrix, s->rows);
+    s->size->unreached += status == MB_ERR_UNSUPPORTED;
+    return status == MB_ERR_UNSUPPORTED ? MB_OK : status;
+}
+
 /* sum of squares of the difference, and of the rows as they are, columns weighing as they do. */
 static double relative_error(const struct storing *s, const float *before)
 {
@@ -238,7 +257,9 @@ static enum mb_status store_matrix(struct storing *s, struct mb_matrix *matrix, 
     if (status == MB_OK) {
         memcpy(before, s->rows, weights * sizeof *before);
         s->size->weights += (double)weights;
-        if (s->choice->scheme != NULL)
+        if (s->products != NULL)
+            status = store_integer(s);
+        else if (s->choice->scheme != NULL)
             status = store_scheme(s);
         else if (s->choice->format != MB_FORMAT_NONE)
             status = store_format(s);
@@ -265,6 +286,11 @@ enum mb_status mb_simulation_store(struct mb_simulation *simulation,
     struct mb_network *network = simulation->network;
     network->rounding = NULL;
     *size = (struct mb_scheme_size){0};
+    mb_integer_products_free(simulation->products);
+    simulation->products = NULL;
+    if (choice->integer && mb_integer_products_create(network, simulation->integer_ranges,
+                                                      &simulation->products) != MB_OK)
+        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for products of integers");
     double errors = 0, total = 0, done = 0;
     size_t matrices = 0;
     for (size_t i = 0; i < network->matrix_count; i++)
@@ -283,6 +309,8 @@ enum mb_status mb_simulation_store(struct mb_simulation *simulation,
                                   .choice = choice,
                                   .importance = importance ? importance[matrix->tensor] : NULL,
                                   .moments = simulation->moments,
+                                  .products = simulation->products,
+                                  .matrix = i,
                                   .threads = network->threads,
                                   .progress = progress,
                                   .done = done,
@@ -310,5 +338,7 @@ enum mb_status mb_simulation_store(struct mb_simulation *simulation,
                         simulation->rounded);
         network->rounding = &simulation->rounder.rounding;
     }
+    if (simulation->products != NULL)
+        network->rounding = mb_integer_products_rounding(simulation->products);
     return MB_OK;
 }

@@ -6,6 +6,7 @@
 #define MIXBIT_MODEL_SCHEMES_H
 
 #include "model/channelwise.h"
+#include "model/integer.h"
 #include "model/moments.h"
 #include "model/rounding.h"
 
@@ -48,11 +49,14 @@ struct mb_weight_choice {
                                             same, and products of all read rounded activations */
     double bits;
     const struct mb_rounding_scheme *activations; /* NULL: floats */
+    bool integer; /* instead of all of this: int8 weights with a scale per row, in products of
+                     integers alone (model/integer.h) */
 };
-/* What static activation scales and error feedback go by; they stay the caller's. Moments are those
- * of a network of their own, whose weights stay; without them schemes with feedback round every
- * weight by itself. */
+/* What static activation scales, integer-only products and error feedback go by; they stay the
+ * caller's, and are NULL where no choice needs them. Moments are those of a network of their own,
+ * whose weights stay; without them schemes with feedback round every weight by itself. */
 void mb_simulation_calibrate(struct mb_simulation *simulation, const struct mb_ranges *ranges,
+                             const struct mb_integer_ranges *integer_ranges,
                              struct mb_moments *moments);
 /* Put weights in, and round what products read from now on. `importance` as in mb_convert; NULL:
  * all columns matter alike. Interrupted or failed: part of the weights are new. */

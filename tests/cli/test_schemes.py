@@ -41,6 +41,18 @@ class Schemes(Case):
         self.assertLess(rows["hybrid+a8-token"]["kl"], rows["q4_0+a8-token"]["kl"])
         self.assertAlmostEqual(rows["file+a8-g32"]["bits_per_weight"], 16)
 
+    def test_integer(self):
+        """int8 throughout: more loss than int8 weights alone, about that of static activation scales, in some 8 bits."""
+        run = self.run_mixbit(*EVAL, "--schemes", "integer,q8_0,q2_K,integer", "--json")
+        rows = {row["scheme"]: row for row in json.loads(run.stdout)["schemes"]}
+        self.assertEqual(set(rows), {"integer", "q8_0", "q2_K"})
+        self.assertEqual(rows["integer"]["activations"], "integer")
+        self.assertLess(rows["q8_0"]["kl"], rows["integer"]["kl"])
+        self.assertLess(rows["integer"]["kl"], rows["q2_K"]["kl"])
+        self.assertTrue(8 < rows["integer"]["bits_per_weight"] < 9)
+        self.assertEqual(rows["integer"]["unreached"], 0)
+        self.fails(*EVAL, "--schemes", "interger", status=2, says="'integer'")
+
     def test_text(self):
         run = self.run_mixbit(*EVAL, "--schemes", "kmeans-tensor", "--bits", "4", "--calibration", CALIB)
         self.assertIn("kmeans-tensor", run.stdout)
