@@ -3,6 +3,7 @@
  * every other figure that mixbit prints stands beside one of them. */
 #include "cli/devices.h"
 #include "cli/option_rows.h"
+#include "mixbit/integer.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -210,6 +211,12 @@ static json_t *explain(bool json)
         if (json)
             (void)json_object_set_new(formats, info->name, both);
     }
+    json_t *lines = json ? json_array() : NULL;
+    if (!json)
+        (void)printf("integer-only, any m:\n");
+    mb_integer_explain(why_line, lines);
+    if (json)
+        (void)json_object_set_new(formats, "integer", lines);
     return formats;
 }
 

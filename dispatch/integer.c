@@ -9,6 +9,7 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 static const struct mb_kernel *of_level[MB_ISA_COUNT];
@@ -37,6 +38,26 @@ static const struct mb_kernel *select_kernel(void)
 }
 
 const char *mb_integer_kernel(void) { return select_kernel()->name; }
+
+void mb_integer_explain(void (*line)(void *user, const char *text), void *user)
+{
+    const struct mb_kernel *kernel, *taken = select_kernel();
+    for (size_t i = 0; line != NULL && (kernel = mb_registry_at(i)) != NULL; i++) {
+        struct mb_isa_info isa;
+        char text[384];
+        if (kernel->op != MB_OP_INTEGER)
+            continue;
+        (void)mb_isa_info(kernel->isa, &isa);
+        if (kernel == taken)
+            snprintf(text, sizeof text, "%-44s taken", kernel->name);
+        else if (!isa.allowed)
+            snprintf(text, sizeof text, "%-44s rejected: %s: %s", kernel->name, isa.name, isa.why);
+        else
+            snprintf(text, sizeof text, "%-44s rejected: %s is preferred to %s", kernel->name,
+                     mb_isa_name(taken->isa), isa.name);
+        line(user, text);
+    }
+}
 
 /* ---- grids ---- */
 

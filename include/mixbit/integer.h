@@ -114,6 +114,10 @@ MB_API enum mb_status mb_integer_matmul(struct mb_threads *threads,
 /** Name of the kernel that serves these products (static string). */
 MB_API const char *mb_integer_kernel(void);
 
+/** Why each kernel for these products was taken or rejected, one line each, as mb_kernel_explain.
+ */
+MB_API void mb_integer_explain(void (*line)(void *user, const char *text), void *user);
+
 #ifdef __cplusplus
 }
 #endif

@@ -193,6 +193,32 @@ static void test_levels_have_a_kernel(void **state)
     }
 }
 
+static void count_taken(void *user, const char *text)
+{
+    const bool is_taken = strstr(text, " taken") != NULL;
+    *(size_t *)user += is_taken;
+    assert_true(strncmp(text, "integer_", 8) == 0);
+    if (is_taken)
+        assert_true(strncmp(text, mb_integer_kernel(), strlen(mb_integer_kernel())) == 0);
+}
+
+/* MIXBIT_KERNEL and the tuner force a kernel; what serves is what is said to. */
+static void test_choice(void **state)
+{
+    (void)state;
+    size_t taken = 0;
+    const char *before = mb_integer_kernel();
+    mb_integer_explain(count_taken, &taken);
+    assert_int_equal(taken, 1);
+    const struct mb_kernel *forced = mb_registry_find("integer_b8_1x16_reference");
+    assert_int_equal(mb_select_override(forced), MB_OK);
+    assert_string_equal(mb_integer_kernel(), forced->name);
+    assert_int_equal(mb_select_override(mb_registry_find("gemv_b4_g32_i8g32_8x16_reference")),
+                     MB_OK);
+    assert_string_equal(mb_integer_kernel(), before);
+    assert_int_equal(mb_select_override(NULL), MB_OK);
+}
+
 static void test_threads_give_the_same(void **state)
 {
     (void)state;
@@ -489,6 +515,7 @@ int main(void)
         cmocka_unit_test(test_multipliers),
         cmocka_unit_test(test_every_level_gives_the_oracles_bits),
         cmocka_unit_test(test_levels_have_a_kernel),
+        cmocka_unit_test(test_choice),
         cmocka_unit_test(test_threads_give_the_same),
         cmocka_unit_test(test_floats_are_what_was_meant),
         cmocka_unit_test(test_degenerate_scales),
