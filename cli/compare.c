@@ -131,6 +131,52 @@ static enum mb_status evaluate_search(struct mb_cli *cli, const struct mb_compar
     return status;
 }
 
+/* How much longer the anchor's products take now than they did. */
+struct drift {
+    double decode, prefill;
+};
+
+static void warn_of_drift(struct mb_cli *cli, double drift)
+{
+    const double noticed = 1.1;
+    if (drift > noticed || drift < 1 / noticed)
+        mb_warn(cli,
+                "this machine is %.0f %% %s than when the rows before were timed: speeds of rows "
+                "that did not take turns don't compare",
+                100 * fabs(drift - 1), drift > 1 ? "slower" : "faster");
+}
+
+/* `count` networks in turns, and with them the anchor, whose place is behind them. */
+static enum mb_status time_batch(struct mb_cli *cli, struct mb_comparison *comparison,
+                                 const struct mb_compare_options *options,
+                                 struct mb_network **networks, size_t count,
+                                 struct mb_speed *speeds, struct drift *drift)
+{
+    const size_t row = options->anchor != NULL ? *options->anchor : SIZE_MAX;
+    const struct mb_assignment *anchor =
+        row < comparison->count && comparison->rows[row].measured ? &comparison->rows[row] : NULL;
+    enum mb_status status = MB_OK;
+    *drift = (struct drift){1, 1};
+    if (anchor != NULL)
+        status = create_network(cli, comparison, options, row, &networks[count]);
+    if (status != MB_OK)
+        return status;
+    for (size_t s = 0; s <= count; s++)
+        speeds[s] = (struct mb_speed){.size = sizeof speeds[s]};
+    status = mb_network_speed(networks, count + (anchor != NULL), options->context,
+                              options->repeats, NULL, speeds, &cli->error);
+    if (status != MB_OK)
+        return status;
+    comparison->turns++;
+    if (anchor != NULL) {
+        drift->decode = speeds[count].decode_matmul_ns / anchor->speed.decode_matmul_ns;
+        drift->prefill = speeds[count].prefill_matmul_ns / anchor->speed.prefill_matmul_ns;
+        warn_of_drift(cli, drift->decode);
+        mb_speed_free(&speeds[count]);
+    }
+    return MB_OK;
+}
+
 /* Rows [first, last) whose networks fit the memory limit together: evaluated one by one, timed in
  * turns. */
 static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *comparison,
@@ -138,10 +184,11 @@ static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *co
                                     struct mb_reference *reference, size_t first, size_t *last)
 {
     enum { BATCH = 64 };
-    struct mb_network *networks[BATCH] = {NULL};
-    struct mb_speed speeds[BATCH];
+    struct mb_network *networks[BATCH + 1] = {NULL}; /* the anchor last */
+    struct mb_speed speeds[BATCH + 1];
     size_t batch[BATCH], count = 0, bytes = 0;
     enum mb_status status = MB_OK;
+    struct drift drift;
     size_t i = first;
     for (; i < comparison->count && count < BATCH; i++) {
         struct mb_assignment *row = &comparison->rows[i];
@@ -168,18 +215,16 @@ static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *co
     *last = i;
     if (!count)
         goto out;
-    comparison->turns++;
-    for (size_t s = 0; s < count; s++)
-        speeds[s] = (struct mb_speed){.size = sizeof speeds[s]};
-    status = mb_network_speed(networks, count, options->context, options->repeats, NULL, speeds,
-                              &cli->error);
+    status = time_batch(cli, comparison, options, networks, count, speeds, &drift);
     for (size_t s = 0; s < count && status == MB_OK; s++) {
+        comparison->rows[batch[s]].decode_drift = drift.decode;
+        comparison->rows[batch[s]].prefill_drift = drift.prefill;
         comparison->rows[batch[s]].speed = speeds[s];
         comparison->rows[batch[s]].measured = 1;
         comparison->rows[batch[s]].turn = comparison->turns;
     }
 out:
-    for (size_t s = 0; s < count + 1 && s < BATCH; s++)
+    for (size_t s = 0; s <= count; s++)
         if (networks[s])
             mb_network_destroy(networks[s]);
     return status;

@@ -25,6 +25,8 @@ struct mb_assignment {
     double kl_search; /* of a uniform format or preset rounded by search, where rows are rounded
                          with feedback; NAN where it was not measured */
     struct mb_speed speed;
+    double decode_drift, prefill_drift; /* of the turn in which these were first timed: how much
+                                           longer the anchor's products took than in its own */
     int recommended;
 };
 
@@ -51,6 +53,9 @@ struct mb_compare_options {
     const struct mb_offload_target *target; /* as in mb_network_offload */
     size_t context, repeats;
     size_t memory_limit_bytes; /* of the networks that are measured in turns at once */
+    const size_t *anchor; /* a measured row that takes part in later turns too, so that a machine
+                             which changed its speed meanwhile is told from mixes that are slower;
+                             NULL, or of SIZE_MAX: none */
 };
 /* Evaluate and time every row that was not measured yet. */
 enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *comparison,

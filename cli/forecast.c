@@ -241,8 +241,8 @@ const struct mb_problem *mb_forecast_problem(const struct mb_forecast *forecast,
     return NULL;
 }
 
-static bool choose(const struct mb_problem *problem, const struct mb_forecast *forecast,
-                   const struct mb_mix *mix, size_t *choice)
+bool mb_forecast_choice(const struct mb_forecast *forecast, const struct mb_problem *problem,
+                        const struct mb_mix *mix, size_t *choice)
 {
     for (size_t u = 0; u < problem->unit_count; u++) {
         const struct mb_unit *unit = &problem->units[u];
@@ -265,10 +265,10 @@ void mb_forecast_mix(const struct mb_forecast *forecast, const struct mb_mix *mi
     total[MB_QUANTITY_BYTES] = mb_mix_bytes(forecast->model, mix);
     const struct mb_problem *problem = mb_forecast_problem(forecast, MB_RESIDENCY_MEMORY);
     size_t *choice = problem != NULL ? calloc(problem->unit_count + 1, sizeof *choice) : NULL;
-    if (choice != NULL && choose(problem, forecast, mix, choice)) {
+    if (choice != NULL && mb_forecast_choice(forecast, problem, mix, choice)) {
         problem = mb_forecast_problem(
             forecast, mb_forecast_residency(forecast, mb_walked_bytes(problem, choice)));
-        if (choose(problem, forecast, mix, choice)) {
+        if (mb_forecast_choice(forecast, problem, mix, choice)) {
             mb_problem_totals(problem, choice, total);
             total[MB_QUANTITY_BYTES] = mb_mix_bytes(forecast->model, mix);
         }
@@ -283,7 +283,7 @@ bool mb_forecast_allows(const struct mb_forecast *forecast, const struct mb_mix 
         return false;
     struct mb_grouping grouping;
     size_t *choice = calloc(2 * problem->unit_count + 1, sizeof *choice);
-    bool allowed = choice != NULL && choose(problem, forecast, mix, choice);
+    bool allowed = choice != NULL && mb_forecast_choice(forecast, problem, mix, choice);
     if (allowed && forecast->group != NULL) {
         allowed = mb_group_units(problem, forecast->group, &grouping, NULL) == MB_OK;
         if (allowed)

@@ -133,7 +133,7 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
 
 static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
 {
-    struct mb_planning run = {.cli = cli, .options = typed};
+    struct mb_planning run = {.cli = cli, .options = typed, .reference = SIZE_MAX};
     enum mb_status status = mb_planning_open(&run);
     mb_comparison_init(&run.comparison, run.model);
     run.comparison.importance = mb_step_weights(run.importance);
@@ -146,13 +146,18 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
                                                .target = &run.target,
                                                .context = run.options->context,
                                                .repeats = run.options->repeats,
-                                               .memory_limit_bytes = run.device.memory_bytes / 8};
+                                               .memory_limit_bytes = run.device.memory_bytes / 8,
+                                               .anchor = &run.reference};
     if (status == MB_OK)
         status = mb_comparison_measure(cli, &run.comparison, &compare);
     if (status == MB_OK)
         status = mb_forecast_calibrate(&run.forecast, &run.comparison);
     if (status == MB_OK)
         status = mb_planning_solve(&run);
+    if (status == MB_OK)
+        status = mb_comparison_measure(cli, &run.comparison, &compare);
+    if (status == MB_OK)
+        status = mb_planning_solve_again(&run);
     if (status == MB_OK)
         status = mb_comparison_measure(cli, &run.comparison, &compare);
     if (status == MB_OK)

@@ -294,6 +294,9 @@ enum mb_status mb_forecast_create(struct mb_cli *cli, struct mb_model *model,
                                   const struct mb_forecast_request *request,
                                   struct mb_forecast *forecast);
 void mb_forecast_free(struct mb_forecast *forecast);
+/* The problem's candidates that a mix is made of, per unit; false: some format is none. */
+bool mb_forecast_choice(const struct mb_forecast *forecast, const struct mb_problem *problem,
+                        const struct mb_mix *mix, size_t *choice);
 /* Predicted totals of a mix, at the residency that its own size has; NaN where the tables don't
  * know one of its formats. */
 void mb_forecast_mix(const struct mb_forecast *forecast, const struct mb_mix *mix,
