@@ -415,8 +415,8 @@ static const char schemes_help[] =
     "weights "
     "on rounded activations, feed-forward weights of 4 bits on floats), WEIGHTS+ACTIVATIONS "
     "(q4_0+a8-token), 'activations' for all ways to round those and 'integer', int8 weights, "
-    "inputs "
-    "and outputs with calibrated scales in products of integers alone, computed and not simulated, "
+    "inputs and outputs with calibrated scales in products of integers alone, computed and not "
+    "simulated, "
     "'schemes', 'formats', 'all', and:"
 #include "model/schemes.def"
     ;
