@@ -111,26 +111,6 @@ static enum mb_status create_network(struct mb_cli *cli, const struct mb_compari
     return status == MB_OK ? mb_network_offload(*network, options->target, &cli->error) : status;
 }
 
-/* What a mix loses as other tools round it. */
-static enum mb_status evaluate_search(struct mb_cli *cli, const struct mb_comparison *comparison,
-                                      const struct mb_compare_options *options,
-                                      struct mb_reference *reference, struct mb_assignment *row)
-{
-    struct mb_network *network = NULL;
-    struct mb_evaluation evaluation = {.size = sizeof evaluation};
-    enum mb_status status =
-        mb_network_create_mix(comparison->model, row->mix.formats, comparison->importance,
-                              MB_NUMERICS_KERNEL, options->threads, NULL, &network, &cli->error);
-    if (status == MB_OK)
-        status = mb_evaluate_against(network, reference, options->windows, NULL, &evaluation,
-                                     &cli->error);
-    if (status == MB_OK)
-        row->kl_search = evaluation.kl_mean;
-    mb_evaluation_free(&evaluation);
-    mb_network_destroy(network);
-    return status;
-}
-
 /* How much longer the anchor's products take now than they did. */
 struct drift {
     double decode, prefill;
@@ -204,9 +184,6 @@ static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *co
         row->evaluation.size = sizeof row->evaluation;
         status = mb_evaluate_against(networks[count++], reference, options->windows, NULL,
                                      &row->evaluation, &cli->error);
-        if (status == MB_OK && comparison->encoder != NULL &&
-            (row->kind == MB_ROW_UNIFORM || row->kind == MB_ROW_PRESET))
-            status = evaluate_search(cli, comparison, options, reference, row);
         if (status == MB_OK)
             status = report_row(cli, (double)(i + 1), comparison->count, row->mix.name);
         if (status != MB_OK)
@@ -230,10 +207,22 @@ out:
     return status;
 }
 
+static enum mb_status run_reference(struct mb_cli *cli, const struct mb_comparison *comparison,
+                                    const struct mb_compare_options *options,
+                                    struct mb_reference **reference)
+{
+    struct mb_network *base = NULL;
+    enum mb_status status =
+        mb_network_create(comparison->model, MB_NUMERICS_F32, options->threads, &base, &cli->error);
+    if (status == MB_OK)
+        status = mb_reference_create(base, options->windows, NULL, reference, &cli->error);
+    mb_network_destroy(base);
+    return status;
+}
+
 enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *comparison,
                                      const struct mb_compare_options *options)
 {
-    struct mb_network *base = NULL;
     struct mb_reference *reference = NULL;
     size_t due = 0;
     for (size_t i = 0; i < comparison->count; i++)
@@ -241,11 +230,7 @@ enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *c
     if (due == 0)
         return MB_OK;
     mb_stage_begin(cli, "measuring %zu assignments", due);
-    enum mb_status status =
-        mb_network_create(comparison->model, MB_NUMERICS_F32, options->threads, &base, &cli->error);
-    if (status == MB_OK)
-        status = mb_reference_create(base, options->windows, NULL, &reference, &cli->error);
-    mb_network_destroy(base);
+    enum mb_status status = run_reference(cli, comparison, options, &reference);
     for (size_t i = 0; i < comparison->count && status == MB_OK;)
         status = measure_batch(cli, comparison, options, reference, i, &i);
     mb_reference_destroy(reference);
@@ -253,6 +238,54 @@ enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *c
     /* They took turns: what one met, all did. */
     if (status == MB_OK && comparison->count > 0)
         mb_step_check_quiet(cli, &comparison->rows[comparison->count - 1].speed);
+    return status;
+}
+
+static bool is_searched(const struct mb_assignment *row, double most_bytes)
+{
+    return (row->kind == MB_ROW_UNIFORM || row->kind == MB_ROW_PRESET) && row->bytes <= most_bytes;
+}
+
+static enum mb_status evaluate_search(struct mb_cli *cli, const struct mb_comparison *comparison,
+                                      const struct mb_compare_options *options,
+                                      struct mb_reference *reference, struct mb_assignment *row)
+{
+    struct mb_network *network = NULL;
+    struct mb_evaluation evaluation = {.size = sizeof evaluation};
+    enum mb_status status =
+        mb_network_create_mix(comparison->model, row->mix.formats, comparison->importance,
+                              MB_NUMERICS_KERNEL, options->threads, NULL, &network, &cli->error);
+    if (status == MB_OK)
+        status = mb_evaluate_against(network, reference, options->windows, NULL, &evaluation,
+                                     &cli->error);
+    if (status == MB_OK)
+        row->kl_search = evaluation.kl_mean;
+    mb_evaluation_free(&evaluation);
+    mb_network_destroy(network);
+    return status;
+}
+
+enum mb_status mb_comparison_search(struct mb_cli *cli, struct mb_comparison *comparison,
+                                    const struct mb_compare_options *options, double most_bytes)
+{
+    struct mb_reference *reference = NULL;
+    size_t due = 0;
+    for (size_t i = 0; i < comparison->count && comparison->encoder != NULL; i++)
+        due += is_searched(&comparison->rows[i], most_bytes);
+    if (due == 0)
+        return MB_OK;
+    mb_stage_begin(cli, "measuring %zu of them as search rounds them", due);
+    enum mb_status status = run_reference(cli, comparison, options, &reference);
+    for (size_t i = 0; i < comparison->count && status == MB_OK; i++) {
+        struct mb_assignment *row = &comparison->rows[i];
+        if (is_searched(row, most_bytes))
+            status = evaluate_search(cli, comparison, options, reference, row);
+        if (status == MB_OK)
+            status = mb_progress_report(mb_stage_progress(cli), (double)(i + 1),
+                                        (double)comparison->count, row->mix.name);
+    }
+    mb_reference_destroy(reference);
+    mb_stage_end(cli);
     return status;
 }
 

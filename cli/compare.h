@@ -61,6 +61,11 @@ struct mb_compare_options {
 enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *comparison,
                                      const struct mb_compare_options *options);
 
+/* Where rows are rounded with feedback: what uniform formats and presets of at most so many bytes
+ * lose when each weight is rounded by itself, as other tools do. */
+enum mb_status mb_comparison_search(struct mb_cli *cli, struct mb_comparison *comparison,
+                                    const struct mb_compare_options *options, double most_bytes);
+
 /* Bring the forecast's times in line with the rows measured so far (calibrate.c). Their own
  * predictions stay what they were. */
 enum mb_status mb_forecast_calibrate(struct mb_forecast *forecast,

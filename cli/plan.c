@@ -157,13 +157,12 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
     if (status == MB_OK)
         status = mb_comparison_measure(cli, &run.comparison, &compare);
     if (status == MB_OK)
-        status = mb_planning_solve_again(&run);
-    if (status == MB_OK)
-        status = mb_comparison_measure(cli, &run.comparison, &compare);
-    if (status == MB_OK)
         status = mb_planning_confirm(&run, &compare);
     if (status == MB_OK)
         status = mb_planning_recommend(&run);
+    if (status == MB_OK)
+        status = mb_comparison_search(cli, &run.comparison, &compare,
+                                      run.comparison.rows[run.chosen].bytes);
     if (status == MB_OK)
         status = mb_planning_write(&run);
     if (status == MB_OK)

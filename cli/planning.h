@@ -19,10 +19,9 @@ struct mb_planning_options {
 enum {
     MB_PLANNING_NOTES = 8,
     MB_PLANNING_OUTPUTS = 7,
-    MB_PLANNING_LIMITS = 6,
+    MB_PLANNING_LIMITS = 4,
     MB_PLANNING_ANSWERS = 6,
-    MB_PLANNING_ROUNDS = 2,
-    MB_PLANNING_CANDIDATES = 2 * MB_PLANNING_ROUNDS * MB_PLANNING_LIMITS + MB_PLANNING_ANSWERS
+    MB_PLANNING_CANDIDATES = 2 * MB_PLANNING_LIMITS + MB_PLANNING_ANSWERS
 };
 #define MB_PLANNING_NO_RIVAL SIZE_MAX
 /* How much slower than its reference a mix may decode to be worth a mention where it loses less. */
@@ -58,8 +57,7 @@ struct mb_planning {
     /* The strictest limit first, answers last. */
     struct mb_planning_candidate candidates[MB_PLANNING_CANDIDATES];
     size_t candidate_count;
-    size_t reference; /* row that decode is held to; SIZE_MAX: the user gave budgets */
-    struct mb_budget budget;
+    size_t reference;     /* row that decode is held to; SIZE_MAX: the user gave budgets */
     struct mb_plan *plan; /* what is recommended, */
     size_t chosen;        /* and its row */
     struct mb_solution *front;
@@ -84,9 +82,6 @@ enum mb_status mb_planning_open(struct mb_planning *run);
 enum mb_status mb_planning_list(struct mb_planning *run);
 /* Solve, and add plans and what surrounds them to the comparison (planning_choice.c). */
 enum mb_status mb_planning_solve(struct mb_planning *run);
-/* Where decode is held to a reference: solve its limits once more, with costs that know the plans
- * as they were measured (planning_choice.c). */
-enum mb_status mb_planning_solve_again(struct mb_planning *run);
 /* Time what is close once more, longer (planning_verdict.c). */
 enum mb_status mb_planning_confirm(struct mb_planning *run,
                                    const struct mb_compare_options *options);

@@ -140,7 +140,7 @@ static enum mb_status add_candidate(struct mb_planning *run, const struct mb_for
 static enum mb_status add_limits(struct mb_planning *run, const struct mb_forecast *forecast,
                                  const struct mb_budget *budget, const char *kind)
 {
-    static const double slack[MB_PLANNING_LIMITS] = {-0.03, -0.015, 0.0, 0.01, 0.02, 0.04};
+    static const double slack[MB_PLANNING_LIMITS] = {-0.02, 0.0, 0.01, 0.03};
     enum mb_status status = MB_OK;
     for (size_t i = 0; i < MB_PLANNING_LIMITS; i++) {
         struct mb_budget limits = *budget;
@@ -158,20 +158,20 @@ static enum mb_status add_limits(struct mb_planning *run, const struct mb_foreca
  * input then share its preparation, and a second one, which the sum over tensors cannot see, never
  * happens. It is a percent of a small model's token. */
 static enum mb_status add_candidates(struct mb_planning *run, const struct mb_budget *budget,
-                                     enum mb_format reference, const char *round)
+                                     enum mb_format reference)
 {
     const enum mb_activation type = mb_matmul_activation(reference);
     struct mb_forecast_request request = run->forecast_request;
     struct mb_format_list formats = {.count = 0};
     struct mb_forecast forecast = {.model = NULL};
     char kind[32];
-    enum mb_status status = add_limits(run, &run->forecast, budget, round);
+    enum mb_status status = add_limits(run, &run->forecast, budget, "");
     for (size_t i = 0; i < run->formats.count; i++)
         if (mb_matmul_activation(run->formats.at[i]) == type)
             formats.at[formats.count++] = run->formats.at[i];
     if (status == MB_OK && formats.count < run->formats.count) {
         request.formats = &formats;
-        snprintf(kind, sizeof kind, ", %s%s", mb_activation_name(type), round);
+        snprintf(kind, sizeof kind, ", %s", mb_activation_name(type));
         status = mb_forecast_create(run->cli, run->model, &request, &forecast);
         if (status == MB_OK)
             status = mb_forecast_calibrate(&forecast, &run->comparison);
@@ -305,35 +305,12 @@ enum mb_status mb_planning_solve(struct mb_planning *run)
             : choose_reference(run, &budget, &reference);
     if (status != MB_OK)
         return status;
-    run->budget = budget;
     describe_objective(run, &budget,
                        reference != MB_FORMAT_NONE ? mb_format_info(reference)->name : NULL);
     status = run->reference != SIZE_MAX
-                 ? add_candidates(run, &budget, reference, "")
+                 ? add_candidates(run, &budget, reference)
                  : add_candidate(run, &run->forecast, &budget, "plan", MB_PLANNING_NO_RIVAL);
     if (status == MB_OK && run->reference != SIZE_MAX)
         status = add_answers(run, &budget);
     return status == MB_OK ? add_neighbours(run, &budget) : status;
-}
-
-/* The first round's plans were chosen for their times, so they are the ones whose times were taken
- * too short. Measured, they say so. */
-enum mb_status mb_planning_solve_again(struct mb_planning *run)
-{
-    if (run->reference == SIZE_MAX)
-        return MB_OK;
-    const struct mb_mix *reference = &run->comparison.rows[run->reference].mix;
-    struct mb_budget budget = run->budget;
-    double total[MB_QUANTITY_COUNT];
-    mb_forecast_free(&run->forecast);
-    enum mb_status status =
-        mb_forecast_create(run->cli, run->model, &run->forecast_request, &run->forecast);
-    if (status == MB_OK)
-        status = mb_forecast_calibrate(&run->forecast, &run->comparison);
-    if (status != MB_OK)
-        return status;
-    mb_forecast_mix(&run->forecast, reference, total);
-    budget.max[MB_QUANTITY_DECODE] = total[MB_QUANTITY_DECODE];
-    status = add_candidates(run, &budget, mb_format_by_name(reference->name), ", again");
-    return status == MB_ERR_INFEASIBLE ? MB_OK : status;
 }
