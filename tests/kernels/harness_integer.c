@@ -160,7 +160,7 @@ bool harness_check_integer(struct harness *harness)
     static struct integer_case c; /* outlives a jump out of the check */
     for (size_t i = 0; i < sizeof ks / sizeof *ks; i++)
         for (int fill = 0; fill < FILL_COUNT; fill++) {
-            if (test_is_quick() && i != 3 && i != 4)
+            if (test_is_quick() && i != 1 && i != 3 && i != 4) /* short sums have most ties */
                 continue;
             const size_t pair = (i + (size_t)fill) % 4;
             c = (struct integer_case){.m = 2 * harness->kernel->mr + 1,
