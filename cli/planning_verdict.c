@@ -169,6 +169,10 @@ static size_t contested(const struct mb_planning *run, size_t *rows)
         bytes = fmax(bytes, row->bytes);
         loss = fmax(loss, row->evaluation.kl_mean);
     }
+    if (run->reference != SIZE_MAX) { /* it stands in where no candidate keeps up */
+        bytes = fmax(bytes, c->rows[run->reference].bytes);
+        loss = fmax(loss, c->rows[run->reference].evaluation.kl_mean);
+    }
     for (size_t i = 0; i < c->count; i++) {
         const struct mb_assignment *row = &c->rows[i];
         bool is_candidate = i == run->reference;
