@@ -338,6 +338,7 @@ enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model,
         .extra_keys = keys,
         .force = cli->common.force,
         .moments = r->calibration != NULL ? r->calibration->moments : NULL,
+        .encoder = r->calibration != NULL ? r->calibration->encoder : NULL,
         .sweeps = r->sweeps,
         .source = r->source,
         .refined = r->refined};

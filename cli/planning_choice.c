@@ -133,10 +133,10 @@ static enum mb_status add_candidate(struct mb_planning *run, const struct mb_for
     return status;
 }
 
-/* A prediction is off by a percent or more, and switching between formats costs a token of a small
- * model some percent that no single product shows. So plans are solved for several decode limits,
- * above and below the predicted speed of the reference; measuring tells which of them keep up, and
- * what those that don't would gain. `kind` goes into the names. */
+/* A prediction is off by a percent or more, and for the solver's own picks rather too fast. So
+ * plans are solved for several decode limits, above and below the predicted speed of the reference;
+ * measuring tells which of them keep up, and what those that don't would gain. `kind` goes into the
+ * names. */
 static enum mb_status add_limits(struct mb_planning *run, const struct mb_forecast *forecast,
                                  const struct mb_budget *budget, const char *kind)
 {

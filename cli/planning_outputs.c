@@ -73,7 +73,7 @@ static enum mb_status write_profile(struct mb_planning *run, const char *path)
     return mb_profile_save(run->profile, path, &run->cli->error);
 }
 
-/* The blocks that were measured: the same encoder makes them again. */
+/* The blocks that were measured. */
 static enum mb_status write_model(struct mb_planning *run, const char *path)
 {
     const bool feedback = run->calibration.encoder != NULL;

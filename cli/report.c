@@ -150,8 +150,8 @@ static void write_comparison(FILE *out, const struct mb_report *report)
     mb_html_text(out, report->base);
     if (searched)
         fputs(". Weights are rounded with feedback; &ldquo;KL by search&rdquo; is what uniform "
-              "formats and presets lose when each weight is rounded by itself, as llama.cpp "
-              "rounds them",
+              "formats and presets lose when each weight is rounded by itself, as llama-quantize "
+              "does",
               out);
     fprintf(out,
             ".</p>\n<div class=scroll><table><tr><th>assignment<th>kind<th>MB<th>decode "

@@ -3,6 +3,7 @@
  * mapping -> f32 -> new format, each thread taking its own rows of the batch, so memory depends on
  * the number of threads and not on the model; tensors that stay as they are are copied byte for
  * byte. */
+#include "model/encoder.h"
 #include "model/gguf.h"
 #include "model/importance.h"
 #include "model/moments.h"
@@ -272,11 +273,27 @@ static enum mb_status requantize_matrices(struct conversion *c, struct batch *b,
     return status;
 }
 
+/* Tensor `index` as the encoder has it, or makes it now. */
+static enum mb_status write_encoded(struct conversion *c, size_t index)
+{
+    const struct mb_tensor *t = &c->model->tensors[index];
+    const enum mb_format format = (enum mb_format)c->types[index];
+    const void *rows;
+    enum mb_status status =
+        mb_encoder_rows(c->options->encoder, index, format, c->options->progress, c->done, c->total,
+                        &rows, c->error);
+    if (status == MB_OK)
+        status = mb_file_write(c->output.file, rows, t->n * mb_format_row_bytes(format, t->k));
+    return status == MB_OK ? report(c, t, c->types[index], (double)t->n * (double)t->k) : status;
+}
+
 /* Tensor `index` of the model from `from`'s rows: the same tensor, or a better one of its kind. */
 static enum mb_status requantize_tensor(struct conversion *c, size_t index,
                                         const struct mb_tensor *from)
 {
     const struct mb_tensor *t = &c->model->tensors[index];
+    if (c->options->encoder != NULL)
+        return write_encoded(c, index);
     const size_t threads = mb_threads_count(c->options->threads);
     const size_t room = t->k < CHUNK_WEIGHTS ? CHUNK_WEIGHTS / t->k * threads : threads;
     const size_t rows = room < t->n ? room : t->n;

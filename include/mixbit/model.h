@@ -102,6 +102,7 @@ struct mb_convert_options {
     struct mb_moments *moments; /* round with feedback, by what matrices multiply; NULL: weight by
                                    weight */
     size_t sweeps;              /* with moments: of coordinate descent after rounding, 0: none */
+    struct mb_encoder *encoder; /* in place of moments: rows that it has are not made again; NULL */
     struct mb_model *source; /* with moments, which are its own: tensors that keep their format are
                                 brought nearer to the same tensors of this model; NULL: copied */
     size_t *refined; /* with source, counted: tensors for which that was done; NULL allowed */

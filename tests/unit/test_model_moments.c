@@ -417,6 +417,17 @@ static void encoder_is_as_files(const char *model)
         }
         mb_network_destroy(encoded);
         mb_network_destroy(read);
+        char again[64];
+        ns_temporary(again);
+        struct mb_model *written =
+            convert(f.model, formats, again, (struct mb_convert_options){.encoder = encoder});
+        for (size_t i = 0; i < mb_model_tensor_count(made); i++) {
+            const struct mb_tensor *expected = mb_model_tensor_at(made, i);
+            assert_memory_equal(mb_model_tensor_at(written, i)->data, expected->data,
+                                expected->bytes);
+        }
+        mb_model_close(written);
+        unlink(again);
         mb_encoder_destroy(encoder);
     }
     mb_model_close(made);
