@@ -26,20 +26,12 @@ void mb_comparison_free(struct mb_comparison *comparison)
     *comparison = (struct mb_comparison){.model = NULL};
 }
 
-static bool same_mix(const struct mb_model *model, const struct mb_mix *a, const struct mb_mix *b)
-{
-    for (size_t i = 0; i < mb_model_tensor_count(model); i++)
-        if (mb_mix_format(model, a, i) != mb_mix_format(model, b, i))
-            return false;
-    return true;
-}
-
 enum mb_status mb_comparison_add(struct mb_comparison *comparison, struct mb_mix *mix,
                                  enum mb_row_kind kind, const struct mb_forecast *forecast,
                                  size_t *index)
 {
     for (size_t i = 0; i < comparison->count; i++) {
-        if (same_mix(comparison->model, &comparison->rows[i].mix, mix)) {
+        if (mb_mix_same(comparison->model, &comparison->rows[i].mix, mix)) {
             mb_mix_free(mix);
             if (index)
                 *index = i;
@@ -157,11 +149,51 @@ static enum mb_status time_batch(struct mb_cli *cli, struct mb_comparison *compa
     return MB_OK;
 }
 
+/* The reference is run when the first row needs it. */
+static enum mb_status run_reference(struct mb_cli *cli, const struct mb_comparison *comparison,
+                                    const struct mb_compare_options *options,
+                                    struct mb_reference **reference)
+{
+    struct mb_network *base = NULL;
+    if (*reference != NULL)
+        return MB_OK;
+    enum mb_status status =
+        mb_network_create(comparison->model, MB_NUMERICS_F32, options->threads, &base, &cli->error);
+    if (status == MB_OK)
+        status = mb_reference_create(base, options->windows, NULL, reference, &cli->error);
+    mb_network_destroy(base);
+    return status;
+}
+
+/* What a row loses that is rounded by `encoder`, and not known from before. */
+static enum mb_status evaluate(struct mb_cli *cli, const struct mb_comparison *comparison,
+                               const struct mb_compare_options *options,
+                               const struct mb_assignment *row, const struct mb_encoder *encoder,
+                               struct mb_network *network, struct mb_reference **reference,
+                               struct mb_evaluation *evaluation)
+{
+    enum mb_status status = run_reference(cli, comparison, options, reference);
+    if (status == MB_OK)
+        status = mb_evaluate_against(network, *reference, options->windows, NULL, evaluation,
+                                     &cli->error);
+    if (status == MB_OK && comparison->losses != NULL)
+        status =
+            mb_losses_keep(comparison->losses, row->mix.formats, encoder, evaluation, &cli->error);
+    return status;
+}
+
+static bool is_known(const struct mb_comparison *comparison, const struct mb_assignment *row,
+                     const struct mb_encoder *encoder, struct mb_evaluation *evaluation)
+{
+    return comparison->losses != NULL &&
+           mb_losses_find(comparison->losses, row->mix.formats, encoder, evaluation);
+}
+
 /* Rows [first, last) whose networks fit the memory limit together: evaluated one by one, timed in
  * turns. */
 static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *comparison,
                                     const struct mb_compare_options *options,
-                                    struct mb_reference *reference, size_t first, size_t *last)
+                                    struct mb_reference **reference, size_t first, size_t *last)
 {
     enum { BATCH = 64 };
     struct mb_network *networks[BATCH + 1] = {NULL}; /* the anchor last */
@@ -182,8 +214,10 @@ static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *co
         batch[count] = i;
         bytes += mb_network_bytes(networks[count]);
         row->evaluation.size = sizeof row->evaluation;
-        status = mb_evaluate_against(networks[count++], reference, options->windows, NULL,
-                                     &row->evaluation, &cli->error);
+        if (!is_known(comparison, row, comparison->encoder, &row->evaluation))
+            status = evaluate(cli, comparison, options, row, comparison->encoder, networks[count],
+                              reference, &row->evaluation);
+        count++;
         if (status == MB_OK)
             status = report_row(cli, (double)(i + 1), comparison->count, row->mix.name);
         if (status != MB_OK)
@@ -207,19 +241,6 @@ out:
     return status;
 }
 
-static enum mb_status run_reference(struct mb_cli *cli, const struct mb_comparison *comparison,
-                                    const struct mb_compare_options *options,
-                                    struct mb_reference **reference)
-{
-    struct mb_network *base = NULL;
-    enum mb_status status =
-        mb_network_create(comparison->model, MB_NUMERICS_F32, options->threads, &base, &cli->error);
-    if (status == MB_OK)
-        status = mb_reference_create(base, options->windows, NULL, reference, &cli->error);
-    mb_network_destroy(base);
-    return status;
-}
-
 enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *comparison,
                                      const struct mb_compare_options *options)
 {
@@ -230,9 +251,9 @@ enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *c
     if (due == 0)
         return MB_OK;
     mb_stage_begin(cli, "measuring %zu assignments", due);
-    enum mb_status status = run_reference(cli, comparison, options, &reference);
+    enum mb_status status = MB_OK;
     for (size_t i = 0; i < comparison->count && status == MB_OK;)
-        status = measure_batch(cli, comparison, options, reference, i, &i);
+        status = measure_batch(cli, comparison, options, &reference, i, &i);
     mb_reference_destroy(reference);
     mb_stage_end(cli);
     /* They took turns: what one met, all did. */
@@ -248,16 +269,18 @@ static bool is_searched(const struct mb_assignment *row, double most_bytes)
 
 static enum mb_status evaluate_search(struct mb_cli *cli, const struct mb_comparison *comparison,
                                       const struct mb_compare_options *options,
-                                      struct mb_reference *reference, struct mb_assignment *row)
+                                      struct mb_reference **reference, struct mb_assignment *row)
 {
     struct mb_network *network = NULL;
     struct mb_evaluation evaluation = {.size = sizeof evaluation};
-    enum mb_status status =
-        mb_network_create_mix(comparison->model, row->mix.formats, comparison->importance,
-                              MB_NUMERICS_KERNEL, options->threads, NULL, &network, &cli->error);
-    if (status == MB_OK)
-        status = mb_evaluate_against(network, reference, options->windows, NULL, &evaluation,
-                                     &cli->error);
+    enum mb_status status = MB_OK;
+    if (!is_known(comparison, row, NULL, &evaluation)) {
+        status = mb_network_create_mix(comparison->model, row->mix.formats, comparison->importance,
+                                       MB_NUMERICS_KERNEL, options->threads, NULL, &network,
+                                       &cli->error);
+        if (status == MB_OK)
+            status = evaluate(cli, comparison, options, row, NULL, network, reference, &evaluation);
+    }
     if (status == MB_OK)
         row->kl_search = evaluation.kl_mean;
     mb_evaluation_free(&evaluation);
@@ -275,11 +298,11 @@ enum mb_status mb_comparison_search(struct mb_cli *cli, struct mb_comparison *co
     if (due == 0)
         return MB_OK;
     mb_stage_begin(cli, "measuring %zu of them as search rounds them", due);
-    enum mb_status status = run_reference(cli, comparison, options, &reference);
+    enum mb_status status = MB_OK;
     for (size_t i = 0; i < comparison->count && status == MB_OK; i++) {
         struct mb_assignment *row = &comparison->rows[i];
         if (is_searched(row, most_bytes))
-            status = evaluate_search(cli, comparison, options, reference, row);
+            status = evaluate_search(cli, comparison, options, &reference, row);
         if (status == MB_OK)
             status = mb_progress_report(mb_stage_progress(cli), (double)(i + 1),
                                         (double)comparison->count, row->mix.name);

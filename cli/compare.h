@@ -8,6 +8,7 @@
 #define MIXBIT_CLI_COMPARE_H
 
 #include "cli/cli.h"
+#include "cli/losses.h"
 #include "cli/report.h"
 #include "cli/steps.h"
 
@@ -34,6 +35,7 @@ struct mb_comparison {
     struct mb_model *model;
     const float *const *importance; /* of every row's weights; NULL: none */
     struct mb_encoder *encoder;     /* of every row's weights; NULL: search */
+    struct mb_losses *losses;       /* what was evaluated before; NULL: nothing is kept */
     size_t count, capacity, turns;
     struct mb_assignment *rows;
 };

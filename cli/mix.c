@@ -197,10 +197,9 @@ enum mb_status mb_mix_random(struct mb_cli *cli, const struct mb_model *model,
 
 /* ---- lists ---- */
 
-static bool same_result(const struct mb_model *model, const struct mb_mix *a,
-                        const struct mb_mix *b)
+bool mb_mix_same(const struct mb_model *model, const struct mb_mix *a, const struct mb_mix *b)
 {
-    for (size_t i = 0; i < a->count; i++)
+    for (size_t i = 0; i < mb_model_tensor_count(model); i++)
         if (mb_mix_format(model, a, i) != mb_mix_format(model, b, i))
             return false;
     return true;
@@ -211,7 +210,7 @@ static void keep_mix(const struct mb_model *model, struct mb_mix *mixes, size_t 
                      struct mb_mix *mix)
 {
     for (size_t i = 0; i < *count; i++) {
-        if (same_result(model, &mixes[i], mix)) {
+        if (mb_mix_same(model, &mixes[i], mix)) {
             mb_mix_free(mix);
             return;
         }

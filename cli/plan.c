@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* mixbit plan: the whole loop on one model - measure, sense, solve, write, measure again.
  *
- * Every link can be interrupted: the profile lies in the cache folder, the sensitivity table and
- * its journal in the output folder, and a second run goes on where the first one stopped. What is
- * recommended has been measured on text that was not used for sensing, beside every uniform format
- * and preset. */
+ * Every link can be interrupted: the profile lies in the cache folder, the sensitivity table, its
+ * journal and that of whole mixes' losses in the output folder, and a second run goes on where the
+ * first one stopped. What is recommended has been measured on text that was not used for sensing,
+ * beside every uniform format and preset. */
 #include "cli/planning.h"
 #include "cli/option_rows.h"
 #include "dispatch/backend.h"
@@ -131,6 +131,23 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
     return status;
 }
 
+/* Speeds are of the moment, and measured by every run; losses are not. */
+static enum mb_status open_losses(struct mb_planning *run)
+{
+    char *path = mb_path_join(run->options->output, "losses.journal");
+    if (path == NULL)
+        return mb_error_set(&run->cli->error, MB_ERR_MEMORY, -1, "out of memory");
+    const struct mb_losses_request request = {.path = path,
+                                              .model = run->model,
+                                              .windows = &run->held_out,
+                                              .importance = mb_step_weights(run->importance),
+                                              .device = run->device.key};
+    const enum mb_status status =
+        mb_losses_open(&request, &run->comparison.losses, &run->cli->error);
+    free(path);
+    return status;
+}
+
 static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
 {
     struct mb_planning run = {.cli = cli, .options = typed, .reference = SIZE_MAX};
@@ -139,6 +156,8 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
     run.comparison.importance = mb_step_weights(run.importance);
     if (status == MB_OK)
         status = measure_and_sense(&run);
+    if (status == MB_OK)
+        status = open_losses(&run);
     if (status == MB_OK)
         status = mb_planning_list(&run);
     const struct mb_compare_options compare = {.windows = &run.held_out,
@@ -168,6 +187,7 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
     if (status == MB_OK)
         status = mb_planning_print(&run);
 
+    mb_losses_close(run.comparison.losses);
     mb_comparison_free(&run.comparison);
     mb_forecast_free(&run.forecast);
     for (size_t i = 0; i < run.front_count; i++)
@@ -203,7 +223,9 @@ const struct mb_verb mb_verb_plan = {
                "format and preset, "
                "measured. Without a budget: least loss at 4.5 bits per weight, decoding no slower "
                "than the fastest "
-               "uniform format of 4 bits or more. Interrupted runs go on where they stopped.",
+               "uniform format of 4 bits or more. Interrupted runs go on where they stopped, "
+               "by the journals there (losses.journal stays: a later run evaluates what is new to "
+               "it).",
     .example = "mixbit plan model.f16.gguf --max-size 4.25bpw --min-decode 20 -o out",
     .run = run_plan,
 };

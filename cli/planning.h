@@ -53,7 +53,7 @@ struct mb_planning {
     unsigned unwritten; /* bits: outputs that this plan doesn't have */
     struct mb_forecast_request forecast_request;
     struct mb_forecast forecast;
-    struct mb_comparison comparison;
+    struct mb_comparison comparison; /* its losses are owned here */
     /* The strictest limit first, answers last. */
     struct mb_planning_candidate candidates[MB_PLANNING_CANDIDATES];
     size_t candidate_count;

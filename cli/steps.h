@@ -200,6 +200,8 @@ enum mb_status mb_mix_list(struct mb_cli *cli, const struct mb_model *model,
                            size_t *count);
 /* The format tensor i ends up in. */
 enum mb_format mb_mix_format(const struct mb_model *model, const struct mb_mix *mix, size_t i);
+/* Whether two mixes store the same. */
+bool mb_mix_same(const struct mb_model *model, const struct mb_mix *a, const struct mb_mix *b);
 /* Bytes of the file that quantize would write. */
 double mb_mix_bytes(const struct mb_model *model, const struct mb_mix *mix);
 /* Bytes of the packed weights in memory. */

@@ -133,7 +133,9 @@ static enum mb_status weed(struct mb_contest *c, struct mb_workload *workload, d
     return MB_OK;
 }
 
-/* Keep the candidates that have an entry which may still win; their errors come from there. */
+/* Keep the candidates that have an entry which may still win; their errors come from there. One
+ * sample that was fast is enough: on a busy machine a median says as much of it as of the kernel.
+ */
 static void keep_leaders(struct mb_contest *c, double *errors)
 {
     const struct mb_profile_entry *entries[MB_CANDIDATES_MAX];
@@ -147,7 +149,7 @@ static void keep_leaders(struct mb_contest *c, double *errors)
     size_t left = 0;
     for (size_t i = 0; i < c->count; i++)
         if (entries[i] != NULL && !entries[i]->cost.failed &&
-            entries[i]->cost.median_ns <= best_ns * loser_ratio) {
+            entries[i]->cost.min_ns <= best_ns * loser_ratio) {
             errors[left] = entries[i]->cost.error;
             c->candidates[left++] = c->candidates[i];
         }

@@ -13,7 +13,7 @@ from harness import BINARY, CALIB, HELDOUT, MODEL, TIMEOUT, Case, environment, m
 SMALL = ["--text", CALIB, "--eval-text", HELDOUT, "--windows", "2", "--window", "64", "--eval-windows", "4", "--formats",
          "q2_K,q4_0,q4_K,q8_0", "--repeats", "1", "--ctx", "64", "--encoder", "search"]
 WRITTEN = ["profile.json", "sensitivity.json", "plan.json", "mixed.gguf", "recipe.llama.cpp.txt", "recipe.ik_llama.cpp.txt",
-           "report.html"]
+           "report.html", "losses.journal"]
 HYBRID = MODEL.replace("tiny-llama", "tiny-hybrid")
 VOID = {"meta", "line", "rect", "circle", "path", "polyline", "th", "td", "tr", "br"}
 
@@ -173,8 +173,28 @@ class Plan(Case):
 
         # A second run takes what is there: sensing is not repeated, and replaces its own files.
         before = os.path.getmtime(os.path.join(out, "sensitivity.json"))
+        first = self.read("out/losses.journal")
         self.run_mixbit("plan", MODEL, *SMALL)
         self.assertEqual(os.path.getmtime(os.path.join(out, "sensitivity.json")), before)
+        # No loss is measured twice: mixes that are new to it are added, each under its own name.
+        second = self.read("out/losses.journal")
+        self.assertTrue(second.startswith(first))
+        names = [line.split()[-1] for line in second.splitlines()[1:]]
+        self.assertGreaterEqual(len(names), sum(r["kind"] in ("uniform", "preset") for r in result["rows"]))
+        self.assertEqual(len(names), len(set(names)))
+
+    def test_losses_of_another_text(self):
+        """What the journal of losses knows is of one text; of another it starts anew, and what is no journal stays."""
+        small = ["q4_0,q8_0" if x == "q2_K,q4_0,q4_K,q8_0" else x for x in SMALL]
+        self.run_mixbit("plan", MODEL, *small)
+        first = self.read("out/losses.journal").splitlines()
+        self.run_mixbit("plan", MODEL, *small, "--eval-windows", "3")
+        second = self.read("out/losses.journal").splitlines()
+        self.assertNotEqual(first[0], second[0])
+        self.assertEqual(set(first) & set(second), set())
+        self.write("out/losses.journal", "a diary\n")
+        self.fails("plan", MODEL, *small, status=1, says="not a mixbit journal", keeps=False)
+        self.assertEqual(self.read("out/losses.journal"), "a diary\n")
 
     def test_weights_and_groups(self):
         """Priorities in place of budgets; what is written holds the groups, whatever was measured beside it."""
