@@ -47,7 +47,7 @@ static const struct mb_option options[] = {
     MB_IMATRIX_ROW(struct mb_planning_options, imatrix),
     MB_CONTEXT_ROW(struct mb_planning_options, context),
     MB_THREADS_ROW(struct mb_planning_options, threads),
-    MB_REPEATS_ROW(struct mb_planning_options, repeats, "7"),
+    MB_REPEATS_ROW(struct mb_planning_options, repeats, "5"),
     MB_DEVICE_ROW(struct mb_planning_options, device, "device to plan for"),
     MB_PROFILE_ROW(struct mb_planning_options, profile,
                    "cost profile (default: this device's, measured when it is missing)"),
