@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST_SHAPES = 256 };
+enum { MOST_SHAPES = 256, USUAL_CONTEXT = 512 /* of plan and solve */ };
 
 /* Shapes of a 7 to 8 billion weight transformer, for a tune without a model. */
 static const struct mb_shape common_shapes[] = {
@@ -21,6 +21,7 @@ struct shapes {
     size_t count;
     struct mb_shape at[MOST_SHAPES];
     double weights; /* that a token's pass walks through */
+    double kept;    /* bytes of keys and values behind it */
 };
 
 static void collect_shapes(const struct mb_model *model, struct shapes *shapes)
@@ -37,6 +38,8 @@ static void collect_shapes(const struct mb_model *model, struct shapes *shapes)
         if (!tensor->quantizable || looked_up)
             continue;
         shapes->weights += (double)tensor->n * (double)tensor->k;
+        if (tensor->role == MB_ROLE_ATTN_K || tensor->role == MB_ROLE_ATTN_V)
+            shapes->kept += (double)tensor->n * USUAL_CONTEXT * sizeof(float);
         /* A product reads one expert of a stack. */
         const size_t n = tensor->n / mb_tensor_matrices(tensor), k = tensor->k;
         size_t s = 0;
@@ -207,6 +210,7 @@ static enum mb_status measure(struct mb_cli *cli, const struct mb_profile_reques
         .threads = request->threads,
         .progress = mb_stage_progress(cli),
         .total_weights = shapes.weights,
+        .other_bytes = shapes.kept,
         .max_error = request->max_error,
         .thread_counts = request->thread_counts,
     };

@@ -192,7 +192,8 @@ static bool out_of_time(const struct tuning *t)
 
 /* What the copies of one matrix add up to: where the model itself lives at this residency, as much
  * as the model, at the format's own size or that of a typical mix, whichever is more (a few tensors
- * of 2 bits don't make a mix small). */
+ * of 2 bits don't make a mix small). Of a set not much larger than the L3 a part stays in it, the
+ * smaller the more else a token walks through. */
 static size_t working_set(const struct tuning *t, enum mb_format format,
                           enum mb_residency residency)
 {
@@ -201,7 +202,10 @@ static size_t working_set(const struct tuning *t, enum mb_format format,
     const double model = t->task.total_weights / 8 * (bits > typical_bits ? bits : typical_bits);
     if (mb_residency_of(&t->device, (size_t)model, t->threads) != residency)
         return usual;
-    return residency == MB_RESIDENCY_MEMORY && model > (double)usual ? usual : (size_t)model;
+    if (residency != MB_RESIDENCY_MEMORY)
+        return (size_t)model;
+    const double all = model + t->options->other_bytes;
+    return all > (double)usual ? usual : (size_t)all;
 }
 
 /* What was found at the format's search cell, to be confirmed: its best gemv and gemm at this m.

@@ -168,6 +168,8 @@ struct mb_tune_options {
     const struct mb_progress *progress;
     double total_weights; /* that a token's pass walks through: copies of a matrix add up to as much
                              as the model would weigh; 0: the sum of the shapes */
+    double other_bytes;   /* that a token's pass walks through besides (keys and values): what they
+                             push out of the caches, weights in memory don't find there */
     /** Other activation types are tried, and chosen where they are faster, if their error is at
      * most this many times that of a format's default type: 1 the default alone, above 1 speed for
      * accuracy, below 1 accuracy for speed; 0: as the profile was tuned before, at first 1. */

@@ -193,6 +193,10 @@ static void bad_options_and_foreign_profiles_are_refused(void **state)
     assert_int_equal(mb_tune(profile, &options, &error), MB_ERR_ARGUMENT);
 
     options = small_options();
+    options.other_bytes = -1;
+    assert_int_equal(mb_tune(profile, &options, &error), MB_ERR_ARGUMENT);
+
+    options = small_options();
     profile->device.stepping++;
     assert_int_equal(mb_tune(profile, &options, &error), MB_ERR_STALE);
     assert_non_null(strstr(error.message, "another machine"));
