@@ -91,6 +91,7 @@ static void destroy(struct integer_case *c)
     free(c->panels);
     free(c->x);
     free(c->expected);
+    *c = (struct integer_case){.panels = NULL};
 }
 
 static bool is_right(struct harness *harness, const struct integer_case *c,
@@ -158,6 +159,7 @@ bool harness_check_integer(struct harness *harness)
     static const size_t ks[] = {1, 3, 16, 17, 61, 512, MOST_K - 1, MOST_K};
     static const int32_t zeros[][2] = {{0, 0}, {-128, 127}, {127, -128}, {-3, 11}};
     static struct integer_case c; /* outlives a jump out of the check */
+    destroy(&c);
     for (size_t i = 0; i < sizeof ks / sizeof *ks; i++)
         for (int fill = 0; fill < FILL_COUNT; fill++) {
             if (test_is_quick() && i != 1 && i != 3 && i != 4) /* short sums have most ties */
