@@ -19,7 +19,8 @@ enum mb_status mb_tune_check(const struct mb_tune_options *o, struct mb_error *e
                             o->max_error);
     if (!(o->total_weights >= 0 && o->total_weights < 1e15 && o->other_bytes >= 0 &&
           o->other_bytes < 1e15))
-        return mb_error_set(error, MB_ERR_ARGUMENT, -1, "cannot tune a model of %g weights and %g bytes besides",
+        return mb_error_set(error, MB_ERR_ARGUMENT, -1,
+                            "cannot tune a model of %g weights and %g bytes besides",
                             o->total_weights, o->other_bytes);
     for (size_t i = 0; o->ms != NULL && i < o->m_count; i++)
         if (o->ms[i] == 0 || i == MB_TUNE_MS_MOST)
