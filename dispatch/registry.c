@@ -15,9 +15,9 @@ size_t mb_registry_level_count(enum mb_isa isa)
     return isa < MB_ISA_COUNT ? tables[isa]->count : 0;
 }
 
-const struct mb_feedback_ops *mb_registry_feedback(enum mb_isa isa)
+const struct mb_encode_ops *mb_registry_encode(enum mb_isa isa)
 {
-    return isa < MB_ISA_COUNT ? tables[isa]->feedback : NULL;
+    return isa < MB_ISA_COUNT ? tables[isa]->encode : NULL;
 }
 
 size_t mb_registry_count(void)

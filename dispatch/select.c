@@ -249,12 +249,12 @@ const struct mb_kernel *mb_select_prepare(enum mb_activation activation)
 }
 
 /* In the order of isa.def, as for kernels; no profile has a say, since all give the same bits. */
-const struct mb_feedback_ops *mb_select_feedback(void)
+const struct mb_encode_ops *mb_select_encode(void)
 {
     const uint32_t mask = mb_isa_allowed_mask();
-    const struct mb_feedback_ops *chosen = NULL;
+    const struct mb_encode_ops *chosen = NULL;
     for (size_t isa = 0; isa < MB_ISA_COUNT; isa++) {
-        const struct mb_feedback_ops *ops = mb_registry_feedback((enum mb_isa)isa);
+        const struct mb_encode_ops *ops = mb_registry_encode((enum mb_isa)isa);
         if ((mask >> isa & 1) != 0 && ops != NULL)
             chosen = ops;
     }

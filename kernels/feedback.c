@@ -39,5 +39,5 @@ void mb_refine_rows(enum mb_format format, const float *w, size_t rows,
     refine_rows(format, w, rows, moments, sweeps, blocks, errors, scratch);
 }
 
-const struct mb_feedback_ops mb_feedback_reference = {mb_gram_add, mb_gram_factor_rows,
-                                                      mb_feedback_rows, mb_refine_rows};
+const struct mb_encode_ops mb_encode_reference = {mb_gram_add, mb_gram_factor_rows,
+                                                  mb_feedback_rows, mb_refine_rows};

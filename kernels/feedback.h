@@ -46,7 +46,7 @@ void mb_refine_rows(enum mb_format format, const float *w, size_t rows,
 
 /* What takes time of this file and of gram.h, compiled for an ISA level; all levels give the same
  * bits. Called by these names alone, they are what every CPU of the architecture can run. */
-struct mb_feedback_ops {
+struct mb_encode_ops {
     void (*gram_add)(float *h, size_t stride, size_t k, const float *packed, size_t rows,
                      float sign, size_t first, size_t last);
     bool (*gram_factor_rows)(float *h, size_t k, size_t row0, size_t row1);
@@ -56,6 +56,6 @@ struct mb_feedback_ops {
                         const struct mb_second_moments *moments, size_t sweeps, void *blocks,
                         double *errors, float *scratch);
 };
-extern const struct mb_feedback_ops mb_feedback_reference;
+extern const struct mb_encode_ops mb_encode_reference;
 
 #endif

@@ -162,12 +162,12 @@ struct mb_kernel {
     } fn;
 };
 
-struct mb_feedback_ops; /* kernels/feedback.h */
+struct mb_encode_ops; /* kernels/feedback.h */
 /* Every ISA file defines one table; a level that the compiler's target lacks has count 0. */
 struct mb_kernel_table {
     const struct mb_kernel *kernels;
     size_t count;
-    const struct mb_feedback_ops *feedback; /* NULL: no faster than a level before it */
+    const struct mb_encode_ops *encode; /* NULL: no faster than a level before it */
 };
 #define MB_ISA_ROW(id, name, ...) extern const struct mb_kernel_table mb_kernels_##name;
 #include "kernels/isa.def"

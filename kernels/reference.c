@@ -538,4 +538,4 @@ static const struct mb_kernel kernels[] = {
 };
 
 const struct mb_kernel_table mb_kernels_reference = {kernels, sizeof kernels / sizeof *kernels,
-                                                     &mb_feedback_reference};
+                                                     &mb_encode_reference};

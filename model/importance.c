@@ -32,7 +32,7 @@ enum { BATCH = 16 };
 struct feedback {
     enum mb_format format;
     const struct mb_encoding *encoding;
-    const struct mb_feedback_ops *ops;
+    const struct mb_encode_ops *ops;
     size_t row_bytes;
     float *scratch;
     uint8_t *other; /* blocks of 16 rows */
@@ -68,7 +68,7 @@ static enum mb_status run_feedback(enum mb_format format, const struct mb_encodi
                                    bool encode, size_t rows, const float *floats, void *blocks)
 {
     const size_t k = encoding->moments->k, row_bytes = mb_format_row_bytes(format, k);
-    struct feedback f = {format, encoding, mb_select_feedback(), row_bytes, NULL, NULL};
+    struct feedback f = {format, encoding, mb_select_encode(), row_bytes, NULL, NULL};
     if (!all_finite(floats, rows * k))
         return MB_ERR_ARGUMENT;
     f.scratch = mb_alloc_aligned(mb_feedback_scratch(k) * sizeof *f.scratch);

@@ -169,7 +169,7 @@ static void add_pairs(void *arg, size_t first, size_t last, size_t thread)
 {
     (void)thread;
     const struct addition *a = arg;
-    mb_select_feedback()->gram_add(a->h, a->stride, a->k, a->packed, a->rows, a->sign, first, last);
+    mb_select_encode()->gram_add(a->h, a->stride, a->k, a->packed, a->rows, a->sign, first, last);
 }
 
 static void add_rows(struct mb_threads *threads, const struct addition *a)
@@ -286,7 +286,7 @@ static bool factor(struct mb_threads *threads, float *h, size_t k, float *packed
 {
     for (size_t row1 = k; row1 > 0;) {
         const size_t row0 = row1 > MB_GRAM_ROWS ? row1 - MB_GRAM_ROWS : 0;
-        if (!mb_select_feedback()->gram_factor_rows(h, k, row0, row1))
+        if (!mb_select_encode()->gram_factor_rows(h, k, row0, row1))
             return false;
         if (row0 > 0) {
             mb_gram_pack(h + row0 * k, k, row1 - row0, row0, packed);

@@ -9,7 +9,7 @@
  *   MB_INTEGER_TILE                      likewise, of integer-only products
  *   MB_INSTANCE_TABLES_ONLY              for a level that differs only where codings have a table
  *   MB_INSTANCE_BF16_ONLY                for one that differs only in dots of bf16
- *   MB_INSTANCE_FEEDBACK                 for one whose registers are wider than those before it
+ *   MB_INSTANCE_ENCODE                 for one whose registers are wider than those before it
  *
  * A row's words are pasted into the kernel's name and, through words.h, into the constants that its
  * inlined body folds on: the name says all that the code knows. */
@@ -152,16 +152,16 @@ static const struct mb_kernel kernels[] = {
 
 /* ---- encoding with second moments ---- */
 
-#if defined(MB_INSTANCE_FEEDBACK)
+#if defined(MB_INSTANCE_ENCODE)
 #include "kernels/simd/feedback.h"
 #include "kernels/simd/gram.h"
 #include "kernels/simd/refine.h"
-static const struct mb_feedback_ops feedback_ops = {gram_add, gram_factor_rows, feedback_rows,
-                                                    refine_rows};
-#define FEEDBACK_OPS &feedback_ops
+static const struct mb_encode_ops encode_ops = {gram_add, gram_factor_rows, feedback_rows,
+                                                refine_rows};
+#define ENCODE_OPS &encode_ops
 #else
-#define FEEDBACK_OPS NULL
+#define ENCODE_OPS NULL
 #endif
 
 const struct mb_kernel_table PASTE(mb_kernels, MB_INSTANCE_ISA) = {
-    kernels, sizeof kernels / sizeof *kernels, FEEDBACK_OPS};
+    kernels, sizeof kernels / sizeof *kernels, ENCODE_OPS};

@@ -13,7 +13,7 @@
 #define MB_GEMM_TILE 3, 16
 #define MB_GEMM_FLOAT_TILE 6, 16
 #define MB_INTEGER_TILE 6, 16
-#define MB_INSTANCE_FEEDBACK
+#define MB_INSTANCE_ENCODE
 #include "kernels/simd/instances.h"
 #else
 const struct mb_kernel_table mb_kernels_avx2 = {NULL, 0, NULL};

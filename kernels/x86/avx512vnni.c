@@ -14,7 +14,7 @@
 #define MB_GEMM_TILE 6, 32
 #define MB_GEMM_FLOAT_TILE 12, 32
 #define MB_INTEGER_TILE 12, 32
-#define MB_INSTANCE_FEEDBACK
+#define MB_INSTANCE_ENCODE
 #include "kernels/simd/instances.h"
 #else
 const struct mb_kernel_table mb_kernels_avx512vnni = {NULL, 0, NULL};

@@ -41,7 +41,7 @@ struct moments {
     struct mb_second_moments all;
 };
 
-static void factor(const struct mb_feedback_ops *ops, float *h, size_t k, float *packed)
+static void factor(const struct mb_encode_ops *ops, float *h, size_t k, float *packed)
 {
     for (size_t row1 = k, row0; row1 > 0; row1 = row0) {
         row0 = row1 > MB_GRAM_ROWS ? row1 - MB_GRAM_ROWS : 0;
@@ -55,7 +55,7 @@ static void factor(const struct mb_feedback_ops *ops, float *h, size_t k, float 
     mb_gram_unit(h, k);
 }
 
-static struct moments make_moments(const struct mb_feedback_ops *ops, size_t k)
+static struct moments make_moments(const struct mb_encode_ops *ops, size_t k)
 {
     struct moments m = {
         get(k * k * sizeof(float)), get(k * k * sizeof(float)), get(k * sizeof(float)), {0}};
@@ -97,7 +97,7 @@ struct result {
     struct guard guard;
 };
 
-static struct result encode(const struct mb_feedback_ops *ops, enum mb_format format,
+static struct result encode(const struct mb_encode_ops *ops, enum mb_format format,
                             const struct mb_second_moments *moments, const float *w, size_t rows)
 {
     const size_t bytes = rows * mb_format_row_bytes(format, moments->k);
@@ -132,10 +132,10 @@ static bool same_errors(const struct result *a, const struct result *b, size_t r
 }
 
 /* The levels under test. */
-static const struct mb_feedback_ops *level_at(size_t i)
+static const struct mb_encode_ops *level_at(size_t i)
 {
     return i != MB_ISA_REFERENCE && i < MB_ISA_COUNT && mb_isa_is_supported((enum mb_isa)i)
-               ? mb_registry_feedback((enum mb_isa)i)
+               ? mb_registry_encode((enum mb_isa)i)
                : NULL;
 }
 
@@ -164,7 +164,7 @@ static size_t check_rows(const struct mb_format_info *info, const struct moments
 {
     const size_t bytes = rows * mb_format_row_bytes(info->id, m->all.k);
     size_t failed = 0;
-    struct result wanted = encode(&mb_feedback_reference, info->id, &m->all, w, rows);
+    struct result wanted = encode(&mb_encode_reference, info->id, &m->all, w, rows);
     if (rows <= FEW_ROWS) {
         *sum = add_bytes(*sum, wanted.made, bytes);
         *sum = add_bytes(*sum, wanted.refined[STARTS - 1], STARTS * bytes);
@@ -191,7 +191,7 @@ static size_t check_rows(const struct mb_format_info *info, const struct moments
 static size_t check_columns(size_t k, size_t turn, size_t turns, bool many, size_t *checked,
                             uint64_t *sum)
 {
-    struct moments m = make_moments(&mb_feedback_reference, k);
+    struct moments m = make_moments(&mb_encode_reference, k);
     float *w = get(ROWS * k * sizeof *w);
     for (size_t i = 0; i < ROWS * k; i++)
         w[i] = (float)(normal(2, i) * 0.02) * (i / k == 5 ? 1e-12f : i / k == 9 ? 0.0f : 1.0f);
