@@ -31,8 +31,7 @@ size_t mb_registry_count(void);
 const struct mb_kernel *mb_registry_at(size_t i);
 const struct mb_kernel *mb_registry_find(const char *name);
 size_t mb_registry_level_count(enum mb_isa isa); /* kernels of one level; 0: not in this build */
-/* What a level has for encoding with second moments (kernels/feedback.h); NULL: nothing of its own.
- */
+/* What a level has for encoding (kernels/encode.h); NULL: nothing of its own. */
 const struct mb_encode_ops *mb_registry_encode(enum mb_isa isa);
 /* The fastest of those that are allowed. */
 const struct mb_encode_ops *mb_select_encode(void);

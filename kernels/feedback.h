@@ -12,7 +12,7 @@
  * piles up, tenfold where columns hang together.)
  *
  * Threads  none; rows are independent, and so are results of how they are split.
- * Memory   mb_feedback_scratch floats of the caller's, some 100 KB of stack.
+ * Memory   mb_feedback_scratch floats of the caller's, some 130 KB of stack.
  * Numeric  f32, sums in one fixed order. */
 #ifndef MIXBIT_KERNELS_FEEDBACK_H
 #define MIXBIT_KERNELS_FEEDBACK_H
@@ -35,7 +35,8 @@ bool mb_feedback_by_code(enum mb_format format);
 /* Floats of scratch for rows of k. */
 size_t mb_feedback_scratch(size_t k);
 /* w is [rows][k], finite, rows <= 16, k a multiple of the format's block; dst gets their blocks.
- * Formats of both: those of mb_feedback_by_code. */
+ * Formats of both: those of mb_feedback_by_code. An ISA level has its own (struct mb_encode_ops).
+ */
 void mb_feedback_rows(enum mb_format format, const float *w, size_t rows,
                       const struct mb_second_moments *moments, void *dst, float *scratch);
 /* `blocks` are w's, in `format`, and stay as they are where nothing lowers a row's error; errors
@@ -43,19 +44,5 @@ void mb_feedback_rows(enum mb_format format, const float *w, size_t rows,
 void mb_refine_rows(enum mb_format format, const float *w, size_t rows,
                     const struct mb_second_moments *moments, size_t sweeps, void *blocks,
                     double *errors, float *scratch);
-
-/* What takes time of this file and of gram.h, compiled for an ISA level; all levels give the same
- * bits. Called by these names alone, they are what every CPU of the architecture can run. */
-struct mb_encode_ops {
-    void (*gram_add)(float *h, size_t stride, size_t k, const float *packed, size_t rows,
-                     float sign, size_t first, size_t last);
-    bool (*gram_factor_rows)(float *h, size_t k, size_t row0, size_t row1);
-    void (*feedback_rows)(enum mb_format format, const float *w, size_t rows,
-                          const struct mb_second_moments *moments, void *dst, float *scratch);
-    void (*refine_rows)(enum mb_format format, const float *w, size_t rows,
-                        const struct mb_second_moments *moments, size_t sweeps, void *blocks,
-                        double *errors, float *scratch);
-};
-extern const struct mb_encode_ops mb_encode_reference;
 
 #endif

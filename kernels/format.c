@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The table of formats, expanded from formats.def, and the public functions that go through it. */
 #include "kernels/format.h"
+
+#include "kernels/encode.h"
 #include "kernels/half.h"
 
 static const struct mb_format_info infos[] = {
@@ -170,22 +172,26 @@ static bool all_non_negative(const float *x, size_t k)
     return !bad;
 }
 
-enum mb_status mb_quantize(enum mb_format format, const float *src, size_t rows, size_t k,
-                           const float *importance, void *dst)
+enum mb_status mb_quantize_with(const struct mb_encode_ops *encode, enum mb_format format,
+                                const float *src, size_t rows, size_t k, const float *importance,
+                                void *dst)
 {
-    size_t row_bytes;
+    size_t row_bytes, good = 0;
     const enum mb_status status = check_rows(format, rows, k, &row_bytes);
     if (status != MB_OK || !k)
         return status;
-    const bool blocks = !mb_coding_is_float(mb_format_info(format)->coding);
-    if (blocks && importance && !(all_finite(importance, k) && all_non_negative(importance, k)))
-        return MB_ERR_ARGUMENT;
     const struct mb_format_ops *functions = mb_format_ops(format);
     uint8_t *row = dst;
-    for (size_t r = 0; r < rows; r++) {
-        if (blocks && !all_finite(src + r * k, k))
-            return MB_ERR_ARGUMENT;
-        functions->quantize_row(src + r * k, importance, row + r * row_bytes, k);
+    if (!functions->search) {
+        for (size_t r = 0; r < rows; r++)
+            functions->quantize_row(src + r * k, row + r * row_bytes, k);
+        return MB_OK;
     }
-    return MB_OK;
+    if (importance && !(all_finite(importance, k) && all_non_negative(importance, k)))
+        return MB_ERR_ARGUMENT;
+    while (good < rows && all_finite(src + good * k, k))
+        good++;
+    encode->search_blocks(format, src, good * (k / mb_format_info(format)->block_k), importance, k,
+                          dst);
+    return good == rows ? MB_OK : MB_ERR_ARGUMENT;
 }

@@ -12,9 +12,8 @@ static void f32_dequantize_row(const void *src, float *dst, size_t k)
         dst[i] = mb_float_from_bits(mb_load_u16(bytes) | (uint32_t)mb_load_u16(bytes + 2) << 16);
 }
 
-static void f32_quantize_row(const float *src, const float *importance, void *dst, size_t k)
+static void f32_quantize_row(const float *src, void *dst, size_t k)
 {
-    (void)importance;
     uint8_t *bytes = dst;
     for (size_t i = 0; i < k; i++, bytes += 4) {
         const uint32_t bits = mb_float_bits(src[i]);
@@ -34,9 +33,8 @@ static void f16_dequantize_row(const void *src, float *dst, size_t k)
         dst[i] = mb_half_to_float(mb_load_u16(bytes + 2 * i));
 }
 
-static void f16_quantize_row(const float *src, const float *importance, void *dst, size_t k)
+static void f16_quantize_row(const float *src, void *dst, size_t k)
 {
-    (void)importance;
     uint8_t *bytes = dst;
     for (size_t i = 0; i < k; i++)
         mb_store_u16(bytes + 2 * i, mb_half_from_float(src[i]));
@@ -49,14 +47,13 @@ static void bf16_dequantize_row(const void *src, float *dst, size_t k)
         dst[i] = mb_bf16_to_float(mb_load_u16(bytes + 2 * i));
 }
 
-static void bf16_quantize_row(const float *src, const float *importance, void *dst, size_t k)
+static void bf16_quantize_row(const float *src, void *dst, size_t k)
 {
-    (void)importance;
     uint8_t *bytes = dst;
     for (size_t i = 0; i < k; i++)
         mb_store_u16(bytes + 2 * i, mb_bf16_from_float(src[i]));
 }
 
-const struct mb_format_ops mb_ops_F32 = {f32_dequantize_row, f32_quantize_row, NULL, NULL};
-const struct mb_format_ops mb_ops_F16 = {f16_dequantize_row, f16_quantize_row, NULL, NULL};
-const struct mb_format_ops mb_ops_BF16 = {bf16_dequantize_row, bf16_quantize_row, NULL, NULL};
+const struct mb_format_ops mb_ops_F32 = {f32_dequantize_row, f32_quantize_row, NULL, NULL, NULL};
+const struct mb_format_ops mb_ops_F16 = {f16_dequantize_row, f16_quantize_row, NULL, NULL, NULL};
+const struct mb_format_ops mb_ops_BF16 = {bf16_dequantize_row, bf16_quantize_row, NULL, NULL, NULL};

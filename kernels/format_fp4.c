@@ -52,10 +52,7 @@ static void nvfp4_join(const struct mb_block_fields *fields, void *dst)
 MB_DEFINE_DEQUANTIZE_ROW(mxfp4, 32, MB_CODING_E2M1, MB_SCALE_G32E8)
 MB_DEFINE_DEQUANTIZE_ROW(nvfp4, 64, MB_CODING_E2M1, MB_SCALE_G16E4)
 
-MB_DEFINE_QUANTIZE_ROW(mxfp4, 32, mb_encode_e8m0(x, importance, &fields))
-MB_DEFINE_QUANTIZE_ROW(nvfp4, 64, mb_encode_ue4m3(x, importance, &fields))
-
-const struct mb_format_ops mb_ops_MXFP4 = {mxfp4_dequantize_row, mxfp4_quantize_row, mxfp4_split,
+const struct mb_format_ops mb_ops_MXFP4 = {mxfp4_dequantize_row, NULL, MB_SEARCH_E8M0, mxfp4_split,
                                            mxfp4_join};
-const struct mb_format_ops mb_ops_NVFP4 = {nvfp4_dequantize_row, nvfp4_quantize_row, nvfp4_split,
+const struct mb_format_ops mb_ops_NVFP4 = {nvfp4_dequantize_row, NULL, MB_SEARCH_UE4M3, nvfp4_split,
                                            nvfp4_join};

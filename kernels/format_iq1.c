@@ -85,10 +85,7 @@ static void iq1_m_join(const struct mb_block_fields *fields, void *dst)
 MB_DEFINE_DEQUANTIZE_ROW(iq1_s, 256, MB_CODING_GRID1, MB_SCALE_G32X2)
 MB_DEFINE_DEQUANTIZE_ROW(iq1_m, 256, MB_CODING_GRID1, MB_SCALE_G16X2)
 
-MB_DEFINE_QUANTIZE_ROW(iq1_s, 256, mb_encode_grid(x, importance, MB_GRID_IQ1_S, &fields))
-MB_DEFINE_QUANTIZE_ROW(iq1_m, 256, mb_encode_grid(x, importance, MB_GRID_IQ1_M, &fields))
-
-const struct mb_format_ops mb_ops_IQ1_S = {iq1_s_dequantize_row, iq1_s_quantize_row, iq1_s_split,
-                                           iq1_s_join};
-const struct mb_format_ops mb_ops_IQ1_M = {iq1_m_dequantize_row, iq1_m_quantize_row, iq1_m_split,
-                                           iq1_m_join};
+const struct mb_format_ops mb_ops_IQ1_S = {iq1_s_dequantize_row, NULL, MB_SEARCH_GRID(IQ1_S, 32),
+                                           iq1_s_split, iq1_s_join};
+const struct mb_format_ops mb_ops_IQ1_M = {iq1_m_dequantize_row, NULL, MB_SEARCH_GRID(IQ1_M, 16),
+                                           iq1_m_split, iq1_m_join};

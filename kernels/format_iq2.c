@@ -115,13 +115,9 @@ MB_DEFINE_DEQUANTIZE_ROW(iq2_xxs, 256, MB_CODING_GRID2, MB_SCALE_G32X2)
 MB_DEFINE_DEQUANTIZE_ROW(iq2_xs, 256, MB_CODING_GRID2, MB_SCALE_G16X2)
 MB_DEFINE_DEQUANTIZE_ROW(iq2_s, 256, MB_CODING_GRID2, MB_SCALE_G16X2)
 
-MB_DEFINE_QUANTIZE_ROW(iq2_xxs, 256, mb_encode_grid(x, importance, MB_GRID_IQ2_XXS, &fields))
-MB_DEFINE_QUANTIZE_ROW(iq2_xs, 256, mb_encode_grid(x, importance, MB_GRID_IQ2_XS, &fields))
-MB_DEFINE_QUANTIZE_ROW(iq2_s, 256, mb_encode_grid(x, importance, MB_GRID_IQ2_S, &fields))
-
-const struct mb_format_ops mb_ops_IQ2_XXS = {iq2_xxs_dequantize_row, iq2_xxs_quantize_row,
-                                             iq2_xxs_split, iq2_xxs_join};
-const struct mb_format_ops mb_ops_IQ2_XS = {iq2_xs_dequantize_row, iq2_xs_quantize_row,
+const struct mb_format_ops mb_ops_IQ2_XXS = {
+    iq2_xxs_dequantize_row, NULL, MB_SEARCH_GRID(IQ2_XXS, 32), iq2_xxs_split, iq2_xxs_join};
+const struct mb_format_ops mb_ops_IQ2_XS = {iq2_xs_dequantize_row, NULL, MB_SEARCH_GRID(IQ2_XS, 16),
                                             iq2_xs_split, iq2_xs_join};
-const struct mb_format_ops mb_ops_IQ2_S = {iq2_s_dequantize_row, iq2_s_quantize_row, iq2_s_split,
-                                           iq2_s_join};
+const struct mb_format_ops mb_ops_IQ2_S = {iq2_s_dequantize_row, NULL, MB_SEARCH_GRID(IQ2_S, 16),
+                                           iq2_s_split, iq2_s_join};

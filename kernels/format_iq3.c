@@ -88,10 +88,7 @@ static void iq3_s_join(const struct mb_block_fields *fields, void *dst)
 MB_DEFINE_DEQUANTIZE_ROW(iq3_xxs, 256, MB_CODING_GRID3, MB_SCALE_G32X2)
 MB_DEFINE_DEQUANTIZE_ROW(iq3_s, 256, MB_CODING_ODD4, MB_SCALE_G32X2)
 
-MB_DEFINE_QUANTIZE_ROW(iq3_xxs, 256, mb_encode_grid(x, importance, MB_GRID_IQ3_XXS, &fields))
-MB_DEFINE_QUANTIZE_ROW(iq3_s, 256, mb_encode_grid(x, importance, MB_GRID_IQ3_S, &fields))
-
-const struct mb_format_ops mb_ops_IQ3_XXS = {iq3_xxs_dequantize_row, iq3_xxs_quantize_row,
-                                             iq3_xxs_split, iq3_xxs_join};
-const struct mb_format_ops mb_ops_IQ3_S = {iq3_s_dequantize_row, iq3_s_quantize_row, iq3_s_split,
-                                           iq3_s_join};
+const struct mb_format_ops mb_ops_IQ3_XXS = {
+    iq3_xxs_dequantize_row, NULL, MB_SEARCH_GRID(IQ3_XXS, 32), iq3_xxs_split, iq3_xxs_join};
+const struct mb_format_ops mb_ops_IQ3_S = {iq3_s_dequantize_row, NULL, MB_SEARCH_GRID(IQ3_S, 32),
+                                           iq3_s_split, iq3_s_join};

@@ -64,11 +64,8 @@ static void iq4_xs_join(const struct mb_block_fields *fields, void *dst)
 MB_DEFINE_DEQUANTIZE_ROW(iq4_nl, 32, MB_CODING_LUT4, MB_SCALE_G32)
 MB_DEFINE_DEQUANTIZE_ROW(iq4_xs, 256, MB_CODING_LUT4, MB_SCALE_G32X2)
 
-MB_DEFINE_QUANTIZE_ROW(iq4_nl, 32, mb_encode_scale(x, importance, MB_LEVELS_IQ4, &fields))
-MB_DEFINE_QUANTIZE_ROW(iq4_xs, 256,
-                       mb_encode_scale_x2(x, importance, MB_LEVELS_IQ4, 32, 32, &fields))
-
-const struct mb_format_ops mb_ops_IQ4_NL = {iq4_nl_dequantize_row, iq4_nl_quantize_row,
-                                            iq4_nl_split, iq4_nl_join};
-const struct mb_format_ops mb_ops_IQ4_XS = {iq4_xs_dequantize_row, iq4_xs_quantize_row,
-                                            iq4_xs_split, iq4_xs_join};
+const struct mb_format_ops mb_ops_IQ4_NL = {
+    iq4_nl_dequantize_row, NULL, MB_SEARCH_SCALE(MB_LEVELS_IQ4), iq4_nl_split, iq4_nl_join};
+const struct mb_format_ops mb_ops_IQ4_XS = {iq4_xs_dequantize_row, NULL,
+                                            MB_SEARCH_SCALE_X2(32, 32, MB_LEVELS_IQ4), iq4_xs_split,
+                                            iq4_xs_join};

@@ -185,22 +185,15 @@ MB_DEFINE_DEQUANTIZE_ROW(q4_K, 256, MB_CODING_B4, MB_SCALE_G32X2MIN)
 MB_DEFINE_DEQUANTIZE_ROW(q5_K, 256, MB_CODING_B5, MB_SCALE_G32X2MIN)
 MB_DEFINE_DEQUANTIZE_ROW(q6_K, 256, MB_CODING_B6, MB_SCALE_G16X2)
 
-MB_DEFINE_QUANTIZE_ROW(q2_K, 256, mb_encode_min_x2(x, importance, 3, 16, 15, &fields))
-MB_DEFINE_QUANTIZE_ROW(q3_K, 256,
-                       mb_encode_scale_x2(x, importance, MB_LEVELS_INTEGER(-4, 3), 16, 32, &fields))
-MB_DEFINE_QUANTIZE_ROW(q4_K, 256, mb_encode_min_x2(x, importance, 15, 32, 63, &fields))
-MB_DEFINE_QUANTIZE_ROW(q5_K, 256, mb_encode_min_x2(x, importance, 31, 32, 63, &fields))
-MB_DEFINE_QUANTIZE_ROW(q6_K, 256,
-                       mb_encode_scale_x2(x, importance, MB_LEVELS_INTEGER(-32, 31), 16, 128,
-                                          &fields))
-
-const struct mb_format_ops mb_ops_Q2_K = {q2_K_dequantize_row, q2_K_quantize_row, q2_K_split,
-                                          q2_K_join};
-const struct mb_format_ops mb_ops_Q3_K = {q3_K_dequantize_row, q3_K_quantize_row, q3_K_split,
-                                          q3_K_join};
-const struct mb_format_ops mb_ops_Q4_K = {q4_K_dequantize_row, q4_K_quantize_row, q4_K_split,
-                                          q4_K_join};
-const struct mb_format_ops mb_ops_Q5_K = {q5_K_dequantize_row, q5_K_quantize_row, q5_K_split,
-                                          q5_K_join};
-const struct mb_format_ops mb_ops_Q6_K = {q6_K_dequantize_row, q6_K_quantize_row, q6_K_split,
-                                          q6_K_join};
+const struct mb_format_ops mb_ops_Q2_K = {q2_K_dequantize_row, NULL, MB_SEARCH_MIN_X2(3, 16, 15),
+                                          q2_K_split, q2_K_join};
+const struct mb_format_ops mb_ops_Q3_K = {q3_K_dequantize_row, NULL,
+                                          MB_SEARCH_SCALE_X2(16, 32, MB_LEVELS_INTEGER(-4, 3)),
+                                          q3_K_split, q3_K_join};
+const struct mb_format_ops mb_ops_Q4_K = {q4_K_dequantize_row, NULL, MB_SEARCH_MIN_X2(15, 32, 63),
+                                          q4_K_split, q4_K_join};
+const struct mb_format_ops mb_ops_Q5_K = {q5_K_dequantize_row, NULL, MB_SEARCH_MIN_X2(31, 32, 63),
+                                          q5_K_split, q5_K_join};
+const struct mb_format_ops mb_ops_Q6_K = {q6_K_dequantize_row, NULL,
+                                          MB_SEARCH_SCALE_X2(16, 128, MB_LEVELS_INTEGER(-32, 31)),
+                                          q6_K_split, q6_K_join};

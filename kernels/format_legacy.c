@@ -117,21 +117,14 @@ MB_DEFINE_DEQUANTIZE_ROW(q5_0, 32, MB_CODING_B5, MB_SCALE_G32)
 MB_DEFINE_DEQUANTIZE_ROW(q5_1, 32, MB_CODING_B5, MB_SCALE_G32MIN)
 MB_DEFINE_DEQUANTIZE_ROW(q8_0, 32, MB_CODING_B8, MB_SCALE_G32)
 
-MB_DEFINE_QUANTIZE_ROW(q4_0, 32, mb_encode_scale(x, importance, MB_LEVELS_INTEGER(-8, 7), &fields))
-MB_DEFINE_QUANTIZE_ROW(q4_1, 32, mb_encode_min(x, importance, 15, &fields))
-MB_DEFINE_QUANTIZE_ROW(q5_0, 32,
-                       mb_encode_scale(x, importance, MB_LEVELS_INTEGER(-16, 15), &fields))
-MB_DEFINE_QUANTIZE_ROW(q5_1, 32, mb_encode_min(x, importance, 31, &fields))
-MB_DEFINE_QUANTIZE_ROW(q8_0, 32,
-                       mb_encode_scale(x, importance, MB_LEVELS_INTEGER(-128, 127), &fields))
-
-const struct mb_format_ops mb_ops_Q4_0 = {q4_0_dequantize_row, q4_0_quantize_row, q4_0_split,
-                                          q4_0_join};
-const struct mb_format_ops mb_ops_Q4_1 = {q4_1_dequantize_row, q4_1_quantize_row, q4_1_split,
+const struct mb_format_ops mb_ops_Q4_0 = {
+    q4_0_dequantize_row, NULL, MB_SEARCH_SCALE(MB_LEVELS_INTEGER(-8, 7)), q4_0_split, q4_0_join};
+const struct mb_format_ops mb_ops_Q4_1 = {q4_1_dequantize_row, NULL, MB_SEARCH_MIN(15), q4_1_split,
                                           q4_1_join};
-const struct mb_format_ops mb_ops_Q5_0 = {q5_0_dequantize_row, q5_0_quantize_row, q5_0_split,
-                                          q5_0_join};
-const struct mb_format_ops mb_ops_Q5_1 = {q5_1_dequantize_row, q5_1_quantize_row, q5_1_split,
+const struct mb_format_ops mb_ops_Q5_0 = {
+    q5_0_dequantize_row, NULL, MB_SEARCH_SCALE(MB_LEVELS_INTEGER(-16, 15)), q5_0_split, q5_0_join};
+const struct mb_format_ops mb_ops_Q5_1 = {q5_1_dequantize_row, NULL, MB_SEARCH_MIN(31), q5_1_split,
                                           q5_1_join};
-const struct mb_format_ops mb_ops_Q8_0 = {q8_0_dequantize_row, q8_0_quantize_row, q8_0_split,
+const struct mb_format_ops mb_ops_Q8_0 = {q8_0_dequantize_row, NULL,
+                                          MB_SEARCH_SCALE(MB_LEVELS_INTEGER(-128, 127)), q8_0_split,
                                           q8_0_join};

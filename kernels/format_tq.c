@@ -74,10 +74,7 @@ static void tq2_0_join(const struct mb_block_fields *fields, void *dst)
 MB_DEFINE_DEQUANTIZE_ROW(tq1_0, 256, MB_CODING_B2, MB_SCALE_G256)
 MB_DEFINE_DEQUANTIZE_ROW(tq2_0, 256, MB_CODING_B2, MB_SCALE_G256)
 
-MB_DEFINE_QUANTIZE_ROW(tq1_0, 256, mb_encode_ternary(x, importance, &fields))
-MB_DEFINE_QUANTIZE_ROW(tq2_0, 256, mb_encode_ternary(x, importance, &fields))
-
-const struct mb_format_ops mb_ops_TQ1_0 = {tq1_0_dequantize_row, tq1_0_quantize_row, tq1_0_split,
-                                           tq1_0_join};
-const struct mb_format_ops mb_ops_TQ2_0 = {tq2_0_dequantize_row, tq2_0_quantize_row, tq2_0_split,
-                                           tq2_0_join};
+const struct mb_format_ops mb_ops_TQ1_0 = {tq1_0_dequantize_row, NULL, MB_SEARCH_TERNARY,
+                                           tq1_0_split, tq1_0_join};
+const struct mb_format_ops mb_ops_TQ2_0 = {tq2_0_dequantize_row, NULL, MB_SEARCH_TERNARY,
+                                           tq2_0_split, tq2_0_join};

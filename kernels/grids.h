@@ -45,15 +45,19 @@ static inline unsigned mb_grid_middle(const struct mb_grid *grid)
 }
 static inline unsigned mb_grid_top(const struct mb_grid *grid) { return grid->bits == 3 ? 15 : 7; }
 
+static inline uint8_t mb_grid_code(const struct mb_grid *grid, unsigned level, bool negative)
+{
+    const unsigned positive = mb_grid_middle(grid) + level;
+    return (uint8_t)(negative ? positive ^ mb_grid_top(grid) : positive);
+}
+
 /* Entry number `index` with `signs` (bit j: weight j is negative) to codes. */
 static inline void mb_grid_split(const struct mb_grid *grid, unsigned index, unsigned signs,
                                  uint8_t *code)
 {
     const unsigned entry = grid->entries[index], mask = (1u << grid->bits) - 1;
-    for (unsigned j = 0; j < grid->weights; j++) {
-        const unsigned positive = mb_grid_middle(grid) + (entry >> grid->bits * j & mask);
-        code[j] = (uint8_t)(signs >> j & 1 ? positive ^ mb_grid_top(grid) : positive);
-    }
+    for (unsigned j = 0; j < grid->weights; j++)
+        code[j] = mb_grid_code(grid, entry >> grid->bits * j & mask, signs >> j & 1);
 }
 
 /* The inverse: the entry's number, and its signs. */

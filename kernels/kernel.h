@@ -162,7 +162,7 @@ struct mb_kernel {
     } fn;
 };
 
-struct mb_encode_ops; /* kernels/feedback.h */
+struct mb_encode_ops; /* kernels/encode.h */
 /* Every ISA file defines one table; a level that the compiler's target lacks has count 0. */
 struct mb_kernel_table {
     const struct mb_kernel *kernels;

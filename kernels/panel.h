@@ -290,11 +290,13 @@ struct mb_block_fields {
     uint16_t d, dmin; /* f16 bits, where scales are f16; for g32min dmin holds the min */
 };
 
+struct mb_search;
+
 /* Per-format functions, one row per format in format.c. Float formats have no split and join. */
 struct mb_format_ops {
     void (*dequantize_row)(const void *src, float *dst, size_t k);
-    void (*quantize_row)(const float *src, const float *importance, void *dst,
-                         size_t k); /* finite input */
+    void (*quantize_row)(const float *src, void *dst, size_t k); /* of floats; NULL for blocks */
+    const struct mb_search *search; /* how blocks are encoded (kernels/encode.h); NULL for floats */
     void (*split)(const void *block, struct mb_block_fields *fields);
     void (*join)(const struct mb_block_fields *fields, void *block);
 };

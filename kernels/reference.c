@@ -5,7 +5,7 @@
  * bits. A super-block is decoded into plain arrays (struct mb_decoded), one routine multiplies
  * decoded super-blocks with activation rows, and both gemv and gemm are that routine. fmaf is one
  * rounding wherever it runs, in hardware or not. */
-#include "kernels/feedback.h"
+#include "kernels/encode.h"
 #include "kernels/half.h"
 #include "kernels/words.h"
 

@@ -7,6 +7,7 @@
 #include "model/importance.h"
 
 #include "dispatch/dispatch.h"
+#include "kernels/encode.h"
 #include "model/network.h"
 #include "model/vector.h"
 #include "support/support.h"

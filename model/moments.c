@@ -8,6 +8,7 @@
 #include "model/moments.h"
 
 #include "dispatch/dispatch.h"
+#include "kernels/encode.h"
 #include "kernels/gram.h"
 #include "model/gguf.h"
 #include "model/importance.h"

@@ -10,6 +10,7 @@
 #define MIXBIT_KERNELS_SIMD_FEEDBACK_H
 
 #include "kernels/feedback.h"
+#include "kernels/simd/encode.h"
 #include "kernels/simd/multiply.h"
 #include "kernels/simd/nearest.h"
 
@@ -74,20 +75,26 @@ static void feedback_round(const struct mb_lattice *l, struct feedback_block *b,
         }
 }
 
-/* The scales of one row's block, for its targets. */
-static void feedback_scales(const struct mb_lattice *l, struct feedback_block *b, size_t r,
-                            const float *source, const float *targets, const float *variances,
-                            void *dst)
+/* The scales of a block of each row, for its targets; row r of the weights starts at source + r *
+ * stride. */
+static void feedback_scales(enum mb_format format, const struct mb_lattice *l,
+                            struct feedback_block *b, size_t rows, const float *source,
+                            size_t stride, const float *targets, const float *variances)
 {
-    float target[FEEDBACK_BLOCK];
-    for (size_t c = 0; c < l->block; c++) {
-        b->weight[c][r] = source[c];
-        target[c] = source[c] + targets[c * MB_FEEDBACK_LANES + r];
+    float target[MB_FEEDBACK_LANES * FEEDBACK_BLOCK];
+    uint8_t stored[MB_FEEDBACK_LANES * FEEDBACK_BLOCK];
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < l->block; c++) {
+            b->weight[c][r] = source[r * stride + c];
+            target[r * l->block + c] = source[r * stride + c] + targets[c * MB_FEEDBACK_LANES + r];
+        }
+    search_blocks(format, target, rows, variances, l->block, stored);
+    for (size_t r = 0; r < rows; r++) {
+        l->ops->split(stored + r * l->block_bytes, &b->fields[r]);
+        for (unsigned g = 0; g < l->block / l->group; g++)
+            mb_fields_group(&b->fields[r], l->coding, l->kind, g, &b->scale[g][r],
+                            &b->offset[g][r]);
     }
-    l->ops->quantize_row(target, variances, dst, l->block);
-    l->ops->split(dst, &b->fields[r]);
-    for (unsigned g = 0; g < l->block / l->group; g++)
-        mb_fields_group(&b->fields[r], l->coding, l->kind, g, &b->scale[g][r], &b->offset[g][r]);
 }
 
 static void feedback_rows(enum mb_format format, const float *w, size_t rows,
@@ -103,9 +110,8 @@ static void feedback_rows(enum mb_format format, const float *w, size_t rows,
     for (size_t at = 0; at < k; at += l.block) {
         uint8_t *stored = (uint8_t *)dst + at / l.block * l.block_bytes;
         multiply_all(moments->factor, k, at, at + l.block, at, errors, targets);
-        for (size_t r = 0; r < rows; r++)
-            feedback_scales(&l, &block, r, w + r * k + at, targets + at * LANES,
-                            moments->variances + at, stored + r * row_bytes);
+        feedback_scales(format, &l, &block, rows, w + at, k, targets + at * LANES,
+                        moments->variances + at);
         feedback_round(&l, &block, targets + at * LANES, moments->factor + at * k + at, k,
                        errors + at * LANES);
         for (size_t r = 0; r < rows; r++) {

@@ -9,7 +9,7 @@
  *   MB_INTEGER_TILE                      likewise, of integer-only products
  *   MB_INSTANCE_TABLES_ONLY              for a level that differs only where codings have a table
  *   MB_INSTANCE_BF16_ONLY                for one that differs only in dots of bf16
- *   MB_INSTANCE_ENCODE                 for one whose registers are wider than those before it
+ *   MB_INSTANCE_ENCODE                   for one whose registers are wider than those before it
  *
  * A row's words are pasted into the kernel's name and, through words.h, into the constants that its
  * inlined body folds on: the name says all that the code knows. */
@@ -150,14 +150,15 @@ static const struct mb_kernel kernels[] = {
     /* clang-format on */
 };
 
-/* ---- encoding with second moments ---- */
+/* ---- encoding ---- */
 
 #if defined(MB_INSTANCE_ENCODE)
+#include "kernels/simd/encode.h"
 #include "kernels/simd/feedback.h"
 #include "kernels/simd/gram.h"
 #include "kernels/simd/refine.h"
-static const struct mb_encode_ops encode_ops = {gram_add, gram_factor_rows, feedback_rows,
-                                                refine_rows};
+static const struct mb_encode_ops encode_ops = {search_blocks, gram_add, gram_factor_rows,
+                                                feedback_rows, refine_rows};
 #define ENCODE_OPS &encode_ops
 #else
 #define ENCODE_OPS NULL

@@ -6,6 +6,7 @@
  * the few rows that this sum is of, no more. */
 #include "kernels/harness.h"
 
+#include "kernels/encode.h"
 #include "kernels/feedback.h"
 #include "kernels/gram.h"
 #include "read_golden.h"

@@ -32,6 +32,7 @@ RUNS = [
     ("max", "test_kernels_formats", [], {}),
     ("max", "test_kernels_status", [], {}),
     ("max", "test_kernels_feedback_levels", [], {}),
+    ("max", "test_kernels_search_levels", [], {}),
     ("max", "test_kernels_names", [], {}),
     ("cortex-a53", "test_arm_level", ["0xd03", "neon"], {}),
     ("cortex-a76", "test_arm_level", ["0xd0b", "dotprod"], {}),

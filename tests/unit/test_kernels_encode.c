@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "kernels/encode.h"
 #include "kernels/grids.h"
 #include "kernels/half.h"
 #include "kernels/panel.h"
@@ -80,7 +81,9 @@ static double error_of(enum mb_format format, const struct input *in, const floa
     uint8_t *rows = malloc(in->rows * bytes);
     float *y = malloc(sizeof(float) * in->rows * in->columns);
     assert_true(rows != NULL && y != NULL);
-    assert_int_equal(mb_quantize(format, in->x, in->rows, in->columns, importance, rows), MB_OK);
+    assert_int_equal(mb_quantize_with(&mb_encode_reference, format, in->x, in->rows, in->columns,
+                                      importance, rows),
+                     MB_OK);
     assert_int_equal(mb_dequantize(format, rows, in->rows, in->columns, y), MB_OK);
     double error = 0.0, weight = 0.0;
     for (size_t i = 0; i < in->rows * in->columns; i++) {
@@ -188,7 +191,8 @@ static void round_trip(const struct mb_format_info *info, const float *x, const 
                        float *y)
 {
     uint8_t row[1024];
-    assert_int_equal(mb_quantize(info->id, x, 1, K, importance, row), MB_OK);
+    assert_int_equal(mb_quantize_with(&mb_encode_reference, info->id, x, 1, K, importance, row),
+                     MB_OK);
     assert_int_equal(mb_dequantize(info->id, row, 1, K, y), MB_OK);
 }
 
@@ -304,14 +308,18 @@ static void check_refusals(const struct mb_format_info *info)
         for (size_t i = 0; i < K; i++)
             importance[i] = 1.0f;
         memset(rows, GUARD_CANARY, sizeof rows);
-        assert_int_equal(mb_quantize(info->id, x, 1, K, NULL, first), MB_OK);
+        assert_int_equal(mb_quantize_with(&mb_encode_reference, info->id, x, 1, K, NULL, first),
+                         MB_OK);
         x[2 * K - 1] = bad[b];
-        assert_int_equal(mb_quantize(info->id, x, 3, K, NULL, rows), MB_ERR_ARGUMENT);
+        assert_int_equal(mb_quantize_with(&mb_encode_reference, info->id, x, 3, K, NULL, rows),
+                         MB_ERR_ARGUMENT);
         assert_memory_equal(rows, first, bytes);
         assert_true(guard_is_canary(rows + bytes, sizeof rows - bytes));
         memset(rows, GUARD_CANARY, sizeof rows);
         importance[K - 1] = b == 3 ? -1e-9f : bad[b];
-        assert_int_equal(mb_quantize(info->id, x, 1, K, importance, rows), MB_ERR_ARGUMENT);
+        assert_int_equal(
+            mb_quantize_with(&mb_encode_reference, info->id, x, 1, K, importance, rows),
+            MB_ERR_ARGUMENT);
         assert_true(guard_is_canary(rows, sizeof rows));
     }
 }
@@ -326,10 +334,12 @@ static void check_rows(const struct mb_format_info *info)
     for (size_t i = 0; i < 3 * K; i++)
         x[i] = laplace(i);
     uint8_t *rows = guard_output(&out, 3 * bytes);
-    assert_int_equal(mb_quantize(info->id, x, 3, K, NULL, rows), MB_OK);
+    assert_int_equal(mb_quantize_with(&mb_encode_reference, info->id, x, 3, K, NULL, rows), MB_OK);
     assert_true(guard_left_intact(&out, 3 * bytes));
     for (size_t r = 3; r-- > 0;) {
-        assert_int_equal(mb_quantize(info->id, x + r * K, 1, K, NULL, row + 1), MB_OK);
+        assert_int_equal(
+            mb_quantize_with(&mb_encode_reference, info->id, x + r * K, 1, K, NULL, row + 1),
+            MB_OK);
         assert_memory_equal(row + 1, rows + r * bytes, bytes);
     }
     guard_destroy(&in);
@@ -421,7 +431,8 @@ static void check_optimum(const struct mb_format_info *info)
         struct mb_block_fields fields = {0};
         for (size_t i = 0; i < k; i++)
             x[i] = student(b * BLOCK + i);
-        assert_int_equal(mb_quantize(info->id, x, 1, k, NULL, block), MB_OK);
+        assert_int_equal(mb_quantize_with(&mb_encode_reference, info->id, x, 1, k, NULL, block),
+                         MB_OK);
         ops->dequantize_row(block, y, k);
         ops->split(block, &fields);
         value_table(info, fields, value);
@@ -455,7 +466,8 @@ static void check_entries(const struct mb_format_info *info, const struct mb_gri
         struct mb_block_fields fields = {0};
         for (size_t i = 0; i < BLOCK; i++)
             x[i] = student(b * BLOCK + i);
-        assert_int_equal(mb_quantize(info->id, x, 1, BLOCK, NULL, block), MB_OK);
+        assert_int_equal(mb_quantize_with(&mb_encode_reference, info->id, x, 1, BLOCK, NULL, block),
+                         MB_OK);
         ops->dequantize_row(block, y, BLOCK);
         ops->split(block, &fields);
         for (size_t at = 0; at < BLOCK; at += 8 * grid->weights) {

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "guard.h"
+#include "kernels/encode.h"
 #include "kernels/feedback.h"
 #include "kernels/gram.h"
 #include "kernels/half.h"
@@ -294,7 +295,8 @@ static void check_gain(enum mb_format format, double most)
     double before = 0.0, after = 0.0;
     for (size_t i = 0; i < s.k; i++)
         diagonal[i] = s.h[i * s.k + i];
-    assert_int_equal(mb_quantize(format, s.w, ROWS, s.k, diagonal, without), MB_OK);
+    assert_int_equal(
+        mb_quantize_with(&mb_encode_reference, format, s.w, ROWS, s.k, diagonal, without), MB_OK);
     mb_feedback_rows(format, s.w, ROWS, &s.moments, with, s.scratch);
     for (size_t r = 0; r < ROWS; r++) {
         before += error_of(&s, format, s.w + r * s.k, without + r * row_bytes);
@@ -334,7 +336,9 @@ static void test_refine_never_worse(void **state)
         double sums[2][2] = {{0}}, told[ROWS];
         for (int start = 0; start < 3; start++) {
             if (start == 0)
-                assert_int_equal(mb_quantize(format, s.w, ROWS, s.k, NULL, old), MB_OK);
+                assert_int_equal(
+                    mb_quantize_with(&mb_encode_reference, format, s.w, ROWS, s.k, NULL, old),
+                    MB_OK);
             else if (start == 1)
                 mb_feedback_rows(format, s.w, ROWS, &s.moments, old, s.scratch);
             else
@@ -375,7 +379,8 @@ static void test_refine_is_done(void **state)
         uint8_t *rows = get(ROWS * row_bytes);
         float q[256];
         double told[ROWS];
-        assert_int_equal(mb_quantize(info->id, s.w, ROWS, s.k, NULL, rows), MB_OK);
+        assert_int_equal(
+            mb_quantize_with(&mb_encode_reference, info->id, s.w, ROWS, s.k, NULL, rows), MB_OK);
         mb_refine_rows(info->id, s.w, ROWS, &s.moments, 40, rows, told, s.scratch);
         for (size_t r = 0; r < ROWS; r++) {
             assert_int_equal(mb_dequantize(info->id, rows + r * row_bytes, 1, s.k, q), MB_OK);

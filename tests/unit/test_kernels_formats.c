@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "kernels/encode.h"
 #include "kernels/grids.h"
 #include "kernels/half.h"
 #include "kernels/panel.h"
@@ -314,7 +315,8 @@ static void test_floats_round_trip(void **state)
     for (size_t f = 0; f < 3; f++) {
         uint8_t rows[1 + sizeof x];
         float y[6];
-        assert_int_equal(mb_quantize(floats[f], x, 2, 3, NULL, rows + 1), MB_OK);
+        assert_int_equal(mb_quantize_with(&mb_encode_reference, floats[f], x, 2, 3, NULL, rows + 1),
+                         MB_OK);
         assert_int_equal(mb_dequantize(floats[f], rows + 1, 2, 3, y), MB_OK);
         for (size_t i = 0; i < 5; i++)
             assert_true((floats[f] == MB_FORMAT_BF16 && i == 3) ||
@@ -330,10 +332,14 @@ static void test_refusals(void **state)
     uint8_t rows[1024];
     memset(rows, GUARD_CANARY, sizeof rows);
     assert_int_equal(mb_dequantize((enum mb_format)4, rows, 1, 256, x), MB_ERR_ARGUMENT);
-    assert_int_equal(mb_quantize(MB_FORMAT_NONE, x, 1, 256, NULL, rows), MB_ERR_ARGUMENT);
+    assert_int_equal(mb_quantize_with(&mb_encode_reference, MB_FORMAT_NONE, x, 1, 256, NULL, rows),
+                     MB_ERR_ARGUMENT);
     assert_int_equal(mb_dequantize(MB_FORMAT_Q4_K, rows, 1, 255, x), MB_ERR_SHAPE);
-    assert_int_equal(mb_quantize(MB_FORMAT_Q4_0, x, 1, 48, NULL, rows), MB_ERR_SHAPE);
-    assert_int_equal(mb_quantize(MB_FORMAT_Q4_0, x, SIZE_MAX / 16, 32, NULL, rows), MB_ERR_SHAPE);
+    assert_int_equal(mb_quantize_with(&mb_encode_reference, MB_FORMAT_Q4_0, x, 1, 48, NULL, rows),
+                     MB_ERR_SHAPE);
+    assert_int_equal(
+        mb_quantize_with(&mb_encode_reference, MB_FORMAT_Q4_0, x, SIZE_MAX / 16, 32, NULL, rows),
+        MB_ERR_SHAPE);
     assert_int_equal(mb_dequantize(MB_FORMAT_Q4_0, rows, 1, SIZE_MAX / 64 * 32, x), MB_ERR_SHAPE);
     assert_int_equal(mb_dequantize(MB_FORMAT_Q4_0, rows, 0, 32, x), MB_OK);
     assert_true(guard_is_canary(rows, sizeof rows));

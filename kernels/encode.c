@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rounding that knows second moments (feedback.h), as every CPU of the architecture can run it: the
- * bodies are those of kernels/simd/, as for the other ISA levels, which give the same bits. */
-#include "kernels/feedback.h"
+/* What takes time when a model is encoded (encode.h, feedback.h), as every CPU of the architecture
+ * can run it: the bodies are those of kernels/simd/, as for the other ISA levels, which give the
+ * same bits. */
+#include "kernels/encode.h"
 
 #include "kernels/gram.h"
+#include "kernels/simd/encode.h"
 #include "kernels/simd/feedback.h"
 #include "kernels/simd/refine.h"
 
@@ -39,5 +41,5 @@ void mb_refine_rows(enum mb_format format, const float *w, size_t rows,
     refine_rows(format, w, rows, moments, sweeps, blocks, errors, scratch);
 }
 
-const struct mb_encode_ops mb_encode_reference = {mb_gram_add, mb_gram_factor_rows,
+const struct mb_encode_ops mb_encode_reference = {search_blocks, mb_gram_add, mb_gram_factor_rows,
                                                   mb_feedback_rows, mb_refine_rows};
