@@ -156,13 +156,15 @@ static void format_rows(void *arg, size_t first, size_t last, size_t thread)
     struct storing *s = arg;
     const enum mb_format format = format_of(s->choice, s->tensor);
     const struct mb_encoding encoding = {.importance = s->importance};
-    void *stored = malloc(mb_format_row_bytes(format, s->tensor->k));
+    enum { ROWS = 16 }; /* what encoders take at once, at least */
+    void *stored = malloc(ROWS * mb_format_row_bytes(format, s->tensor->k));
     enum mb_status status = stored ? MB_OK : MB_ERR_MEMORY;
-    for (size_t row = first; row < last && status == MB_OK; row++) {
+    for (size_t row = first; row < last && status == MB_OK; row += ROWS) {
+        const size_t end = last - row < ROWS ? last : row + ROWS;
         float *floats = s->rows + row * s->tensor->k;
-        status = mb_quantize_rows(s->tensor, format, &encoding, row, row + 1, floats, stored);
+        status = mb_quantize_rows(s->tensor, format, &encoding, row, end, floats, stored);
         if (status == MB_OK)
-            status = mb_dequantize(format, stored, 1, s->tensor->k, floats);
+            status = mb_dequantize(format, stored, end - row, s->tensor->k, floats);
     }
     free(stored);
     if (status != MB_OK)
