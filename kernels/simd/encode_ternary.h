@@ -47,17 +47,44 @@ static void sort_lane(const struct samples *s, unsigned lane, f_line *size, f_li
     }
 }
 
+/* Without importance all weights count the same, and magnitudes are all there is to be sorted: a
+ * bitonic network, all lanes at once. */
+MB_LANE_INLINE void sort_lanes(f_line *size)
+{
+    for (unsigned run = 2; run <= 256; run *= 2)
+        for (unsigned step = run / 2; step > 0; step /= 2)
+            for (unsigned pair = 0; pair < 128; pair++) {
+                const unsigned low = pair / step * step * 2 + pair % step, high = low + step;
+                const f_lanes a = f_load(size[low]), b = f_load(size[high]);
+                const bool rising = low & run;
+                f_store(size[rising ? high : low], f_max(a, b));
+                f_store(size[rising ? low : high], f_min(a, b));
+            }
+}
+
+MB_LANE_INLINE void sort_samples(struct samples *s, const struct sources *from, f_line *size,
+                                 f_line *w)
+{
+    for (unsigned i = 0; i < 256; i++) {
+        f_store(size[i], f_abs(f_load(s->x[i])));
+        f_store(w[i], f_load(s->w[i]));
+    }
+    if (from->importance[0] == NULL)
+        sort_lanes(size);
+    else
+        for (unsigned lane = 0; lane < from->count; lane++)
+            sort_lane(s, lane, size, w);
+}
+
 static void encode_ternary(const struct sources *from, struct encoded *to)
 {
     const f_lanes zero = {0}, one = f_all(1.0f);
     struct samples s;
-    f_line size[256], w[256];
+    _Alignas(sizeof(f_lanes)) f_line size[256];
+    _Alignas(sizeof(f_lanes)) f_line w[256];
     f_lanes xs = zero, ws = zero, best = zero, scale = zero;
     take_samples(from, &s);
-    memset(size, 0, sizeof size);
-    memset(w, 0, sizeof w);
-    for (unsigned lane = 0; lane < from->count; lane++)
-        sort_lane(&s, lane, size, w);
+    sort_samples(&s, from, size, w);
     for (unsigned i = 0; i < 256; i++) {
         xs += f_load(w[i]) * f_load(size[i]);
         ws += f_load(w[i]);
