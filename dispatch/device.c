@@ -88,7 +88,8 @@ static const char *rejection(const struct mb_kernel *kernel, const struct mb_sel
     case MB_OP_DECODE: taken = selection->gemm.decode; break;
     case MB_OP_GEMM: taken = selection->gemm.gemm; break;
     case MB_OP_GEMV: taken = selection->gemv[m < 8 ? m - 1 : 7]; break;
-    case MB_OP_INTEGER: return NULL; /* serves no format */
+    case MB_OP_INTEGER:
+    case MB_OP_CODEBOOK: return NULL; /* they serve no format */
     }
     if (taken == kernel)
         return NULL;

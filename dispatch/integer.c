@@ -3,60 +3,19 @@
  * integers here, once; below this file everything is trusted and nothing is a float. */
 #include "mixbit/integer.h"
 
+#include "dispatch/alone.h"
 #include "dispatch/matmul.h"
 #include "kernels/integer.h"
 #include "support/memory.h"
 
 #include <math.h>
-#include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 
-static const struct mb_kernel *of_level[MB_ISA_COUNT];
-static pthread_once_t of_level_once = PTHREAD_ONCE_INIT;
-
-static void find_kernels(void)
-{
-    const struct mb_kernel *kernel;
-    for (size_t i = 0; (kernel = mb_registry_at(i)) != NULL; i++)
-        if (kernel->op == MB_OP_INTEGER)
-            of_level[kernel->isa] = kernel;
-}
-
-/* That of the last allowed level which has one, or the forced one; reference always has one. */
-static const struct mb_kernel *select_kernel(void)
-{
-    const struct mb_kernel *forced = mb_select_forced();
-    const uint32_t mask = mb_isa_allowed_mask();
-    (void)pthread_once(&of_level_once, find_kernels);
-    if (forced != NULL && forced->op == MB_OP_INTEGER)
-        return forced;
-    for (size_t isa = MB_ISA_COUNT; isa-- > MB_ISA_REFERENCE + 1;)
-        if ((mask >> isa & 1) != 0 && of_level[isa] != NULL)
-            return of_level[isa];
-    return of_level[MB_ISA_REFERENCE];
-}
-
-const char *mb_integer_kernel(void) { return select_kernel()->name; }
+const char *mb_integer_kernel(void) { return mb_select_alone(MB_OP_INTEGER)->name; }
 
 void mb_integer_explain(void (*line)(void *user, const char *text), void *user)
 {
-    const struct mb_kernel *kernel, *taken = select_kernel();
-    for (size_t i = 0; line != NULL && (kernel = mb_registry_at(i)) != NULL; i++) {
-        struct mb_isa_info isa;
-        char text[384];
-        if (kernel->op != MB_OP_INTEGER)
-            continue;
-        (void)mb_isa_info(kernel->isa, &isa);
-        if (kernel == taken)
-            snprintf(text, sizeof text, "%-44s taken", kernel->name);
-        else if (!isa.allowed)
-            snprintf(text, sizeof text, "%-44s rejected: %s: %s", kernel->name, isa.name, isa.why);
-        else
-            snprintf(text, sizeof text, "%-44s rejected: %s is preferred to %s", kernel->name,
-                     mb_isa_name(taken->isa), isa.name);
-        line(user, text);
-    }
+    mb_explain_alone(MB_OP_INTEGER, line, user);
 }
 
 /* ---- grids ---- */
@@ -283,12 +242,11 @@ enum mb_status mb_integer_range(const struct mb_integer_weights *weights, const 
         (n1 % MB_INTEGER_ROWS != 0 && n1 != weights->n))
         return MB_ERR_SHAPE;
     if (n0 < n1)
-        run(select_kernel(), weights, x, m, x_stride, n0, n1, y, y_stride);
+        run(mb_select_alone(MB_OP_INTEGER), weights, x, m, x_stride, n0, n1, y, y_stride);
     return MB_OK;
 }
 
 struct call {
-    struct mb_threads *threads;
     const struct mb_kernel *kernel;
     const struct mb_integer_weights *weights;
     const int8_t *x;
@@ -297,31 +255,24 @@ struct call {
     size_t y_stride;
 };
 
-static void run_part(void *arg, size_t index, size_t count)
+static void run_panels(void *arg, size_t index, size_t begin, size_t end)
 {
     const struct call *c = arg;
-    const size_t n = c->weights->n, step = mb_kernel_step(c->kernel, 1);
-    size_t begin = 0, end = panels_of(n);
-    for (bool more = count == 1 || mb_threads_claim(c->threads, index, step, &begin, &end); more;
-         more = count > 1 && mb_threads_claim(c->threads, index, step, &begin, &end))
-        run(c->kernel, c->weights, c->x, c->m, c->x_stride, begin * MB_INTEGER_ROWS,
-            end * MB_INTEGER_ROWS < n ? end * MB_INTEGER_ROWS : n, c->y, c->y_stride);
+    const size_t n = c->weights->n, stop = end * MB_INTEGER_ROWS;
+    (void)index;
+    run(c->kernel, c->weights, c->x, c->m, c->x_stride, begin * MB_INTEGER_ROWS,
+        stop < n ? stop : n, c->y, c->y_stride);
 }
 
 enum mb_status mb_integer_matmul(struct mb_threads *threads,
                                  const struct mb_integer_weights *weights, const int8_t *x,
                                  size_t m, size_t x_stride, int8_t *y, size_t y_stride)
 {
-    enum { ALONE_MACS = 1 << 16 }; /* as other products: done before a thread has heard of it */
     const enum mb_status status = check_product(weights, x, m, x_stride, y, y_stride);
     if (status != MB_OK)
         return status;
-    struct call call = {threads, select_kernel(), weights, x, m, x_stride, y, y_stride};
-    if (mb_threads_count(threads) == 1 || m * weights->n * weights->k <= ALONE_MACS) {
-        run_part(&call, 0, 1);
-    } else {
-        mb_threads_split(threads, panels_of(weights->n));
-        mb_threads_offer(threads, run_part, &call);
-    }
+    struct call call = {mb_select_alone(MB_OP_INTEGER), weights, x, m, x_stride, y, y_stride};
+    mb_split_panels(threads, panels_of(weights->n), mb_kernel_step(call.kernel, 1),
+                    m * weights->n * weights->k, run_panels, &call);
     return MB_OK;
 }

@@ -75,7 +75,8 @@ bool mb_kernel_fits(const struct mb_kernel *kernel, const struct mb_format_info 
             return true;
         return kernel->max_code >= mb_coding_max(info->coding) &&
                (!kernel->signed_codes || mb_coding_max(info->coding) == 255);
-    case MB_OP_INTEGER: return false; /* has weights of its own */
+    case MB_OP_INTEGER:
+    case MB_OP_CODEBOOK: return false; /* they have weights of their own */
     }
     return false;
 }
@@ -112,7 +113,8 @@ static void place(struct mb_selection *selection, const struct mb_kernel *kernel
             if (force || better_gemv(kernel, selection->gemv[i], i + 1))
                 selection->gemv[i] = kernel;
         break;
-    case MB_OP_INTEGER: break;
+    case MB_OP_INTEGER:
+    case MB_OP_CODEBOOK: break;
     }
 }
 

@@ -94,8 +94,12 @@ static void decode_run(const struct mb_gemm_plan *plan, const uint8_t *panels, s
             .min = (float *)(void *)(workspace + at.min),
             .min_pairs = (int16_t *)(void *)(workspace + at.min_pairs),
         };
-        decode->fn.decode(panels + p * panel_bytes + k0 / block.k * block.bytes, k / block.k,
-                          &out[p]);
+        if (plan->codebook != NULL)
+            decode->fn.codebook->decode(plan->codebook, panels + p * panel_bytes, k0 / MB_CHUNK_K,
+                                        k / MB_CHUNK_K, &out[p]);
+        else
+            decode->fn.decode(panels + p * panel_bytes + k0 / block.k * block.bytes, k / block.k,
+                              &out[p]);
         if (decode->signed_codes != plan->gemm->signed_codes && mb_coding_max(decode->coding) > 127)
             flip_codes(out[p].code, k * MB_PANEL_ROWS);
     }
@@ -103,8 +107,10 @@ static void decode_run(const struct mb_gemm_plan *plan, const uint8_t *panels, s
 
 void mb_gemm_run(const struct mb_gemm_plan *plan, const struct mb_gemv_args *args, void *workspace)
 {
-    const size_t k = args->superblocks * mb_scale_superblock_k(scale_of(plan)), run = run_k(plan),
-                 nr = plan->gemm->nr;
+    const size_t k = plan->codebook != NULL
+                         ? plan->codebook->k
+                         : args->superblocks * mb_scale_superblock_k(scale_of(plan));
+    const size_t run = run_k(plan), nr = plan->gemm->nr;
     const size_t run_bytes =
         run * (plan->gemm->activation == MB_ACTIVATION_F32 ? sizeof(float) : 1);
     const size_t most =

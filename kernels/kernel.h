@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a kernel is: a compiled body, its descriptor, and the numbers it must produce.
  *
- * Kernels own no threads, no memory and no policy. Four operations make a matmul, a fifth is one:
+ * Kernels own no threads, no memory and no policy. Four operations make a matmul, two more have
+ * weights of their own:
  *   prepare  one row of f32 activations -> an activation row record (int8 codes, scales, sums)
  *   decode   super-blocks of one packed panel -> u8 codes, f32 scales in a caller's buffer (L1/L2)
  *   gemv     fused decode and multiply for few activation rows (m <= mr), reads the weights once
  *   gemm     decoded panels x many activation rows; knows nothing of codings
  *   integer  int8 in, int8 out, a whole product by itself (kernels/integer.h)
+ *   codebook  columns of several widths, each with a table (kernels/codebook.h): gemv and decode
  *
  * THE CANONICAL NUMBERS. Every kernel gives the same bits as reference.c, on every ISA, for every
  * m, tile and thread count. Per output, groups g in ascending k, super-blocks B in ascending k, fma
@@ -39,6 +41,7 @@
 #ifndef MIXBIT_KERNELS_KERNEL_H
 #define MIXBIT_KERNELS_KERNEL_H
 
+#include "kernels/codebook.h"
 #include "kernels/integer.h"
 #include "kernels/panel.h"
 
@@ -68,7 +71,7 @@ enum mb_cpu_feature {
     MB_CPU_I8MM = 1 << 18
 };
 
-enum mb_op { MB_OP_PREPARE, MB_OP_DECODE, MB_OP_GEMV, MB_OP_GEMM, MB_OP_INTEGER };
+enum mb_op { MB_OP_PREPARE, MB_OP_DECODE, MB_OP_GEMV, MB_OP_GEMM, MB_OP_INTEGER, MB_OP_CODEBOOK };
 
 /* One activation row record: [ codes or floats ][ scales f32 ][ sums ], padded so that its length
  * is an odd multiple of 64 bytes: rows then never share L1 sets, whatever k is. Offsets are in
@@ -136,7 +139,8 @@ typedef void (*mb_gemm_fn)(const struct mb_gemm_args *args);
 
 /* The descriptor. `name` is the identity everywhere: <op>_<coding>_<scale
  * kind>_<activation>_<MRxNR>_<isa> (prepare_<activation>_<isa> and decode_<coding>_<scale
- * kind>_<isa> and integer_<coding>_<MRxNR>_<isa> have fewer parts, since nothing else applies). */
+ * kind>_<isa>, integer_<coding>_<MRxNR>_<isa> and codebook_<activation>_<MRxNR>_<isa> have fewer
+ * parts, since nothing else applies). */
 struct mb_kernel {
     const char *name;
     enum mb_op op;
@@ -159,6 +163,7 @@ struct mb_kernel {
         mb_gemv_fn gemv;
         mb_gemm_fn gemm;
         mb_integer_fn integer;
+        const struct mb_codebook_ops *codebook; /* coding b8, scale g32: what it decodes to */
     } fn;
 };
 
@@ -177,7 +182,8 @@ struct mb_kernel_table {
  * decode is not called (and may be NULL). Workspace bytes for it. */
 struct mb_gemm_plan {
     const struct mb_kernel *decode, *gemm;
-    size_t k_block; /* weights per decoded run; rounded to mb_run_step */
+    const struct mb_codebook *codebook; /* what the panels are, where decode is of a codebook */
+    size_t k_block;                     /* weights per decoded run; rounded to mb_run_step */
 };
 size_t mb_gemm_workspace_bytes(const struct mb_gemm_plan *plan);
 void mb_gemm_run(const struct mb_gemm_plan *plan, const struct mb_gemv_args *args, void *workspace);

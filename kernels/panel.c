@@ -96,32 +96,32 @@ static inline void get_plane(const struct mb_superblock *at, const uint8_t *lane
     }
 }
 
-static void put_codes(const struct packing *p, const uint8_t *code, uint8_t *lane)
+void mb_panel_put_codes(const struct mb_superblock *at, enum mb_coding c, const uint8_t *code,
+                        uint8_t *lane)
 {
-    const enum mb_coding c = p->info->coding;
     if (mb_coding_plane8(c))
-        put_plane(&p->at, code, 8, 0, lane + p->at.plane8);
+        put_plane(at, code, 8, 0, lane + at->plane8);
     if (mb_coding_plane4(c))
-        put_plane(&p->at, code, 4, 0, lane + p->at.plane4);
+        put_plane(at, code, 4, 0, lane + at->plane4);
     if (mb_coding_plane2(c))
-        put_plane(&p->at, code, 2, 4 * mb_coding_plane4(c), lane + p->at.plane2);
+        put_plane(at, code, 2, 4 * mb_coding_plane4(c), lane + at->plane2);
     if (mb_coding_plane1(c))
-        put_plane(&p->at, code, 1, 4 * mb_coding_plane4(c) + 2 * mb_coding_plane2(c),
-                  lane + p->at.plane1);
+        put_plane(at, code, 1, 4 * mb_coding_plane4(c) + 2 * mb_coding_plane2(c),
+                  lane + at->plane1);
 }
 
-static void get_codes(const struct packing *p, const uint8_t *lane, uint8_t *code)
+void mb_panel_get_codes(const struct mb_superblock *at, enum mb_coding c, const uint8_t *lane,
+                        uint8_t *code)
 {
-    const enum mb_coding c = p->info->coding;
-    memset(code, 0, p->at.k);
+    memset(code, 0, at->k);
     if (mb_coding_plane8(c))
-        get_plane(&p->at, lane + p->at.plane8, 8, 0, code);
+        get_plane(at, lane + at->plane8, 8, 0, code);
     if (mb_coding_plane4(c))
-        get_plane(&p->at, lane + p->at.plane4, 4, 0, code);
+        get_plane(at, lane + at->plane4, 4, 0, code);
     if (mb_coding_plane2(c))
-        get_plane(&p->at, lane + p->at.plane2, 2, 4 * mb_coding_plane4(c), code);
+        get_plane(at, lane + at->plane2, 2, 4 * mb_coding_plane4(c), code);
     if (mb_coding_plane1(c))
-        get_plane(&p->at, lane + p->at.plane1, 1, 4 * mb_coding_plane4(c) + 2 * mb_coding_plane2(c),
+        get_plane(at, lane + at->plane1, 1, 4 * mb_coding_plane4(c) + 2 * mb_coding_plane2(c),
                   code);
 }
 
@@ -225,7 +225,7 @@ static void pack_lane(const struct packing *p, const uint8_t *src, unsigned coun
         if (mb_scale_has_min(p->info->scale))
             put_half(superblock + p->at.dmin, b, row, fields.dmin);
     }
-    put_codes(p, code, superblock + 4 * row);
+    mb_panel_put_codes(&p->at, p->info->coding, code, superblock + 4 * row);
     if (mb_scale_two_level(p->info->scale))
         put_sub_scales(p, &fields, row, superblock);
     if (row == 0)
@@ -238,7 +238,7 @@ static void unpack_lane(const struct packing *p, const uint8_t *superblock, unsi
     struct mb_block_fields fields;
     uint8_t code[256];
     const unsigned groups = p->block_k / mb_scale_group(p->info->scale);
-    get_codes(p, superblock + 4 * row, code);
+    mb_panel_get_codes(&p->at, p->info->coding, superblock + 4 * row, code);
     if (mb_scale_two_level(p->info->scale))
         get_sub_scales(p, superblock, row, &fields);
     for (unsigned b = 0; b < count; b++) {

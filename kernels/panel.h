@@ -25,6 +25,7 @@
  *   b4, lut4, e2m1, odd4, grid3: plane4     b2: plane2
  *   b5: plane4, plane1 (bit 4)      b6: plane4, plane2 (bits 4-5)
  *   b3, grid2, grid1: plane2, plane1 (bit 2)
+ *   cb1 to cb5: as many bits, of codes into a table of the weights' own (kernels/codebook.h)
  *
  * Scales ([x][16]: for each x, the 16 rows one after the other):
  *   g32       d f16 [2][16]
@@ -58,7 +59,8 @@ enum { MB_PANEL_ROWS = 16, MB_QUAD_BYTES = 64, MB_CHUNK_K = 32 };
 /* Columns of codings.def. Each is a switch of its own that returns a number: with a constant coding
  * the compiler folds it before it decides which loops to unroll. */
 extern const uint8_t mb_table_iq4[16], mb_table_e2m1[16], mb_table_odd[16], mb_table_grid3[16],
-    mb_table_grid2[16], mb_table_grid1[16];
+    mb_table_grid2[16], mb_table_grid1[16],
+    mb_table_own[16]; /* never read: stands for a table that comes with the weights */
 #define MB_CASE(constant, value)                                                                   \
     case constant:                                                                                 \
         return value;
@@ -69,6 +71,7 @@ extern const uint8_t mb_table_iq4[16], mb_table_e2m1[16], mb_table_odd[16], mb_t
 #define MB_TABLE_grid3 mb_table_grid3
 #define MB_TABLE_grid2 mb_table_grid2
 #define MB_TABLE_grid1 mb_table_grid1
+#define MB_TABLE_own mb_table_own
 static inline const uint8_t *mb_coding_table(enum mb_coding c) /* 16 decoded codes, or NULL */
 {
     switch (c) {
@@ -77,6 +80,10 @@ static inline const uint8_t *mb_coding_table(enum mb_coding c) /* 16 decoded cod
 #include "mixbit/codings.def"
     default: return NULL;
     }
+}
+static inline bool mb_coding_has_own_table(enum mb_coding c)
+{
+    return c >= MB_CODING_CB1 && c <= MB_CODING_CB5;
 }
 /* 1 where bits of the code lie in the 8-, 4-, 2- and 1-bit plane. */
 static inline unsigned mb_coding_plane8(enum mb_coding c)
@@ -289,6 +296,14 @@ struct mb_block_fields {
     int16_t sub_min[16];
     uint16_t d, dmin; /* f16 bits, where scales are f16; for g32min dmin holds the min */
 };
+
+/* The codes of one row in whole super-blocks of k, as the panel stores them, into the planes and
+ * back; `lane` points at its first byte of the first vector of codes or before, `at` counts from
+ * there. */
+void mb_panel_put_codes(const struct mb_superblock *at, enum mb_coding coding, const uint8_t *code,
+                        uint8_t *lane);
+void mb_panel_get_codes(const struct mb_superblock *at, enum mb_coding coding, const uint8_t *lane,
+                        uint8_t *code);
 
 struct mb_search;
 

@@ -534,6 +534,16 @@ static const struct mb_kernel kernels[] = {
      .nr = ROWS,
      .revision = 1,
      .fn.integer = mb_integer_reference},
+    {.name = "codebook_i8g32_8x16_reference",
+     .op = MB_OP_CODEBOOK,
+     .isa = MB_ISA_REFERENCE,
+     .coding = MB_CODING_B8,
+     .scale = MB_SCALE_G32,
+     .activation = MB_ACTIVATION_I8G32,
+     .mr = MR,
+     .nr = ROWS,
+     .revision = 1,
+     .fn.codebook = &mb_codebook_reference},
     /* clang-format on */
 };
 

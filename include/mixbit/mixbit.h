@@ -3,6 +3,7 @@
 #ifndef MIXBIT_MIXBIT_H
 #define MIXBIT_MIXBIT_H
 
+#include "codebook.h"
 #include "device.h"
 #include "format.h"
 #include "integer.h"

@@ -14,6 +14,7 @@
 #define MB_GEMM_TILE 3, 16
 #define MB_GEMM_FLOAT_TILE 6, 16
 #define MB_INTEGER_TILE 6, 16
+#define MB_CODEBOOK_TILE 4, 16
 #include "kernels/simd/instances.h"
 #else
 const struct mb_kernel_table mb_kernels_i8mm = {NULL, 0, NULL};

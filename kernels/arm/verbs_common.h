@@ -123,6 +123,11 @@ MB_INLINE v_code v_lookup_bits4(v_code table, v_code v, int n)
 {
     return v_lookup(table, v_bits(v, n, 15));
 }
+/* Indexes below 32, a table of 16 for each half of them. */
+MB_INLINE v_code v_lookup32(v_code low, v_code high, v_code index)
+{
+    return v_from_u8(vqtbl2q_u8((uint8x16x2_t){{v_u8(low), v_u8(high)}}, v_u8(index)));
+}
 
 /* ---- integers ---- */
 

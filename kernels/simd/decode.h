@@ -24,11 +24,26 @@ enum { MB_CHUNK_QUADS = MB_CHUNK_K / 4 };
  */
 MB_INLINE bool mb_is_signed(const unsigned max_code) { return V_SIGNED_CODES && max_code > 127; }
 
-/* The coding's table, signed where codes are. */
-MB_INLINE v_code mb_decode_table(const enum mb_coding coding)
+/* What a coding's codes are looked up in, signed where codes are: 16 entries, and 16 more for 5
+ * bits. */
+struct mb_tables {
+    v_code low, high;
+};
+MB_INLINE v_code mb_decode_table(const uint8_t *table16, const enum mb_coding coding)
 {
-    const v_code table = v_table(mb_coding_table(coding));
+    const v_code table = v_table(table16);
     return mb_is_signed(mb_coding_max(coding)) ? v_xor(table, v_bytes(0x80)) : table;
+}
+/* `own`: the table of a coding that has none by itself; else NULL. */
+MB_INLINE struct mb_tables mb_tables_of(const enum mb_coding coding, const uint8_t *own)
+{
+    const uint8_t *table = mb_coding_has_own_table(coding) ? own : mb_coding_table(coding);
+    struct mb_tables tables = {v_bytes(0), v_bytes(0)};
+    if (mb_coding_table(coding) != NULL)
+        tables.low = mb_decode_table(table, coding);
+    if (mb_coding_table(coding) != NULL && mb_coding_bits(coding) > 4)
+        tables.high = mb_decode_table(table + 16, coding);
+    return tables;
 }
 
 /* Whether odd quads may stay in the upper half of their byte, 16 times the code: their dots are
@@ -64,8 +79,9 @@ MB_INLINE void mb_load_planes(struct mb_planes *planes, const uint8_t *superbloc
 
 /* Codes of quad q, whose planes are loaded; raised: an odd quad of mb_is_raised. */
 MB_INLINE v_code mb_decode_quad(const struct mb_planes *planes, unsigned q, const bool raised,
-                                const enum mb_coding coding)
+                                const struct mb_tables *tables, const enum mb_coding coding)
 {
+    const bool has_table = mb_coding_table(coding) != NULL;
     if (raised)
         return v_and(planes->plane4, v_bytes(0xf0));
     if (mb_coding_plane8(coding))
@@ -76,8 +92,8 @@ MB_INLINE v_code mb_decode_quad(const struct mb_planes *planes, unsigned q, cons
     int bits = 0;
     if (mb_coding_plane4(coding)) {
         const int at = q % 2 ? 4 : 0;
-        if (mb_coding_table(coding) != NULL)
-            return v_lookup_bits4(mb_decode_table(coding), planes->plane4, at);
+        if (has_table && mb_coding_bits(coding) == 4)
+            return v_lookup_bits4(tables->low, planes->plane4, at);
         code = v_bits(planes->plane4, at, 15);
         bits = 4;
     }
@@ -89,7 +105,10 @@ MB_INLINE v_code mb_decode_quad(const struct mb_planes *planes, unsigned q, cons
     }
     if (mb_coding_plane1(coding))
         code = v_or_and(code, v_shift(planes->plane1, (int)q - bits), v_bytes(1 << bits));
-    return mb_coding_table(coding) == NULL ? code : v_lookup(mb_decode_table(coding), code);
+    if (!has_table)
+        return code;
+    return mb_coding_bits(coding) > 4 ? v_lookup32(tables->low, tables->high, code)
+                                      : v_lookup(tables->low, code);
 }
 
 /* What is decoded once per super-block, before its groups. The lines before the codes are touched
@@ -196,6 +215,21 @@ MB_INLINE void mb_decode_scales(const uint8_t *superblock, size_t b, const struc
     }
 }
 
+/* The codes of a chunk: 8 quads. */
+MB_INLINE void mb_decode_chunk(const uint8_t *superblock, size_t chunk, uint8_t *code,
+                               const struct mb_tables *tables, const enum mb_coding coding,
+                               const enum mb_scale_kind scale)
+{
+    MB_EACH (part, V_PARTS) {
+        struct mb_planes planes;
+        MB_EACH (q, MB_CHUNK_QUADS) {
+            mb_load_planes(&planes, superblock, chunk, q, 0, part, coding, scale);
+            v_store(code + q * 64 + part * V_BYTES,
+                    mb_decode_quad(&planes, q, false, tables, coding));
+        }
+    }
+}
+
 /* One panel's super-blocks into a decoded panel: the body of every decode_* kernel. */
 MB_INLINE void mb_decode_panel(const uint8_t *panel, size_t superblocks,
                                const struct mb_decoded *out, const enum mb_coding coding,
@@ -210,18 +244,12 @@ MB_INLINE void mb_decode_panel(const uint8_t *panel, size_t superblocks,
                                   mb_decode_float(panel, k + i, part, coding));
         return;
     }
+    const struct mb_tables tables = mb_tables_of(coding, NULL);
     uint8_t *code = out->code;
     for (size_t b = 0; b < superblocks; b++, panel += at.bytes) {
         mb_decode_scales(panel, b, out, coding, scale);
         for (size_t c = 0; c < at.k / MB_CHUNK_K; c++, code += MB_CHUNK_QUADS * 64)
-            MB_EACH (part, V_PARTS) {
-                struct mb_planes planes;
-                MB_EACH (q, MB_CHUNK_QUADS) {
-                    mb_load_planes(&planes, panel, c, q, 0, part, coding, scale);
-                    v_store(code + q * 64 + part * V_BYTES,
-                            mb_decode_quad(&planes, q, false, coding));
-                }
-            }
+            mb_decode_chunk(panel, c, code, &tables, coding, scale);
     }
 }
 

@@ -9,7 +9,8 @@
 struct mb_stream {
     const uint8_t *block; /* the current super-block of the first panel */
     size_t panel_bytes;
-    size_t ahead; /* bytes; 0: no prefetching */
+    size_t ahead;         /* bytes; 0: no prefetching */
+    const uint8_t *table; /* of a coding with a table of the weights' own */
 };
 
 /* With several rows a line lasts longer than hardware prefetchers look ahead: ask L2 for the
@@ -68,6 +69,7 @@ MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *ro
     const unsigned chain = v_dot_chain(max_code) < quads ? v_dot_chain(max_code) : quads;
     const unsigned count = v_dot_registers(registers);
     const bool raise = mb_is_raised(coding) && 3 * rows * registers + 4 <= V_REGISTERS;
+    const struct mb_tables tables = mb_tables_of(coding, w->table);
     struct mb_planes planes[MB_TILE_REGISTERS];
     mb_tile_int raised;
     MB_EACH (r, rows)
@@ -82,7 +84,7 @@ MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *ro
                     const bool up = raise && q % 2;
                     mb_load_planes(&planes[v], mb_stream_block(w, v), chunk, q, q0, v % V_PARTS,
                                    coding, scale);
-                    const v_code code = mb_decode_quad(&planes[v], q, up, coding);
+                    const v_code code = mb_decode_quad(&planes[v], q, up, &tables, coding);
                     MB_EACH (r, rows) {
                         const v_act act = v_load_act(row[r].code + k, q - q0);
                         if (up)
@@ -312,7 +314,7 @@ MB_INLINE void mb_stream_panels(const struct mb_gemv_args *a, const uint8_t *pan
                                 const enum mb_activation type)
 {
     const unsigned registers = panels * V_PARTS, block_k = mb_scale_superblock_k(scale);
-    struct mb_stream w = {panel, a->panel_bytes, a->prefetch};
+    struct mb_stream w = {panel, a->panel_bytes, a->prefetch, NULL};
     mb_tile_float f, s; /* s: nested sums */
     struct mb_row row[MB_TILE_ROWS];
     MB_EACH (r, rows) {

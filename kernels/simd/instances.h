@@ -7,12 +7,14 @@
  *   MB_GEMV_FLOAT_TILES(X, ...)          the same for floats
  *   MB_GEMM_TILE, MB_GEMM_FLOAT_TILE     mr, nr
  *   MB_INTEGER_TILE                      likewise, of integer-only products
+ *   MB_CODEBOOK_TILE                     likewise, of codebook matrices; columns are 16
  *   MB_INSTANCE_TABLES_ONLY              for a level that differs only where codings have a table
  *   MB_INSTANCE_BF16_ONLY                for one that differs only in dots of bf16
  *   MB_INSTANCE_ENCODE                   for one whose registers are wider than those before it
  *
  * A row's words are pasted into the kernel's name and, through words.h, into the constants that its
  * inlined body folds on: the name says all that the code knows. */
+#include "kernels/simd/codebook.h"
 #include "kernels/simd/gemm.h"
 #include "kernels/simd/gemv.h"
 #include "kernels/simd/integer.h"
@@ -28,6 +30,7 @@
 #define SYMBOL_MATMUL(op, word, kind, type, mr, nr)                                                \
     PASTE(op##_##word##_##kind##_##type##_##mr##x##nr, MB_INSTANCE_ISA)
 #define SYMBOL_INTEGER(coding, mr, nr) PASTE(integer_##coding##_##mr##x##nr, MB_INSTANCE_ISA)
+#define SYMBOL_CODEBOOK(op, type, mr, nr) PASTE(op##_##type##_##mr##x##nr, MB_INSTANCE_ISA)
 #define CODING(word) ((enum mb_coding)MB_CODING_OF_##word)
 #define SCALE(word) ((enum mb_scale_kind)MB_SCALE_OF_##word)
 #define ACTIVATION(word) ((enum mb_activation)MB_ACTIVATION_OF_##word)
@@ -44,6 +47,12 @@
 #define INTEGER_TILE INTEGER_TILE2(b8, MB_INTEGER_TILE)
 #endif
 #define INTEGER_TILE2(...) INTEGER(__VA_ARGS__)
+#if defined(MB_INSTANCE_BF16_ONLY)
+#define CODEBOOK_TILE
+#else
+#define CODEBOOK_TILE CODEBOOK_TILE2(i8g32, MB_CODEBOOK_TILE)
+#endif
+#define CODEBOOK_TILE2(...) CODEBOOK(__VA_ARGS__)
 
 /* ---- functions ---- */
 
@@ -73,9 +82,28 @@
     {                                                                                              \
         mb_integer(args, mr, nr);                                                                  \
     }
+#define CODEBOOK(type, mr, nr)                                                                     \
+    static void SYMBOL_CODEBOOK(multiply, type, mr, nr)(const struct mb_codebook_args *args)       \
+    {                                                                                              \
+        mb_codebook_multiply(args, mr);                                                            \
+    }                                                                                              \
+    static void SYMBOL_CODEBOOK(unpack, type, mr, nr)(const struct mb_codebook *book,              \
+                                                      const uint8_t *panel, size_t chunk0,         \
+                                                      size_t chunks, const struct mb_decoded *out) \
+    {                                                                                              \
+        mb_codebook_decode(book, panel, chunk0, chunks, out);                                      \
+    }                                                                                              \
+    static void SYMBOL_CODEBOOK(outliers, type, mr, nr)(const struct mb_codebook_args *args)       \
+    {                                                                                              \
+        mb_codebook_add_all(args);                                                                 \
+    }                                                                                              \
+    static const struct mb_codebook_ops SYMBOL_CODEBOOK(codebook, type, mr, nr) = {                \
+        SYMBOL_CODEBOOK(multiply, type, mr, nr), SYMBOL_CODEBOOK(unpack, type, mr, nr),            \
+        SYMBOL_CODEBOOK(outliers, type, mr, nr)};
 #include "kernels/simd/rows.h"
 FLOAT_GEMM
 INTEGER_TILE
+CODEBOOK_TILE
 
 /* ---- their descriptors ---- */
 
@@ -84,6 +112,7 @@ INTEGER_TILE
 #undef GEMV
 #undef GEMM
 #undef INTEGER
+#undef CODEBOOK
 #define PREPARE(type)                                                                              \
     {.name = TEXT(SYMBOL_PREPARE(type)),                                                           \
      .op = MB_OP_PREPARE,                                                                          \
@@ -137,6 +166,18 @@ INTEGER_TILE
      .nr = nr_,                                                                                    \
      .revision = MB_BODY_REVISION,                                                                 \
      .fn.integer = SYMBOL_INTEGER(coding_, mr_, nr_)},
+#define CODEBOOK(type, mr_, nr_)                                                                   \
+    {.name = TEXT(SYMBOL_CODEBOOK(codebook, type, mr_, nr_)),                                      \
+     .op = MB_OP_CODEBOOK,                                                                         \
+     .isa = MB_INSTANCE_ID,                                                                        \
+     .coding = MB_CODING_B8,                                                                       \
+     .scale = MB_SCALE_G32,                                                                        \
+     .activation = ACTIVATION(type),                                                               \
+     .signed_codes = V_SIGNED_CODES,                                                               \
+     .mr = mr_,                                                                                    \
+     .nr = nr_,                                                                                    \
+     .revision = MB_BODY_REVISION,                                                                 \
+     .fn.codebook = &SYMBOL_CODEBOOK(codebook, type, mr_, nr_)},
 enum {
 #define MB_CODING_ROW(id, word, p8, p4, p2, p1, max, ...)                                          \
     mb_is_signed_##word = V_SIGNED_CODES && (max) > 127,
@@ -147,6 +188,7 @@ static const struct mb_kernel kernels[] = {
 #include "kernels/simd/rows.h"
     FLOAT_GEMM
     INTEGER_TILE
+    CODEBOOK_TILE
     /* clang-format on */
 };
 

@@ -13,6 +13,7 @@
 #define MB_GEMM_TILE 3, 16
 #define MB_GEMM_FLOAT_TILE 6, 16
 #define MB_INTEGER_TILE 6, 16
+#define MB_CODEBOOK_TILE 4, 16
 #define MB_INSTANCE_ENCODE
 #include "kernels/simd/instances.h"
 #else

@@ -10,6 +10,7 @@
 #define MB_INSTANCE_ID MB_ISA_AVX512VBMI
 #define MB_INSTANCE_TABLES_ONLY
 #define MB_GEMV_TILES(X, ...) X(__VA_ARGS__, 1, 32) X(__VA_ARGS__, 1, 16) X(__VA_ARGS__, 8, 16)
+#define MB_CODEBOOK_TILE 8, 16
 #include "kernels/simd/instances.h"
 #else
 const struct mb_kernel_table mb_kernels_avx512vbmi = {NULL, 0, NULL};

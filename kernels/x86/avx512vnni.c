@@ -14,6 +14,7 @@
 #define MB_GEMM_TILE 6, 32
 #define MB_GEMM_FLOAT_TILE 12, 32
 #define MB_INTEGER_TILE 12, 32
+#define MB_CODEBOOK_TILE 8, 16
 #define MB_INSTANCE_ENCODE
 #include "kernels/simd/instances.h"
 #else

@@ -101,6 +101,18 @@ MB_INLINE v_code v_lookup_bits4(v_code table, v_code v, int n)
     return v_lookup(table, v_bits(v, n, 15));
 #endif
 }
+/* Indexes below 32, a table of 16 for each half of them. A shuffle gives 0 where bit 7 is set:
+ * 0x70 more moves bit 4 there. */
+MB_INLINE v_code v_lookup32(v_code low, v_code high, v_code index)
+{
+#if defined(__AVX512VBMI__)
+    return _mm512_permutexvar_epi8(index, _mm512_mask_blend_epi64(0xcc, low, high));
+#else
+    const v_code above = _mm512_sub_epi8(index, v_bytes(16));
+    return _mm512_or_si512(_mm512_shuffle_epi8(low, _mm512_add_epi8(index, v_bytes(0x70))),
+                           _mm512_shuffle_epi8(high, above));
+#endif
+}
 
 /* ---- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold ---- */
 

@@ -79,6 +79,14 @@ MB_INLINE v_code v_lookup_bits4(v_code table, v_code v, int n)
 {
     return v_lookup(table, v_bits(v, n, 15));
 }
+/* Indexes below 32, a table of 16 for each half of them. A shuffle gives 0 where bit 7 is set:
+ * 0x70 more moves bit 4 there. */
+MB_INLINE v_code v_lookup32(v_code low, v_code high, v_code index)
+{
+    const v_code above = _mm256_sub_epi8(index, v_bytes(16));
+    return _mm256_or_si256(_mm256_shuffle_epi8(low, _mm256_add_epi8(index, v_bytes(0x70))),
+                           _mm256_shuffle_epi8(high, above));
+}
 
 /* ---- sums of dots ---- */
 

@@ -56,6 +56,7 @@ static bool check(struct harness *harness)
     case MB_OP_GEMV: return harness_check_gemv(harness);
     case MB_OP_GEMM: return harness_check_gemm(harness);
     case MB_OP_INTEGER: return harness_check_integer(harness);
+    case MB_OP_CODEBOOK: return harness_check_codebook(harness);
     }
     return harness_fail(harness, "unknown operation %d", (int)harness->kernel->op);
 }

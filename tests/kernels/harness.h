@@ -97,11 +97,12 @@ bool harness_check(struct harness *harness, const struct mb_kernel *kernel, uint
 bool harness_compare(struct harness *harness, const float *y, size_t y_stride,
                      const float *expected, size_t expected_stride, size_t m, size_t n);
 
-/* One check per operation (harness_ops.c, harness_integer.c). */
+/* One check per operation (harness_ops.c, harness_integer.c, harness_codebook.c). */
 bool harness_check_prepare(struct harness *harness);
 bool harness_check_decode(struct harness *harness);
 bool harness_check_gemv(struct harness *harness);
 bool harness_check_gemm(struct harness *harness);
 bool harness_check_integer(struct harness *harness);
+bool harness_check_codebook(struct harness *harness);
 
 #endif

@@ -4,6 +4,7 @@
  *   gemv_<coding>_<scale kind>_<activation>_<MRxNR>_<isa>
  *   gemm_<u4 u5 u6 u8 f32 bf16>_<scale kind>_<activation>_<MRxNR>_<isa>
  *   integer_<coding>_<MRxNR>_<isa>
+ *   codebook_<activation>_<MRxNR>_<isa>
  * The names are taken apart here and each part is held against its field. */
 #include "kernels/harness.h"
 
@@ -53,7 +54,7 @@ static bool is_decoded_width(const char *text, const struct mb_kernel *kernel)
 
 static bool is_named_well(const struct mb_kernel *kernel)
 {
-    static const char *const ops[] = {"prepare", "decode", "gemv", "gemm", "integer"};
+    static const char *const ops[] = {"prepare", "decode", "gemv", "gemm", "integer", "codebook"};
     struct parts p;
     if (!split(kernel->name, &p) || strcmp(p.text[0], ops[kernel->op]) != 0 ||
         strcmp(p.text[p.count - 1], mb_isa_name(kernel->isa)) != 0)
@@ -74,6 +75,9 @@ static bool is_named_well(const struct mb_kernel *kernel)
                is_tile(p.text[4], kernel->mr, kernel->nr);
     case MB_OP_INTEGER:
         return p.count == 4 && strcmp(p.text[1], mb_coding_name(kernel->coding)) == 0 &&
+               is_tile(p.text[2], kernel->mr, kernel->nr);
+    case MB_OP_CODEBOOK:
+        return p.count == 4 && strcmp(p.text[1], mb_activation_name(kernel->activation)) == 0 &&
                is_tile(p.text[2], kernel->mr, kernel->nr);
     }
     return false;

@@ -23,6 +23,7 @@ static const struct mb_kernel *right(const char *name)
 #define DECODE "decode_b4_g32_reference"
 #define PREPARE "prepare_i8g32_reference"
 #define INTEGER "integer_b8_1x16_reference"
+#define CODEBOOK "codebook_i8g32_8x16_reference"
 
 static void right_gemv(const struct mb_gemv_args *args) { right(GEMV)->fn.gemv(args); }
 
@@ -325,6 +326,82 @@ static void integer_reads_past_panels(const struct mb_integer_args *args)
     sink = args->panels[(args->n + 15) / 16 * args->panel_bytes];
 }
 
+/* ---- codebooks ---- */
+
+static const struct mb_codebook_ops *right_codebook(void) { return right(CODEBOOK)->fn.codebook; }
+
+static void codebook_takes_the_first_table(const struct mb_codebook_args *args)
+{
+    struct mb_codebook book = *args->book;
+    struct mb_codebook_args other = *args;
+    uint8_t tables[MB_CODEBOOK_NARROW * MB_CODEBOOK_TABLE];
+    for (size_t i = 0; i < sizeof tables; i++)
+        tables[i] = book.tables[i % MB_CODEBOOK_TABLE];
+    book.tables = tables;
+    other.book = &book;
+    right_codebook()->multiply(&other);
+}
+
+/* A chunk's scale is that of the run before it. */
+static void codebook_keeps_a_scale(const struct mb_codebook_args *args)
+{
+    struct mb_codebook_run runs[64];
+    struct mb_codebook book = *args->book;
+    struct mb_codebook_args other = *args;
+    memcpy(runs, book.runs, book.run_count * sizeof *runs);
+    runs[book.run_count - 1].scale = runs[0].scale;
+    book.runs = runs;
+    other.book = &book;
+    right_codebook()->multiply(&other);
+}
+
+static void codebook_forgets_outliers(const struct mb_codebook_args *args)
+{
+    struct mb_codebook_args other = *args;
+    other.outlier_first = NULL;
+    right_codebook()->multiply(&other);
+}
+
+/* As sums that saturate would be: one off where all products are as large as they get. */
+static void codebook_saturates(const struct mb_codebook_args *args)
+{
+    const int8_t *q = (const int8_t *)args->activations;
+    right_codebook()->multiply(args);
+    for (size_t i = 0; i < args->book->k && q[i] == 127; i++)
+        if (i + 1 == args->book->k)
+            args->y[0] += fabsf(args->y[0]) * 0x1p-20f;
+}
+
+static void codebook_reads_past_panels(const struct mb_codebook_args *args)
+{
+    right_codebook()->multiply(args);
+    sink = args->panels[(args->n + 15) / 16 * args->panel_bytes];
+}
+
+static void codebook_writes_behind_a_row(const struct mb_codebook_args *args)
+{
+    right_codebook()->multiply(args);
+    for (size_t r = 0; r + 1 < args->m; r++)
+        if (args->y_stride > args->n)
+            args->y[r * args->y_stride + args->n] = 0;
+}
+
+/* The first chunk instead of the one asked for. */
+static void codebook_decodes_from_the_start(const struct mb_codebook *book, const uint8_t *panel,
+                                            size_t chunk0, size_t chunks,
+                                            const struct mb_decoded *out)
+{
+    (void)chunk0;
+    right_codebook()->decode(book, panel, 0, chunks, out);
+}
+
+static void codebook_adds_outliers_once(const struct mb_codebook_args *args)
+{
+    struct mb_codebook_args other = *args;
+    other.m = 1;
+    right_codebook()->add_outliers(&other);
+}
+
 static const struct {
     const char *name, *of;
     mb_gemv_fn gemv;
@@ -332,6 +409,7 @@ static const struct {
     mb_decode_fn decode;
     mb_prepare_fn prepare;
     mb_integer_fn integer;
+    struct mb_codebook_ops codebook;
 } wrong[] = {
     {"takes the last row from the first", GEMV, .gemv = gemv_wrong_last_row},
     {"skips the last row", GEMV, .gemv = gemv_skips_row},
@@ -368,6 +446,14 @@ static const struct {
     {"reads past x", INTEGER, .integer = integer_reads_past_x},
     {"writes behind a row of bytes", INTEGER, .integer = integer_writes_behind_a_row},
     {"reads past integer panels", INTEGER, .integer = integer_reads_past_panels},
+    {"has one table", CODEBOOK, .codebook.multiply = codebook_takes_the_first_table},
+    {"has one scale too few", CODEBOOK, .codebook.multiply = codebook_keeps_a_scale},
+    {"forgets outliers", CODEBOOK, .codebook.multiply = codebook_forgets_outliers},
+    {"saturates", CODEBOOK, .codebook.multiply = codebook_saturates},
+    {"reads past codebook panels", CODEBOOK, .codebook.multiply = codebook_reads_past_panels},
+    {"writes behind a row", CODEBOOK, .codebook.multiply = codebook_writes_behind_a_row},
+    {"decodes from the start", CODEBOOK, .codebook.decode = codebook_decodes_from_the_start},
+    {"adds outliers to a row", CODEBOOK, .codebook.add_outliers = codebook_adds_outliers_once},
 };
 
 static void test_wrong_kernels_are_caught(void **state)
@@ -376,7 +462,14 @@ static void test_wrong_kernels_are_caught(void **state)
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         static struct harness harness;
         struct mb_kernel kernel = *right(wrong[i].of);
+        struct mb_codebook_ops ops = mb_codebook_reference;
         kernel.name = wrong[i].name;
+        if (wrong[i].codebook.multiply != NULL)
+            ops.multiply = wrong[i].codebook.multiply;
+        if (wrong[i].codebook.decode != NULL)
+            ops.decode = wrong[i].codebook.decode;
+        if (wrong[i].codebook.add_outliers != NULL)
+            ops.add_outliers = wrong[i].codebook.add_outliers;
         if (wrong[i].gemv != NULL)
             kernel.fn.gemv = wrong[i].gemv;
         else if (wrong[i].gemm != NULL)
@@ -385,6 +478,8 @@ static void test_wrong_kernels_are_caught(void **state)
             kernel.fn.decode = wrong[i].decode;
         else if (wrong[i].integer != NULL)
             kernel.fn.integer = wrong[i].integer;
+        else if (kernel.op == MB_OP_CODEBOOK)
+            kernel.fn.codebook = &ops;
         else
             kernel.fn.prepare = wrong[i].prepare;
         if (harness_check(&harness, &kernel, rng_test_seed()))
@@ -397,7 +492,8 @@ static void test_wrong_kernels_are_caught(void **state)
 static void test_right_kernels_pass(void **state)
 {
     (void)state;
-    static const char *const names[] = {GEMV, GEMV_MIN, GEMV_B8, GEMM, DECODE, PREPARE, INTEGER};
+    static const char *const names[] = {GEMV,   GEMV_MIN, GEMV_B8, GEMM,
+                                        DECODE, PREPARE,  INTEGER, CODEBOOK};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         static struct harness harness;
         if (!harness_check(&harness, right(names[i]), rng_test_seed()))

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Where the parts of a packed codebook matrix lie in its memory: what packing writes and products
+ * read. Every part starts at a multiple of 64 bytes. */
+#ifndef MIXBIT_DISPATCH_CODEBOOK_H
+#define MIXBIT_DISPATCH_CODEBOOK_H
+
+#include "kernels/codebook.h"
+#include "mixbit/codebook.h"
+
+enum { MB_CODEBOOK_WIDE = 1 << MB_CODEBOOK_MOST_BITS };
+
+struct mb_codebook_parts {
+    struct mb_codebook_run *runs;
+    uint32_t *index; /* [padded_k]: the column there, UINT32_MAX: none */
+    float *factor;   /* [padded_k / 32]: what scales of activations are multiplied by */
+    uint8_t *tables; /* of cb1 to cb5 */
+    uint8_t (*wide)[MB_CODEBOOK_WIDE]; /* [3]: bytes that codes of 6, 7 and 8 bits become */
+    uint32_t *group_scale;   /* [groups or 1]: bytes from the start of a panel; 0: not in use */
+    uint32_t *outlier_first; /* [panels + 1] */
+    struct mb_codebook_outlier *outliers;
+    uint8_t *panels;
+    size_t bytes;
+};
+
+/* From the fields that are there before any memory is (data may be NULL); false: sizes overflow. */
+bool mb_codebook_parts(const struct mb_codebook_weights *weights, struct mb_codebook_parts *parts);
+/* MB_OK for weights that init has made. */
+enum mb_status mb_codebook_check(const struct mb_codebook_weights *weights);
+
+#endif

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Matrices whose columns have codes of different widths, each width with levels of its own that all
+ * of the matrix shares, and scales by row and group of columns: w = scale * level[code].
+ *
+ * Columns are stored in an order of their own. Those of one width in one group that follow each
+ * other are a run, padded to chunks of 32 k; activations come in that order, padded with zeros, as
+ * i8g32 records, so the order costs a gather per row of activations and nothing per weight. A panel
+ * is 16 rows, and its addresses only ever rise:
+ *
+ *   [ f16 [16]: scales of the first group ][ of the second ][ chunks of both ][ two more ][ ... ]
+ *   chunk = the planes of coding cb1 to cb5, or b8, as panel.h has them
+ *
+ * Levels are int8 in a unit of their width's. It goes into the scales of the activations, which are
+ * prepared for one matrix anyway, and so does the power of two that fits row scales into f16. What
+ * a code stands for is a byte, level + 128, from a table of 32 (cb1 to cb5); b8 has that byte in
+ * its plane, which serves wider codes too. So a decoded chunk is one of q8_0, and gemm is its.
+ *
+ * THE CANONICAL NUMBERS are kernel.h's for one level, over chunks in the order of storage; what is
+ * kept beside the codes comes last, in ascending columns:
+ *
+ *   f = fma(float(dot), d * as, f);  then f = fma(value, x, f), x as floats
+ *
+ * Source: the widths are CMPQ's (arXiv 2410.13056), codes by table SqueezeLLM's (arXiv 2306.07629);
+ * shared levels, scales and layout are ours. */
+#ifndef MIXBIT_KERNELS_CODEBOOK_H
+#define MIXBIT_KERNELS_CODEBOOK_H
+
+#include "kernels/panel.h"
+
+struct mb_activation_layout;
+struct mb_decoded;
+
+enum {
+    MB_CODEBOOK_TABLE = 32,          /* bytes: entries for codes of up to 5 bits */
+    MB_CODEBOOK_NARROW = 5,          /* bits of the widest codes that are looked up */
+    MB_CODEBOOK_SCALES = 2 * 16 * 2, /* bytes of a pair of groups */
+};
+
+/* Chunks of one coding and one scale. */
+struct mb_codebook_run {
+    uint32_t scale, codes;  /* bytes from the start of a panel */
+    uint32_t chunk, chunks; /* the first, of all of the panel; how many */
+    uint16_t coding, bits;  /* enum mb_coding; those of a code, before it became a byte of b8 */
+};
+
+/* What all panels of a matrix have in common. */
+struct mb_codebook {
+    const struct mb_codebook_run *runs;
+    size_t run_count;
+    const uint8_t *tables; /* [coding - cb1][MB_CODEBOOK_TABLE], 16-byte aligned */
+    size_t k;              /* with padding: a multiple of 32, of 64 where gemm is to multiply */
+};
+
+/* A weight beside the codes. */
+struct mb_codebook_outlier {
+    uint32_t place; /* 16 * column + row of its panel */
+    float value;
+};
+
+/* y[r][j] for r < m and j < n. */
+struct mb_codebook_args {
+    const struct mb_codebook *book;
+    const uint8_t *panels; /* 64-byte aligned */
+    size_t panel_bytes;
+    size_t n, m;
+    const uint8_t *activations; /* i8g32 records of book->k */
+    const struct mb_activation_layout *layout;
+    const int32_t *bias_sum; /* [m][bias_stride]: -128 * sum of each chunk */
+    size_t bias_stride;
+    const struct mb_codebook_outlier *outliers; /* of all panels */
+    const uint32_t *outlier_first;              /* [panels + 1]; NULL: there are none */
+    const float *x;                             /* [m][x_stride]: activations by column */
+    size_t x_stride;
+    float *y;
+    size_t y_stride;
+    size_t prefetch; /* as in struct mb_gemv_args */
+};
+
+struct mb_codebook_ops {
+    /* m <= mr, outliers included. */
+    void (*multiply)(const struct mb_codebook_args *args);
+    /* Chunks [chunk0, chunk0 + chunks) of a panel, as those of b8 with scales of kind g32. */
+    void (*decode)(const struct mb_codebook *book, const uint8_t *panel, size_t chunk0,
+                   size_t chunks, const struct mb_decoded *out);
+    /* y += what is kept beside the codes, any m. */
+    void (*add_outliers)(const struct mb_codebook_args *args);
+};
+
+static inline const uint8_t *mb_codebook_table(const struct mb_codebook *book, unsigned coding)
+{
+    return book->tables + (coding - MB_CODING_CB1) * MB_CODEBOOK_TABLE;
+}
+
+/* Where a run's codes lie, if it is read as a super-block of kind g32. */
+static inline size_t mb_codebook_superblock(const struct mb_codebook_run *run)
+{
+    return run->codes - mb_superblock_layout((enum mb_coding)run->coding, MB_SCALE_G32).codes;
+}
+
+/* fma is one rounding, in hardware where the caller is compiled for it. */
+static inline void mb_codebook_add(const struct mb_codebook_args *a, size_t panel)
+{
+    const uint32_t *first = a->outlier_first + panel;
+    float *y = a->y + panel * MB_PANEL_ROWS;
+    for (uint32_t i = first[0]; i < first[1]; i++) {
+        const struct mb_codebook_outlier o = a->outliers[i];
+        float *to = y + o.place % MB_PANEL_ROWS;
+        const float *x = a->x + o.place / MB_PANEL_ROWS;
+        if (panel * MB_PANEL_ROWS + o.place % MB_PANEL_ROWS >= a->n)
+            continue;
+        for (size_t r = 0; r < a->m; r++)
+            to[r * a->y_stride] = __builtin_fmaf(o.value, x[r * a->x_stride], to[r * a->y_stride]);
+    }
+}
+
+static inline void mb_codebook_add_all(const struct mb_codebook_args *a)
+{
+    for (size_t p = 0; a->outlier_first != NULL && p * MB_PANEL_ROWS < a->n; p++)
+        mb_codebook_add(a, p);
+}
+
+/* The unit in which `count` levels are nearest to whole numbers within 127, of those that give the
+ * largest 64 to 127; 1 where all are 0. */
+float mb_codebook_unit(const float *levels, size_t count);
+/* level + 128, in that unit. */
+uint8_t mb_codebook_level(float level, float unit);
+
+/* One row into its lane of a panel: code[k], bytes of wide runs and codes of narrow ones, in the
+ * order of storage, padding included. */
+void mb_codebook_pack_lane(const struct mb_codebook *book, uint8_t *panel, size_t lane,
+                           const uint8_t *code);
+/* Its scale of group `group`, as f16. */
+void mb_codebook_pack_scale(uint8_t *scales, size_t lane, uint16_t half);
+
+/* The meaning of all kernels of this kind. */
+extern const struct mb_codebook_ops mb_codebook_reference;
+
+#endif

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The body of products with codebook matrices (kernels/codebook.h), written once on the verbs of an
+ * ISA.
+ *
+ * A run is to the loops a super-block of kind g32, as long as it is, whose scales lie elsewhere:
+ * its dots are gemv's. All widths of a matrix are in one body, which goes through a panel as one
+ * rising stream and keeps its sums in registers: a width costs a jump per run of up to 128 k, and
+ * every panel takes the same ones. For many rows the body only decodes, and gemm multiplies.
+ *
+ * Operations per register of codes on AVX-512: cb1 3.1, cb2 2.75, cb3 4.75, cb4 2.5 (VBMI 1.5), cb5
+ * 8.5 (VBMI 4.5), beside the dot; conversion, scale and sum are 3 for 8 of them. */
+#ifndef MIXBIT_KERNELS_SIMD_CODEBOOK_H
+#define MIXBIT_KERNELS_SIMD_CODEBOOK_H
+
+#include "kernels/simd/gemv.h"
+
+/* `run` by its coding as a constant: X(coding). */
+#define MB_CODEBOOK_BY_CODING(run, X)                                                              \
+    switch ((run)->coding) {                                                                       \
+    case MB_CODING_CB1: X(MB_CODING_CB1); break;                                                   \
+    case MB_CODING_CB2: X(MB_CODING_CB2); break;                                                   \
+    case MB_CODING_CB3: X(MB_CODING_CB3); break;                                                   \
+    case MB_CODING_CB4: X(MB_CODING_CB4); break;                                                   \
+    case MB_CODING_CB5: X(MB_CODING_CB5); break;                                                   \
+    default: X(MB_CODING_B8); break;                                                               \
+    }
+
+MB_INLINE const uint8_t *mb_codebook_own_table(const struct mb_codebook *book,
+                                               const enum mb_coding coding)
+{
+    return mb_coding_has_own_table(coding) ? mb_codebook_table(book, coding) : NULL;
+}
+
+/* One run into f[r][part]. */
+MB_INLINE void mb_codebook_multiply_run(const struct mb_codebook_args *a, const uint8_t *panel,
+                                        const struct mb_codebook_run *run, const struct mb_row *row,
+                                        const unsigned rows, const enum mb_coding coding,
+                                        mb_tile_float f)
+{
+    const struct mb_superblock at = mb_superblock_layout(coding, MB_SCALE_G32);
+    const struct mb_stream w = {panel + run->codes - at.codes, a->panel_bytes, a->prefetch,
+                                mb_codebook_own_table(a->book, coding)};
+    v_float d[V_PARTS];
+    if (rows > 1) /* scales are lines of the stream like others */
+        mb_stream_prefetch(&w, panel + run->scale, 1);
+    MB_EACH (v, V_PARTS)
+        d[v] = v_load_f16(panel + run->scale + 2 * v * V_LANES);
+    for (size_t c = 0; c < run->chunks; c++) {
+        const size_t chunk = run->chunk + c, k = chunk * MB_CHUNK_K;
+        mb_tile_int dot;
+        mb_stream_start(row, k, rows, V_PARTS, coding, MB_SCALE_G32, dot);
+        if (rows > 1)
+            mb_stream_prefetch(&w, panel + run->codes + c * at.chunk_bytes, at.chunk_bytes);
+        mb_stream_dots(&w, row, c, 0, k, rows, V_PARTS, coding, MB_SCALE_G32, dot);
+        MB_EACH (r, rows) {
+            const v_float as = v_broadcast_float(row[r].scale + chunk);
+            MB_EACH (v, V_PARTS)
+                f[r][v] = v_fma(v_to_float(dot[r][v]), v_mul(d[v], as), f[r][v]);
+        }
+    }
+}
+
+/* One panel, m <= rows rows: those above repeat the last one and are not stored. */
+MB_INLINE void mb_codebook_multiply_panel(const struct mb_codebook_args *a, size_t p,
+                                          const unsigned rows)
+{
+    const uint8_t *panel = a->panels + p * a->panel_bytes;
+    mb_tile_float f;
+    struct mb_row row[MB_TILE_ROWS];
+    MB_EACH (r, rows) {
+        row[r] = mb_row_at(a->activations, a->layout, a->bias_sum, a->bias_stride,
+                           r < a->m ? r : a->m - 1, 0, MB_SCALE_G32, MB_ACTIVATION_I8G32);
+        MB_EACH (v, V_PARTS)
+            f[r][v] = v_zero_float();
+    }
+    for (size_t i = 0; i < a->book->run_count; i++) {
+        const struct mb_codebook_run *run = &a->book->runs[i];
+#define MB_CODEBOOK_STEP(coding) mb_codebook_multiply_run(a, panel, run, row, rows, coding, f)
+        MB_CODEBOOK_BY_CODING(run, MB_CODEBOOK_STEP)
+#undef MB_CODEBOOK_STEP
+    }
+    MB_EACH (r, rows)
+        MB_EACH (v, V_PARTS) {
+            const size_t column = p * MB_PANEL_ROWS + v * V_LANES;
+            if (r < a->m)
+                v_store_some(a->y + r * a->y_stride + column, f[r][v],
+                             a->n > column ? a->n - column : 0);
+        }
+    if (a->outlier_first != NULL)
+        mb_codebook_add(a, p);
+}
+
+MB_INLINE void mb_codebook_multiply_rows(const struct mb_codebook_args *a, const unsigned rows)
+{
+    for (size_t p = 0; p * MB_PANEL_ROWS < a->n; p++)
+        mb_codebook_multiply_panel(a, p, rows);
+}
+
+/* The body of every codebook_* kernel: m <= mr rows. 3 rows run as 4, 5 to 7 as 8. */
+MB_INLINE void mb_codebook_multiply(const struct mb_codebook_args *a, const unsigned mr)
+{
+    if (a->m == 1)
+        mb_codebook_multiply_rows(a, 1);
+    else if (a->m == 2)
+        mb_codebook_multiply_rows(a, 2);
+    else if (mr <= 4 || a->m <= 4)
+        mb_codebook_multiply_rows(a, 4);
+    else
+        mb_codebook_multiply_rows(a, 8);
+}
+
+/* Chunks [c0, c1) of a run, the first of them being number `to` of what is decoded. */
+MB_INLINE void mb_codebook_decode_run(const struct mb_codebook *book, const uint8_t *panel,
+                                      const struct mb_codebook_run *run, size_t c0, size_t c1,
+                                      size_t to, const struct mb_decoded *out,
+                                      const enum mb_coding coding)
+{
+    const struct mb_tables tables = mb_tables_of(coding, mb_codebook_own_table(book, coding));
+    const uint8_t *superblock =
+        panel + run->codes - mb_superblock_layout(coding, MB_SCALE_G32).codes;
+    for (size_t c = c0; c < c1; c++, to++) {
+        MB_EACH (part, V_PARTS)
+            v_store_float(out->scale + to * MB_PANEL_ROWS + part * V_LANES,
+                          v_load_f16(panel + run->scale + 2 * part * V_LANES));
+        mb_decode_chunk(superblock, c, out->code + to * MB_CHUNK_QUADS * 64, &tables, coding,
+                        MB_SCALE_G32);
+    }
+}
+
+MB_INLINE void mb_codebook_decode(const struct mb_codebook *book, const uint8_t *panel,
+                                  size_t chunk0, size_t chunks, const struct mb_decoded *out)
+{
+    const size_t end = chunk0 + chunks;
+    for (size_t i = 0; i < book->run_count; i++) {
+        const struct mb_codebook_run *run = &book->runs[i];
+        const size_t last = run->chunk + run->chunks,
+                     from = run->chunk < chunk0 ? chunk0 : run->chunk,
+                     stop = last < end ? last : end;
+        if (from >= stop)
+            continue;
+#define MB_CODEBOOK_STEP(coding)                                                                   \
+    mb_codebook_decode_run(book, panel, run, from - run->chunk, stop - run->chunk, from - chunk0,  \
+                           out, coding)
+        MB_CODEBOOK_BY_CODING(run, MB_CODEBOOK_STEP)
+#undef MB_CODEBOOK_STEP
+    }
+}
+
+#endif
