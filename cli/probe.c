@@ -3,6 +3,7 @@
  * every other figure that mixbit prints stands beside one of them. */
 #include "cli/devices.h"
 #include "cli/option_rows.h"
+#include "mixbit/codebook.h"
 #include "mixbit/integer.h"
 
 #include <stddef.h>
@@ -217,6 +218,12 @@ static json_t *explain(bool json)
     mb_integer_explain(why_line, lines);
     if (json)
         (void)json_object_set_new(formats, "integer", lines);
+    lines = json ? json_array() : NULL;
+    if (!json)
+        (void)printf("codebooks, any m:\n");
+    mb_codebook_explain(why_line, lines);
+    if (json)
+        (void)json_object_set_new(formats, "codebook", lines);
     return formats;
 }
 

@@ -14,6 +14,9 @@
 
 enum { CALIBRATION_WINDOWS = 64, MOST_BITS = 32, NAME_BYTES = 64 };
 
+/* In the place of activations: products by the kernels of a scheme, not simulated. */
+static const char KERNEL[] = "kernel";
+
 static const double usual_bits[] = {2.25, 2.5, 2.75, 3, 3.5, 4};
 
 /* One row of the table. */
@@ -75,7 +78,7 @@ static enum mb_status add_trial(struct mb_cli *cli, struct work *work, const str
         const struct mb_weight_choice *a = &work->trials[i].choice, *b = &trial->choice;
         if (a->scheme == b->scheme && a->format == b->format && a->bits == b->bits &&
             a->activations == b->activations && a->feed_forward == b->feed_forward &&
-            a->integer == b->integer)
+            a->integer == b->integer && a->kernel == b->kernel)
             return MB_OK;
     }
     if (work->count == work->room) {
@@ -94,14 +97,14 @@ static enum mb_status add_trial(struct mb_cli *cli, struct work *work, const str
 static void name_trial(struct trial *trial, const char *weights)
 {
     const struct mb_rounding_scheme *activations = trial->choice.activations;
-    (void)snprintf(trial->name, sizeof trial->name, "%s%s%s", weights, activations ? "+" : "",
-                   activations ? activations->name : "");
+    const char *reads = trial->choice.kernel ? KERNEL : activations ? activations->name : "";
+    (void)snprintf(trial->name, sizeof trial->name, "%s%s%s", weights, *reads ? "+" : "", reads);
 }
 
 /* Codes of one width are the same for all targets that round down to it. */
 static enum mb_status add_scheme(struct mb_cli *cli, struct work *work,
                                  const struct mb_scheme *scheme,
-                                 const struct mb_rounding_scheme *activations)
+                                 const struct mb_rounding_scheme *activations, bool kernel)
 {
     enum mb_status status = MB_OK;
     for (size_t b = 0; b < work->bit_count && status == MB_OK; b++) {
@@ -112,7 +115,8 @@ static enum mb_status add_scheme(struct mb_cli *cli, struct work *work,
                                          .format = MB_FORMAT_NONE,
                                          .feed_forward = MB_FORMAT_NONE,
                                          .bits = bits,
-                                         .activations = activations}};
+                                         .activations = activations,
+                                         .kernel = kernel}};
         name_trial(&trial, scheme->name);
         status = add_trial(cli, work, &trial);
     }
@@ -194,13 +198,27 @@ static bool add_family(struct mb_cli *cli, struct work *work, const char *name,
                weights = strcmp(name, "schemes") == 0;
     *status = MB_OK;
     for (size_t i = 0; i < mb_scheme_count() && (all || weights) && *status == MB_OK; i++)
-        *status = add_scheme(cli, work, mb_scheme_at(i), NULL);
+        *status = add_scheme(cli, work, mb_scheme_at(i), NULL, false);
     for (size_t i = 0; i < mb_format_count() && (all || formats) && *status == MB_OK; i++)
         if (mb_format_at(i)->block_k > 1)
             *status = add_format(cli, work, mb_format_at(i)->id, NULL);
     if ((all || activations) && *status == MB_OK)
         *status = add_activations(cli, work);
     return all || formats || activations || weights;
+}
+
+static enum mb_status add_kernel(struct mb_cli *cli, struct work *work, const char *name)
+{
+    const struct mb_scheme *scheme = mb_scheme_by_name(name);
+    if (scheme == NULL)
+        return unknown_scheme(cli, name);
+    if (!mb_scheme_has_kernel(scheme))
+        return mb_usage(cli,
+                        "--schemes: '%.40s' has no kernel; schemes with one codebook per width and "
+                        "widths by column have (grouped, cmpq-tensor), formats are measured by "
+                        "`mixbit eval` itself",
+                        name);
+    return add_scheme(cli, work, scheme, NULL, true);
 }
 
 /* A word for many, or WEIGHTS, WEIGHTS+ACTIVATIONS, ACTIVATIONS. */
@@ -215,6 +233,8 @@ static enum mb_status add_named(struct mb_cli *cli, struct work *work, const cha
         return add_integer(cli, work);
     (void)snprintf(weights, sizeof weights, "%.*s", (int)(plus ? plus - name : NAME_BYTES - 1),
                    name);
+    if (plus != NULL && strcmp(plus + 1, KERNEL) == 0)
+        return add_kernel(cli, work, weights);
     const struct mb_rounding_scheme *activations = mb_rounding_by_name(plus ? plus + 1 : name);
     if (plus != NULL && activations == NULL)
         return unknown_scheme(cli, plus + 1);
@@ -224,7 +244,7 @@ static enum mb_status add_named(struct mb_cli *cli, struct work *work, const cha
         return add_hybrid(cli, work, activations);
     const struct mb_scheme *scheme = mb_scheme_by_name(weights);
     if (scheme != NULL)
-        return add_scheme(cli, work, scheme, activations);
+        return add_scheme(cli, work, scheme, activations, false);
     const enum mb_format format = mb_format_by_name(weights);
     return format != MB_FORMAT_NONE ? add_format(cli, work, format, activations)
                                     : unknown_scheme(cli, weights);
@@ -373,9 +393,11 @@ static void write_parts(const struct trial *trial, char *text, size_t bytes)
     for (size_t p = 0; p < MB_SCHEME_PARTS; p++) {
         if (part_bits(trial, p) < 0.0005)
             continue;
-        const int wrote =
-            snprintf(text + used, bytes - used, "%s%s %.3f", used > 0 ? ", " : "",
-                     trial->choice.scheme ? mb_scheme_parts[p] : "blocks", part_bits(trial, p));
+        const char *part = trial->choice.kernel && p == 0 ? "packed"
+                           : trial->choice.scheme         ? mb_scheme_parts[p]
+                                                          : "blocks";
+        const int wrote = snprintf(text + used, bytes - used, "%s%s %.3f", used > 0 ? ", " : "",
+                                   part, part_bits(trial, p));
         used += wrote > 0 && (size_t)wrote < bytes - used ? (size_t)wrote : 0;
     }
 }
@@ -383,6 +405,7 @@ static void write_parts(const struct trial *trial, char *text, size_t bytes)
 static const char *activations_of(const struct trial *trial)
 {
     return trial->choice.integer       ? "integer"
+           : trial->choice.kernel      ? KERNEL
            : trial->choice.activations ? trial->choice.activations->name
                                        : "float";
 }

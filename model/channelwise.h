@@ -5,8 +5,9 @@
  * CMPQ (arXiv 2410.13056) is one setting of these options, and so are the textbook schemes from one
  * scale per tensor to weight sharing. Every option costs bits, and all are counted: the encoder is
  * asked for bits per weight with everything in it, and finds how many channels can have the wider
- * codes. docs/method.md "Channel-wise mixed precision" says what is the paper's. No kernel reads
- * this yet: rows come out as floats.
+ * codes. docs/method.md "Channel-wise mixed precision" says what is the paper's. Rows come out as
+ * floats; with one codebook per width, and widths by column, kernels multiply by the codes
+ * (model/codebook_products.h). No kernel reads codebooks per channel, group or block.
  *
  * What is stored, part by part, is what struct mb_channelwise_bytes counts:
  *   header      HEADER bytes: the options

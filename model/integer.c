@@ -158,11 +158,9 @@ static struct mb_integer_weights view_of(const struct mb_integer_weights *all,
                                          const struct mb_weights *view)
 {
     struct mb_integer_weights part = *all;
-    size_t panel = 1, own_panel = 1; /* bytes of 16 rows */
-    (void)mb_pack_size(whole->format, 16, whole->k, &panel);
-    (void)mb_integer_size(16, all->k, &own_panel);
-    const size_t at = (size_t)((const uint8_t *)view->data - (const uint8_t *)whole->data);
-    part.data = (uint8_t *)all->data + at / panel * own_panel;
+    size_t panel = 1; /* bytes of 16 rows */
+    (void)mb_integer_size(16, all->k, &panel);
+    part.data = (uint8_t *)all->data + mb_rounding_row(whole, view) / 16 * panel;
     part.n = view->n;
     return part;
 }

@@ -147,6 +147,14 @@ size_t mb_rounding_matrix(const struct mb_network *network, const struct mb_weig
     return network->matrix_count;
 }
 
+size_t mb_rounding_row(const struct mb_weights *whole, const struct mb_weights *view)
+{
+    enum { ROWS = 16 };
+    size_t panel = 1;
+    (void)mb_pack_size(whole->format, ROWS, whole->k, &panel);
+    return (size_t)((const uint8_t *)view->data - (const uint8_t *)whole->data) / panel * ROWS;
+}
+
 struct task {
     const struct mb_rounder *rounder;
     const float *x;

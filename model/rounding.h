@@ -36,6 +36,8 @@ void mb_round_int8(const float *x, size_t k, float range, float *out);
 
 /* Which matrix these weights are, or are part of; matrix_count: none. */
 size_t mb_rounding_matrix(const struct mb_network *network, const struct mb_weights *weights);
+/* The row of `whole` that a view of it begins with, which is the first of a panel. */
+size_t mb_rounding_row(const struct mb_weights *whole, const struct mb_weights *view);
 
 /* A rounder for a network: state lives here, `rounding` is what the network points to. */
 struct mb_rounder {

@@ -32,6 +32,11 @@ const struct mb_scheme *mb_scheme_by_name(const char *name)
     return NULL;
 }
 
+bool mb_scheme_has_kernel(const struct mb_scheme *scheme)
+{
+    return mb_codebook_has_kernel(&scheme->options, scheme->one_width);
+}
+
 double mb_scheme_bits(const struct mb_scheme_size *size)
 {
     double bytes = 0;
@@ -48,6 +53,7 @@ struct mb_simulation {
     const struct mb_ranges *ranges;
     const struct mb_integer_ranges *integer_ranges;
     struct mb_integer_products *products; /* of the last choice that was integer; NULL: none */
+    struct mb_codebook_products *books;   /* of the last choice with kernels; likewise */
     struct mb_moments *moments;
     bool *rounded; /* per matrix: reads rounded activations, where there are any */
 };
@@ -71,6 +77,7 @@ void mb_simulation_destroy(struct mb_simulation *simulation)
     if (simulation == NULL)
         return;
     mb_integer_products_free(simulation->products);
+    mb_codebook_products_free(simulation->books);
     mb_network_destroy(simulation->network);
     free(simulation->rounded);
     free(simulation);
@@ -130,6 +137,7 @@ struct storing {
     const float *importance;              /* of the tensor; NULL: none */
     struct mb_moments *moments;           /* NULL: none */
     struct mb_integer_products *products; /* NULL: products of floats */
+    struct mb_codebook_products *books;   /* likewise */
     size_t matrix;
     struct mb_threads *threads;
     const struct mb_progress *progress; /* of all tensors: `done` of `total` */
@@ -180,6 +188,27 @@ static enum mb_status store_format(struct storing *s)
     return (enum mb_status)atomic_load(&s->status);
 }
 
+/* What an encoded matrix takes, by part; packed for kernels, all in one. */
+static enum mb_status count_encoded(struct storing *s, size_t row,
+                                    const struct mb_channelwise *encoded)
+{
+    const struct mb_channelwise_bytes *b = &encoded->bytes;
+    const size_t parts[MB_SCHEME_PARTS] = {b->codes,    b->codebooks, b->scales,
+                                           b->outliers, b->map,       b->header};
+    size_t packed = 0;
+    if (s->books != NULL) {
+        const enum mb_status status =
+            mb_codebook_products_store(s->books, s->matrix, row, encoded, &packed);
+        if (status != MB_OK)
+            return status;
+    }
+    s->size->bytes[0] += (double)packed;
+    for (size_t i = 0; i < MB_SCHEME_PARTS && packed == 0; i++)
+        s->size->bytes[i] += (double)parts[i];
+    s->size->unreached += !s->choice->scheme->one_width && !encoded->reached;
+    return MB_OK;
+}
+
 /* Each matrix of a stack of experts is encoded by itself. */
 static enum mb_status store_scheme(struct storing *s)
 {
@@ -207,12 +236,7 @@ static enum mb_status store_scheme(struct storing *s)
         if (status != MB_OK)
             break;
         mb_channelwise_decode(&encoded, 0, each, rows);
-        const struct mb_channelwise_bytes *b = &encoded.bytes;
-        const size_t parts[MB_SCHEME_PARTS] = {b->codes,    b->codebooks, b->scales,
-                                               b->outliers, b->map,       b->header};
-        for (size_t i = 0; i < MB_SCHEME_PARTS; i++)
-            s->size->bytes[i] += (double)parts[i];
-        s->size->unreached += !s->choice->scheme->one_width && !encoded.reached;
+        status = count_encoded(s, row, &encoded);
         mb_channelwise_free(&encoded);
     }
     return status;
@@ -289,10 +313,14 @@ enum mb_status mb_simulation_store(struct mb_simulation *simulation,
     network->rounding = NULL;
     *size = (struct mb_scheme_size){0};
     mb_integer_products_free(simulation->products);
+    mb_codebook_products_free(simulation->books);
     simulation->products = NULL;
+    simulation->books = NULL;
     if (choice->integer && mb_integer_products_create(network, simulation->integer_ranges,
                                                       &simulation->products) != MB_OK)
         return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for products of integers");
+    if (choice->kernel && mb_codebook_products_create(network, &simulation->books) != MB_OK)
+        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for products by codebook");
     double errors = 0, total = 0, done = 0;
     size_t matrices = 0;
     for (size_t i = 0; i < network->matrix_count; i++)
@@ -312,6 +340,7 @@ enum mb_status mb_simulation_store(struct mb_simulation *simulation,
                                   .importance = importance ? importance[matrix->tensor] : NULL,
                                   .moments = simulation->moments,
                                   .products = simulation->products,
+                                  .books = simulation->books,
                                   .matrix = i,
                                   .threads = network->threads,
                                   .progress = progress,
@@ -342,5 +371,7 @@ enum mb_status mb_simulation_store(struct mb_simulation *simulation,
     }
     if (simulation->products != NULL)
         network->rounding = mb_integer_products_rounding(simulation->products);
+    if (simulation->books != NULL)
+        network->rounding = mb_codebook_products_rounding(simulation->books);
     return MB_OK;
 }

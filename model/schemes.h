@@ -5,7 +5,7 @@
 #ifndef MIXBIT_MODEL_SCHEMES_H
 #define MIXBIT_MODEL_SCHEMES_H
 
-#include "model/channelwise.h"
+#include "model/codebook_products.h"
 #include "model/integer.h"
 #include "model/moments.h"
 #include "model/rounding.h"
@@ -18,6 +18,8 @@ struct mb_scheme {
 size_t mb_scheme_count(void);
 const struct mb_scheme *mb_scheme_at(size_t i);
 const struct mb_scheme *mb_scheme_by_name(const char *name); /* NULL: none */
+/* Whether products can be made from what it stores (model/codebook_products.h). */
+bool mb_scheme_has_kernel(const struct mb_scheme *scheme);
 
 enum { MB_SCHEME_PARTS = 6 };
 /* What all quantizable weights of a model take. */
@@ -49,6 +51,8 @@ struct mb_weight_choice {
                                             same, and products of all read rounded activations */
     double bits;
     const struct mb_rounding_scheme *activations; /* NULL: floats */
+    bool kernel;  /* products of `scheme` are made by its kernels; bytes are those of packed
+                     matrices, all under the first part */
     bool integer; /* instead of all of this: int8 weights with a scale per row, in products of
                      integers alone (model/integer.h) */
 };

@@ -53,6 +53,19 @@ class Schemes(Case):
         self.assertEqual(rows["integer"]["unreached"], 0)
         self.fails(*EVAL, "--schemes", "interger", status=2, says="'integer'")
 
+    def test_kernel(self):
+        """The kernels of a scheme lose what it loses read back as floats, but for their activations."""
+        run = self.run_mixbit(*EVAL, "--schemes", "grouped,grouped+kernel,cmpq-tensor+kernel,grouped+kernel", "--bits", "3", "--json")
+        rows = {row["scheme"]: row for row in json.loads(run.stdout)["schemes"]}
+        self.assertEqual(set(rows), {"grouped", "grouped+kernel", "cmpq-tensor+kernel"})
+        kernel, floats = rows["grouped+kernel"], rows["grouped"]
+        self.assertEqual((kernel["activations"], floats["activations"]), ("kernel", "float"))
+        self.assertNotEqual(kernel["kl"], floats["kl"])
+        self.assertAlmostEqual(kernel["kl"], floats["kl"], delta=0.1 * floats["kl"])
+        self.assertLess(kernel["kl"], rows["cmpq-tensor+kernel"]["kl"])
+        self.assertTrue(floats["bits_per_weight"] < kernel["bits_per_weight"] < floats["bits_per_weight"] + 1.2)  # short rows: padding
+        self.assertEqual(kernel["unreached"], 0)
+
     def test_text(self):
         run = self.run_mixbit(*EVAL, "--schemes", "kmeans-tensor", "--bits", "4", "--calibration", CALIB)
         self.assertIn("kmeans-tensor", run.stdout)
@@ -63,6 +76,9 @@ class Schemes(Case):
         self.fails(*EVAL, "--schemes", "groped", status=2, says="'grouped'")
         self.fails(*EVAL, "--schemes", "nothing-of-the-kind", status=2, says="nothing-of-the-kind")
         self.fails(*EVAL, "--schemes", "q4_0+a8-tokn", status=2, says="'a8-token'")
+        self.fails(*EVAL, "--schemes", "cmpq+kernel", status=2, says="'cmpq' has no kernel")
+        self.fails(*EVAL, "--schemes", "q4_0+kernel", status=2, says="q4_0")
+        self.fails(*EVAL, "--schemes", "groped+kernel", status=2, says="'grouped'")
         self.fails(*EVAL, "--schemes", "", status=2, says="--schemes")
         self.fails(*EVAL, "--bits", "3", status=2, says="--schemes")
         for bits in ("0.5", "17", "x", "3,", "nan"):

@@ -128,6 +128,7 @@ class Streams(Case):
         text = self.run_mixbit("probe", "--why").stdout
         for name in ("f32", "q4_0", "q4_K", "iq4_xs"):
             self.assertIn(f"{name}, m = 1:", text)
+        self.assertRegex(text, r"codebooks, any m:\n(  codebook_.*\n)*  codebook_\S+ +taken\n")
         self.assertRegex(text, r"integer-only, any m:\n(  integer_.*\n)*  integer_\S+ +taken\n")
 
 
