@@ -8,8 +8,9 @@
  *
  * With --peers, every peer that is found has the same cases, named <peer>_<variant>; for ratios use
  * `mixbit bench --peers`, which lets them take turns. Integer-only products are called int8 where
- * others have a format. A shapes file has one matrix a line: n k m..., the rest after '#' is for
- * people. */
+ * others have a format, codebook matrices cb2, cb3, cb4 and cb-mixed. A shapes file has one matrix
+ * a line: n k m..., the rest after '#' is for people. */
+#include "bench/codebook.h"
 #include "bench/integer.h"
 #include "bench/peers/match.h"
 #include "bench/shim.h"
@@ -22,7 +23,8 @@
 enum { MS_MOST = 16, LINE_MOST = 512 };
 
 struct bench_case {
-    enum mb_format format; /* MB_FORMAT_NONE: integer-only */
+    enum mb_format format;                /* MB_FORMAT_NONE: weights of their own */
+    const struct bench_codebook_mix *mix; /* of those; NULL: integer-only */
     size_t n, k, m;
     const struct mb_peer *peer; /* NULL: ours */
     size_t variant;
@@ -40,6 +42,7 @@ static struct {
     const struct bench_case *ready;
     struct mb_workload workload;
     struct bench_integer integer;
+    struct bench_codebook codebook;
     struct mb_arena arena;
     struct mb_match_peers peers;
     void *product; /* of the peer's case that is set up */
@@ -56,6 +59,7 @@ static void take_down(void)
     }
     mb_workload_free(&bench.workload);
     bench_integer_free(&bench.integer);
+    bench_codebook_free(&bench.codebook);
     bench.product = NULL;
     bench.ready = NULL;
     (void)mb_match_wait_until_quiet();
@@ -75,10 +79,12 @@ static bool set_up_peer(const struct bench_case *c, char why[MB_PEER_TEXT])
            mb_match_check(c->peer, bench.product, &bench.workload, &rms, why);
 }
 
-static const char *set_up_integer(const struct bench_case *c, size_t set)
+static const char *set_up_own(const struct bench_case *c, size_t set)
 {
     const enum mb_status status =
-        bench_integer_create(&bench.integer, c->n, c->k, c->m, set, bench.threads);
+        c->mix != NULL
+            ? bench_codebook_create(&bench.codebook, c->mix, c->n, c->k, c->m, set, bench.threads)
+            : bench_integer_create(&bench.integer, c->n, c->k, c->m, set, bench.threads);
     return status == MB_OK ? NULL : mb_status_string(status);
 }
 
@@ -95,7 +101,7 @@ static void *set_up(void *arg, const char **why)
     const size_t set =
         mb_working_set_bytes(&bench.device, bench.residency, mb_threads_count(bench.threads));
     if (c->format == MB_FORMAT_NONE) {
-        *why = set_up_integer(c, set);
+        *why = set_up_own(c, set);
         bench.ready = *why == NULL ? c : NULL;
         return *why == NULL ? c : NULL;
     }
@@ -117,7 +123,9 @@ static void *set_up(void *arg, const char **why)
 static void run(void *ready, size_t iterations)
 {
     const struct bench_case *c = ready;
-    if (c->format == MB_FORMAT_NONE)
+    if (c->mix != NULL)
+        bench_codebook_run(&bench.codebook, iterations);
+    else if (c->format == MB_FORMAT_NONE)
         bench_integer_run(&bench.integer, iterations);
     else if (c->peer == NULL)
         mb_workload_run(&bench.workload, iterations);
@@ -161,6 +169,23 @@ static int add_integer(size_t n, size_t k, size_t m)
     if (c != NULL)
         name_case(c, mb_integer_kernel(), "int8");
     return c == NULL;
+}
+
+/* All mixes. */
+static int add_codebooks(size_t n, size_t k, size_t m)
+{
+    const struct bench_codebook_mix *mix;
+    for (size_t i = 0; (mix = bench_codebook_mix(i)) != NULL; i++) {
+        size_t bytes;
+        if (bench_codebook_bytes(mix, n, k, &bytes) != MB_OK)
+            return 1;
+        struct bench_case *c = new_case(MB_FORMAT_NONE, n, k, m, bytes);
+        if (c == NULL)
+            return 1;
+        c->mix = mix;
+        name_case(c, mb_codebook_kernel(), mix->name);
+    }
+    return 0;
 }
 
 static int add_case(enum mb_format format, size_t n, size_t k, size_t m, const struct mb_peer *peer,
@@ -244,7 +269,8 @@ static int add_shapes(const char *path)
             failed = 1;
         }
         for (size_t i = 2; i < count && !failed; i++) {
-            failed = add_integer(values[0], values[1], values[i]);
+            failed = add_integer(values[0], values[1], values[i]) ||
+                     add_codebooks(values[0], values[1], values[i]);
             for (size_t f = 0; f < mb_format_count() && !failed; f++)
                 failed = add_cases(mb_format_at(f)->id, values[0], values[1], values[i]);
         }

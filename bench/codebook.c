@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A packed matrix of random codes, copied until it is as large as the residency asks for, and a
+ * check against the reference before anything is timed. As other formats' cases, a run prepares its
+ * activations. */
+#include "bench/codebook.h"
+
+#include "dispatch/dispatch.h"
+#include "support/support.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { GROUP = 128, MOST_BITS = MB_CODEBOOK_MOST_BITS, MOST_LEVELS = 1 << MOST_BITS };
+
+/* mixed: what error gives columns at 3 bits, roughly. */
+static const struct bench_codebook_mix mixes[] = {
+    {"cb2", {[2] = 1}},
+    {"cb3", {[3] = 1}},
+    {"cb4", {[4] = 1}},
+    {"cb-mixed", {[1] = 0.1, [2] = 0.2, [3] = 0.4, [4] = 0.2, [5] = 0.1}},
+};
+
+const struct bench_codebook_mix *bench_codebook_mix(size_t i)
+{
+    return i < sizeof mixes / sizeof *mixes ? &mixes[i] : NULL;
+}
+
+static uint32_t next_bits(uint32_t *state) { return *state = *state * 1664525u + 1013904223u; }
+
+/* Columns of a matrix, widest first, as the encoder stores them. */
+struct layout {
+    struct mb_codebook_columns columns;
+    float levels[MOST_BITS + 1][MOST_LEVELS];
+    uint8_t *bits;
+    uint32_t *group;
+};
+
+static enum mb_status lay_out(struct layout *l, const struct bench_codebook_mix *mix, size_t n,
+                              size_t k)
+{
+    uint32_t state = 1;
+    double end = 0;
+    size_t at = 0;
+    l->bits = malloc(k);
+    l->group = malloc(k * sizeof *l->group);
+    if (l->bits == NULL || l->group == NULL)
+        return MB_ERR_MEMORY;
+    l->columns = (struct mb_codebook_columns){.size = sizeof l->columns,
+                                              .n = n,
+                                              .k = k,
+                                              .bits = l->bits,
+                                              .group = l->group,
+                                              .groups = (k + GROUP - 1) / GROUP,
+                                              .largest_scale = 1};
+    for (unsigned b = MOST_BITS; b > 0; b--) {
+        end += mix->share[b];
+        for (; at < k && (double)at < end * (double)k - 0.5; at++) {
+            l->bits[at] = (uint8_t)b;
+            l->group[at] = (uint32_t)(at / GROUP);
+        }
+        for (size_t i = 0; i < (size_t)1 << b; i++)
+            l->levels[b][i] = (float)(int32_t)next_bits(&state) * 0x1p-31f;
+        l->columns.levels[b] = l->levels[b];
+    }
+    return MB_OK;
+}
+
+static void free_layout(struct layout *l)
+{
+    free(l->bits);
+    free(l->group);
+}
+
+enum mb_status bench_codebook_bytes(const struct bench_codebook_mix *mix, size_t n, size_t k,
+                                    size_t *bytes)
+{
+    struct layout layout;
+    enum mb_status status = lay_out(&layout, mix, n, k);
+    if (status == MB_OK)
+        status = mb_codebook_size(&layout.columns, bytes);
+    free_layout(&layout);
+    return status;
+}
+
+static enum mb_status pack(struct bench_codebook *p, const struct layout *l, uint32_t *state)
+{
+    const size_t k = p->weights.k;
+    uint8_t *codes = malloc(k);
+    float *scales = malloc(l->columns.groups * sizeof *scales);
+    enum mb_status status = codes != NULL && scales != NULL ? MB_OK : MB_ERR_MEMORY;
+    for (size_t row = 0; row < p->weights.n && status == MB_OK; row++) {
+        for (size_t i = 0; i < k; i++)
+            codes[i] = (uint8_t)(next_bits(state) >> (32 - l->bits[i]));
+        for (size_t g = 0; g < l->columns.groups; g++)
+            scales[g] = (float)(next_bits(state) >> 8) * 0x1p-24f;
+        status = mb_codebook_pack_rows(&p->weights, codes, scales, row, row + 1);
+    }
+    free(codes);
+    free(scales);
+    return status;
+}
+
+/* The first panels, all rows, on the reference. */
+static enum mb_status verify(struct bench_codebook *p)
+{
+    const size_t n = p->weights.n < 64 ? p->weights.n : 64;
+    struct mb_codebook_weights view;
+    float *expected = malloc(p->m * n * sizeof *expected);
+    enum mb_status status = expected != NULL ? MB_OK : MB_ERR_MEMORY;
+    if (status == MB_OK)
+        status = mb_codebook_view(&p->weights, 0, n, &view);
+    if (status == MB_OK)
+        status = mb_select_override(mb_registry_find("codebook_i8g32_8x16_reference"));
+    if (status == MB_OK)
+        status = mb_codebook_matmul(NULL, &view, p->x, p->m, view.k, expected, n);
+    (void)mb_select_override(NULL);
+    bench_codebook_run(p, 1);
+    for (size_t r = 0; r < p->m && status == MB_OK; r++)
+        if (memcmp(expected + r * n, p->y + r * p->weights.n, n * sizeof *expected) != 0)
+            status = MB_ERR_VERIFY;
+    free(expected);
+    return status;
+}
+
+/* Memory and the first copy. */
+static enum mb_status make(struct bench_codebook *p, const struct layout *l, size_t set_bytes)
+{
+    const size_t n = l->columns.n, k = l->columns.k;
+    uint32_t state = 1;
+    size_t bytes;
+    enum mb_status status = mb_codebook_size(&l->columns, &bytes);
+    if (status != MB_OK)
+        return status;
+    p->copy_bytes = (bytes + 63) / 64 * 64;
+    p->copies = set_bytes / p->copy_bytes + (set_bytes % p->copy_bytes != 0);
+    p->copies = p->copies > 0 ? p->copies : 1;
+    uint8_t *data = mb_alloc_aligned(p->copies * p->copy_bytes);
+    p->weights.data = data;
+    p->x = malloc(p->m * k * sizeof *p->x);
+    p->y = malloc(p->m * n * sizeof *p->y);
+    if (data == NULL || p->x == NULL || p->y == NULL)
+        return MB_ERR_MEMORY;
+    status = mb_codebook_init(&p->weights, &l->columns, data);
+    if (status == MB_OK)
+        status = pack(p, l, &state);
+    for (size_t i = 0; i < p->m * k; i++)
+        p->x[i] = (float)(int32_t)next_bits(&state) * 0x1p-31f;
+    for (size_t i = 1; i < p->copies && status == MB_OK; i++)
+        memcpy(data + i * p->copy_bytes, data, p->copy_bytes);
+    return status;
+}
+
+enum mb_status bench_codebook_create(struct bench_codebook *p, const struct bench_codebook_mix *mix,
+                                     size_t n, size_t k, size_t m, size_t set_bytes,
+                                     struct mb_threads *threads)
+{
+    struct layout layout;
+    *p = (struct bench_codebook){.m = m, .threads = threads};
+    enum mb_status status = lay_out(&layout, mix, n, k);
+    if (status == MB_OK)
+        status = make(p, &layout, set_bytes);
+    if (status == MB_OK)
+        status = verify(p);
+    free_layout(&layout);
+    if (status != MB_OK)
+        bench_codebook_free(p);
+    return status;
+}
+
+void bench_codebook_run(struct bench_codebook *p, size_t iterations)
+{
+    for (size_t i = 0; i < iterations; i++) {
+        struct mb_codebook_weights weights = p->weights;
+        weights.data = (uint8_t *)weights.data + p->next * p->copy_bytes;
+        p->next = (p->next + 1) % p->copies;
+        (void)mb_codebook_matmul(p->threads, &weights, p->x, p->m, weights.k, p->y, weights.n);
+    }
+}
+
+void bench_codebook_free(struct bench_codebook *p)
+{
+    mb_free_aligned(p->weights.data);
+    free(p->x);
+    free(p->y);
+    *p = (struct bench_codebook){0};
+}
