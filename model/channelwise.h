@@ -59,6 +59,8 @@ struct mb_channelwise_options {
     enum mb_width_rule rule;
     double spread; /* share of channels, at either end of the order, that get one width more or less
                       than `rule` says; in [0, 0.5] */
+    size_t align;  /* widths change at multiples of so many channels, of those in order of storage:
+                      what kernels pad to (codebook.h: 32); 0: anywhere */
     enum mb_code_kind codes; /* widths of 8 bits have uniform codes with a minimum for k-means:
                                 256 centroids would be a codebook larger than what it saves */
     enum mb_codebook_scope scope;

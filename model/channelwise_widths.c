@@ -55,7 +55,7 @@ struct mb_channelwise_bytes mb_channelwise_count(const struct mb_channelwise *ou
 
 struct step {
     uint32_t channel;
-    uint8_t to;
+    uint8_t from, to;
     double gain; /* error taken away per bit */
 };
 
@@ -132,7 +132,7 @@ static bool hull_steps(struct chain *chain, const double *errors)
     for (size_t c = 0; c < out->channels; c++) {
         const double *error = errors + c * widths;
         for (size_t at = 0; at + 1 < widths;) {
-            struct step best = {(uint32_t)c, 0, -INFINITY};
+            struct step best = {(uint32_t)c, (uint8_t)at, 0, -INFINITY};
             for (size_t to = at + 1; to < widths; to++) {
                 const double gain = (error[at] - error[to]) / step_bits(out, at, to);
                 if (gain > best.gain) {
@@ -148,11 +148,44 @@ static bool hull_steps(struct chain *chain, const double *errors)
     return true;
 }
 
+/* The nearest multiple of what widths are to change at; the channels that there are at most. */
+static size_t aligned(const struct mb_channelwise *out, size_t channels)
+{
+    const size_t align = out->options.align, rounded = (channels + align / 2) / align * align;
+    return rounded < out->channels ? rounded : out->channels;
+}
+
+/* Widths of place t, each width and those above it for a multiple of `align` channels: those of
+ * wider codes, then the first that come to this width along the chain. */
+static void take_aligned(const struct chain *chain, size_t t)
+{
+    struct mb_channelwise *out = chain->e->out;
+    size_t wider = 0; /* channels that have their width */
+    memset(out->width, 0, out->channels);
+    for (size_t w = out->width_count; --w > 0;) {
+        size_t wanted = 0;
+        for (size_t s = 0; s < t; s++)
+            wanted += chain->steps[s].from < w && chain->steps[s].to >= w;
+        wanted = aligned(out, wanted);
+        for (size_t s = 0; s < chain->count && wider < wanted; s++) {
+            const struct step *step = &chain->steps[s];
+            if (step->from >= w || step->to < w || out->width[step->channel] > 0)
+                continue;
+            out->width[step->channel] = (uint8_t)w;
+            wider++;
+        }
+    }
+}
+
 /* Widths of place t of the chain. */
 static void take(const struct chain *chain, size_t t)
 {
     struct mb_channelwise *out = chain->e->out;
     const size_t channels = out->channels, top = out->width_count - 1;
+    if (chain->steps != NULL && out->options.align > 0) {
+        take_aligned(chain, t);
+        return;
+    }
     if (chain->steps != NULL) {
         memset(out->width, 0, channels);
         for (size_t s = 0; s < t; s++)
@@ -160,9 +193,10 @@ static void take(const struct chain *chain, size_t t)
                 out->width[chain->steps[s].channel] = chain->steps[s].to;
         return;
     }
-    const size_t ends = (size_t)(out->options.spread * (double)channels);
+    const size_t ends = (size_t)(out->options.spread * (double)channels),
+                 wider = out->options.align > 0 ? aligned(out, t % channels) : t % channels;
     for (size_t r = 0; r < channels; r++) {
-        size_t width = t / channels + (r < t % channels);
+        size_t width = t / channels + (r < wider);
         if (r < ends && width < top)
             width++;
         else if (r >= channels - ends && width > 0)

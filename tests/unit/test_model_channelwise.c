@@ -158,6 +158,44 @@ static double error_with(const float *rows, const float *activations, size_t n, 
     return relative;
 }
 
+/* Widths that change at multiples of 32 channels, by either rule: as many bits as without, within
+ * half of 32 channels' at each change, and little more error than so many bits cost. */
+static void test_aligned(void **unused)
+{
+    (void)unused;
+    enum { N = 40, K = 320 };
+    size_t mixed = 0;
+    float *rows = make_rows(N, K), *activations = make_activations(K);
+    for (int rule = 0; rule < 2; rule++)
+        for (double bits = 2; bits < 4; bits += 0.3) {
+            struct mb_channelwise_options options = {.bits = bits,
+                                                     .palette = 0x3e,
+                                                     .rule = (enum mb_width_rule)rule,
+                                                     .scope = MB_SCOPE_TENSOR,
+                                                     .scale_columns = 128};
+            struct mb_channelwise free_widths = encode(rows, N, K, activations, &options);
+            options.align = 32;
+            struct mb_channelwise encoded = encode(rows, N, K, activations, &options);
+            size_t above = 0, changes = 0;
+            for (size_t w = encoded.width_count; w-- > 0;) {
+                const size_t before = above;
+                for (size_t c = 0; c < K; c++)
+                    above += encoded.width[c] == w;
+                assert_int_equal(above % 32, 0);
+                changes += above > before;
+            }
+            mixed += changes > 1;
+            assert_true(fabs(mb_channelwise_bits(&encoded) - bits) < 32.0 / K);
+            assert_true(log2(encoded.error / free_widths.error) <
+                        mb_channelwise_bits(&free_widths) - mb_channelwise_bits(&encoded) + 0.1);
+            mb_channelwise_free(&encoded);
+            mb_channelwise_free(&free_widths);
+        }
+    assert_true(mixed >= 10);
+    free(rows);
+    free(activations);
+}
+
 static void test_each_option_helps(void **state)
 {
     (void)state;
@@ -387,15 +425,11 @@ static void test_same_every_time(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes),
-        cmocka_unit_test(test_target),
-        cmocka_unit_test(test_out_of_reach),
-        cmocka_unit_test(test_widths),
-        cmocka_unit_test(test_each_option_helps),
-        cmocka_unit_test(test_degenerate),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_feedback),
-        cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_bytes),           cmocka_unit_test(test_target),
+        cmocka_unit_test(test_out_of_reach),    cmocka_unit_test(test_widths),
+        cmocka_unit_test(test_aligned),         cmocka_unit_test(test_each_option_helps),
+        cmocka_unit_test(test_degenerate),      cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_feedback),        cmocka_unit_test(test_extremes),
         cmocka_unit_test(test_same_every_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

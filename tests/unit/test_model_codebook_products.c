@@ -114,6 +114,27 @@ static void test_schemes(void **unused)
     assert_false(mb_scheme_has_kernel(mb_scheme_by_name("cmpq-output")));
 }
 
+/* Widths that change at multiples of 32 columns leave nothing to pad. */
+static void test_packed(void **unused)
+{
+    (void)unused;
+    for (double bits = 2.25; bits < 4; bits += 0.25) {
+        struct mb_channelwise_options options = mb_scheme_by_name("packed")->options;
+        struct mb_channelwise encoded;
+        struct mb_codebook_weights weights;
+        size_t bytes;
+        options.bits = bits;
+        float *rows = make_rows(32, 576);
+        assert_int_equal(mb_channelwise_encode(rows, 32, 576, NULL, &options, NULL, &encoded),
+                         MB_OK);
+        assert_int_equal(mb_codebook_pack_encoded(&encoded, &weights, &bytes), MB_OK);
+        assert_int_equal(weights.padded_k, 576);
+        mb_free_aligned(weights.data);
+        mb_channelwise_free(&encoded);
+        free(rows);
+    }
+}
+
 /* Widths of 8 bits, matrices of one row, one column, zeros. */
 static void test_degenerate(void **unused)
 {
@@ -267,9 +288,8 @@ static void test_models(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_schemes),
-        cmocka_unit_test(test_degenerate),
-        cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_schemes),    cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_degenerate), cmocka_unit_test(test_parts),
         cmocka_unit_test(test_models),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

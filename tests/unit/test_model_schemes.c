@@ -76,7 +76,8 @@ static void test_every_scheme(void **state)
             options.palette = 1u << 3;
         assert_int_equal(mb_channelwise_encode(rows, N, K, activations, &options, NULL, &c), MB_OK);
         const double bits = mb_channelwise_bits(&c);
-        if (scheme->one_width ? bits < 3 : fabs(bits - 4) > 0.02)
+        const double step = (double)options.align / K; /* so many columns change at once */
+        if (scheme->one_width ? bits < 3 : fabs(bits - 4) > 0.02 + step)
             fail_msg("%s: %.3f bits", scheme->name, bits);
         assert_true(c.error > 0 && c.error < (scheme->options.codes == MB_CODES_LOG ? 0.4 : 0.3));
         mb_channelwise_free(&c);
