@@ -13,6 +13,8 @@
 #include <stdarg.h>
 #include <cmocka.h>
 
+#include "kernels/alone.h"
+
 enum { WIDTHS = MB_CODEBOOK_MOST_BITS + 1, MOST_LEVELS = 256 };
 
 static void *allocate(size_t bytes)
@@ -450,42 +452,23 @@ static void test_defaults(void **state)
 
 /* ---- choice ---- */
 
-/* Every level that has a gemm for bytes has one of these. */
+static const struct alone codebooks = {MB_OP_CODEBOOK,
+                                       "codebook_",
+                                       "codebook_i8g32_8x16_reference",
+                                       "integer_b8_1x16_reference",
+                                       mb_codebook_kernel,
+                                       mb_codebook_explain};
+
 static void test_levels_have_a_kernel(void **state)
 {
     (void)state;
-    const struct mb_kernel *kernel, *other;
-    for (size_t i = 0; (kernel = mb_registry_at(i)) != NULL; i++) {
-        bool found = kernel->op != MB_OP_GEMM || kernel->max_code < 255;
-        for (size_t j = 0; !found && (other = mb_registry_at(j)) != NULL; j++)
-            found = other->op == MB_OP_CODEBOOK && other->isa == kernel->isa;
-        if (!found)
-            fail_msg("%s has no kernel for codebooks", mb_isa_name(kernel->isa));
-    }
-}
-
-static void count_taken(void *user, const char *text)
-{
-    const bool is_taken = strstr(text, " taken") != NULL;
-    *(size_t *)user += is_taken;
-    assert_true(strncmp(text, "codebook_", 9) == 0);
-    if (is_taken)
-        assert_true(strncmp(text, mb_codebook_kernel(), strlen(mb_codebook_kernel())) == 0);
+    check_levels_have(&codebooks);
 }
 
 static void test_choice(void **state)
 {
     (void)state;
-    size_t taken = 0;
-    const char *before = mb_codebook_kernel();
-    mb_codebook_explain(count_taken, &taken);
-    assert_int_equal(taken, 1);
-    const struct mb_kernel *forced = mb_registry_find("codebook_i8g32_8x16_reference");
-    assert_int_equal(mb_select_override(forced), MB_OK);
-    assert_string_equal(mb_codebook_kernel(), forced->name);
-    assert_int_equal(mb_select_override(mb_registry_find("integer_b8_1x16_reference")), MB_OK);
-    assert_string_equal(mb_codebook_kernel(), before);
-    assert_int_equal(mb_select_override(NULL), MB_OK);
+    check_choice(&codebooks);
 }
 
 /* A kernel of one level decodes for the gemm of another, whose bytes are signed or not. */

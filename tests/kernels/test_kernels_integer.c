@@ -13,6 +13,8 @@
 #include <stdarg.h>
 #include <cmocka.h>
 
+#include "kernels/alone.h"
+
 __extension__ typedef __int128 wide;
 
 /* ---- the oracle ---- */
@@ -179,44 +181,23 @@ static void test_every_level_gives_the_oracles_bits(void **state)
     mb_isa_set_allowed_mask(UINT32_MAX);
 }
 
-/* Every level that has a gemm for int8 codes has one of these. */
+static const struct alone integers = {MB_OP_INTEGER,
+                                      "integer_",
+                                      "integer_b8_1x16_reference",
+                                      "gemv_b4_g32_i8g32_8x16_reference",
+                                      mb_integer_kernel,
+                                      mb_integer_explain};
+
 static void test_levels_have_a_kernel(void **state)
 {
     (void)state;
-    const struct mb_kernel *kernel, *other;
-    for (size_t i = 0; (kernel = mb_registry_at(i)) != NULL; i++) {
-        bool found = kernel->op != MB_OP_GEMM || kernel->max_code < 255;
-        for (size_t j = 0; !found && (other = mb_registry_at(j)) != NULL; j++)
-            found = other->op == MB_OP_INTEGER && other->isa == kernel->isa;
-        if (!found)
-            fail_msg("%s has no integer-only kernel", mb_isa_name(kernel->isa));
-    }
+    check_levels_have(&integers);
 }
 
-static void count_taken(void *user, const char *text)
-{
-    const bool is_taken = strstr(text, " taken") != NULL;
-    *(size_t *)user += is_taken;
-    assert_true(strncmp(text, "integer_", 8) == 0);
-    if (is_taken)
-        assert_true(strncmp(text, mb_integer_kernel(), strlen(mb_integer_kernel())) == 0);
-}
-
-/* MIXBIT_KERNEL and the tuner force a kernel; what serves is what is said to. */
 static void test_choice(void **state)
 {
     (void)state;
-    size_t taken = 0;
-    const char *before = mb_integer_kernel();
-    mb_integer_explain(count_taken, &taken);
-    assert_int_equal(taken, 1);
-    const struct mb_kernel *forced = mb_registry_find("integer_b8_1x16_reference");
-    assert_int_equal(mb_select_override(forced), MB_OK);
-    assert_string_equal(mb_integer_kernel(), forced->name);
-    assert_int_equal(mb_select_override(mb_registry_find("gemv_b4_g32_i8g32_8x16_reference")),
-                     MB_OK);
-    assert_string_equal(mb_integer_kernel(), before);
-    assert_int_equal(mb_select_override(NULL), MB_OK);
+    check_choice(&integers);
 }
 
 static void test_threads_give_the_same(void **state)
