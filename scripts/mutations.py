@@ -15,8 +15,8 @@ MUTATIONS = [
      "finer ? d : v_mul(d, v_broadcast_float(row[r].scale + k / 512))"),
     ("dispatch/matmul.c", "out[r * groups + g] = -bias * total;", "out[r * groups] = -bias * total;"),
     ("dispatch/matmul.c", "args.panels += n0 / MB_PANEL_ROWS * args.panel_bytes;", "args.panels += (n0 ? 1 : 0) * args.panel_bytes;"),
-    ("kernels/panel.c", "get_plane(&p->at, lane + p->at.plane1, 1, 4 * mb_coding_plane4(c) + 2",
-     "get_plane(&p->at, lane + p->at.plane1, 1, 4 * mb_coding_plane4(c) + 1"),
+    ("kernels/panel.c", "get_plane(at, lane + at->plane1, 1, 4 * mb_coding_plane4(c) + 2",
+     "get_plane(at, lane + at->plane1, 1, 4 * mb_coding_plane4(c) + 1"),
     ("kernels/gemm.c", "tile.first = tile.k0 == 0;", "tile.first = true;"),
     ("kernels/simd/prepare.h", "sum32[k0 / 32] = (int16_t)(low + high);", "sum32[k0 / 32] = (int16_t)(low - high);"),
     # solver
