@@ -165,6 +165,7 @@ static void destroy(struct codebook_case *c)
     free(c->bias);
     free(c->x);
     free(c->expected);
+    *c = (struct codebook_case){.panels = NULL};
 }
 
 static bool check_output(struct harness *harness, const struct codebook_case *c,
@@ -273,6 +274,7 @@ static bool check_case(struct harness *harness, const struct codebook_case *c,
 bool harness_check_codebook(struct harness *harness)
 {
     static struct codebook_case c; /* outlives a jump out of the check */
+    destroy(&c);
     const size_t m = 2 * harness->kernel->mr + 1, k = MOST_CHUNKS * MB_CHUNK_K;
     bool good = true;
     for (int fill = 0; fill < FILL_COUNT && good; fill++)
