@@ -5,7 +5,6 @@
 #include "bench/codebook.h"
 
 #include "dispatch/dispatch.h"
-#include "support/support.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -25,8 +24,6 @@ const struct bench_codebook_mix *bench_codebook_mix(size_t i)
 {
     return i < sizeof mixes / sizeof *mixes ? &mixes[i] : NULL;
 }
-
-static uint32_t next_bits(uint32_t *state) { return *state = *state * 1664525u + 1013904223u; }
 
 /* Columns of a matrix, widest first, as the encoder stores them. */
 struct layout {
@@ -60,7 +57,7 @@ static enum mb_status lay_out(struct layout *l, const struct bench_codebook_mix 
             l->group[at] = (uint32_t)(at / GROUP);
         }
         for (size_t i = 0; i < (size_t)1 << b; i++)
-            l->levels[b][i] = (float)(int32_t)next_bits(&state) * 0x1p-31f;
+            l->levels[b][i] = (float)(int32_t)bench_next_bits(&state) * 0x1p-31f;
         l->columns.levels[b] = l->levels[b];
     }
     return MB_OK;
@@ -91,9 +88,9 @@ static enum mb_status pack(struct bench_codebook *p, const struct layout *l, uin
     enum mb_status status = codes != NULL && scales != NULL ? MB_OK : MB_ERR_MEMORY;
     for (size_t row = 0; row < p->weights.n && status == MB_OK; row++) {
         for (size_t i = 0; i < k; i++)
-            codes[i] = (uint8_t)(next_bits(state) >> (32 - l->bits[i]));
+            codes[i] = (uint8_t)(bench_next_bits(state) >> (32 - l->bits[i]));
         for (size_t g = 0; g < l->columns.groups; g++)
-            scales[g] = (float)(next_bits(state) >> 8) * 0x1p-24f;
+            scales[g] = (float)(bench_next_bits(state) >> 8) * 0x1p-24f;
         status = mb_codebook_pack_rows(&p->weights, codes, scales, row, row + 1);
     }
     free(codes);
@@ -132,22 +129,18 @@ static enum mb_status make(struct bench_codebook *p, const struct layout *l, siz
     enum mb_status status = mb_codebook_size(&l->columns, &bytes);
     if (status != MB_OK)
         return status;
-    p->copy_bytes = (bytes + 63) / 64 * 64;
-    p->copies = set_bytes / p->copy_bytes + (set_bytes % p->copy_bytes != 0);
-    p->copies = p->copies > 0 ? p->copies : 1;
-    uint8_t *data = mb_alloc_aligned(p->copies * p->copy_bytes);
-    p->weights.data = data;
+    p->copies = bench_copies_create(bytes, set_bytes);
     p->x = malloc(p->m * k * sizeof *p->x);
     p->y = malloc(p->m * n * sizeof *p->y);
-    if (data == NULL || p->x == NULL || p->y == NULL)
+    if (p->copies.data == NULL || p->x == NULL || p->y == NULL)
         return MB_ERR_MEMORY;
-    status = mb_codebook_init(&p->weights, &l->columns, data);
+    status = mb_codebook_init(&p->weights, &l->columns, p->copies.data);
     if (status == MB_OK)
         status = pack(p, l, &state);
     for (size_t i = 0; i < p->m * k; i++)
-        p->x[i] = (float)(int32_t)next_bits(&state) * 0x1p-31f;
-    for (size_t i = 1; i < p->copies && status == MB_OK; i++)
-        memcpy(data + i * p->copy_bytes, data, p->copy_bytes);
+        p->x[i] = (float)(int32_t)bench_next_bits(&state) * 0x1p-31f;
+    if (status == MB_OK)
+        bench_copies_fill(&p->copies);
     return status;
 }
 
@@ -172,15 +165,14 @@ void bench_codebook_run(struct bench_codebook *p, size_t iterations)
 {
     for (size_t i = 0; i < iterations; i++) {
         struct mb_codebook_weights weights = p->weights;
-        weights.data = (uint8_t *)weights.data + p->next * p->copy_bytes;
-        p->next = (p->next + 1) % p->copies;
+        weights.data = bench_copies_next(&p->copies);
         (void)mb_codebook_matmul(p->threads, &weights, p->x, p->m, weights.k, p->y, weights.n);
     }
 }
 
 void bench_codebook_free(struct bench_codebook *p)
 {
-    mb_free_aligned(p->weights.data);
+    mb_free_aligned(p->copies.data);
     free(p->x);
     free(p->y);
     *p = (struct bench_codebook){0};

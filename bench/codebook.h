@@ -3,6 +3,7 @@
 #ifndef MIXBIT_BENCH_CODEBOOK_H
 #define MIXBIT_BENCH_CODEBOOK_H
 
+#include "bench/copies.h"
 #include "mixbit/codebook.h"
 
 /* Which widths a matrix has: shares of its columns. */
@@ -14,8 +15,9 @@ struct bench_codebook_mix {
 const struct bench_codebook_mix *bench_codebook_mix(size_t i);
 
 struct bench_codebook {
-    struct mb_codebook_weights weights; /* the first of `copies`, copy_bytes apart */
-    size_t copies, copy_bytes, next, m;
+    struct mb_codebook_weights weights; /* the first of the copies */
+    struct bench_copies copies;
+    size_t m;
     float *x, *y;
     struct mb_threads *threads;
 };

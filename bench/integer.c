@@ -5,13 +5,10 @@
 
 #include "dispatch/dispatch.h"
 #include "kernels/integer.h"
-#include "support/support.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-static uint32_t next_bits(uint32_t *state) { return *state = *state * 1664525u + 1013904223u; }
 
 static enum mb_status pack(struct bench_integer *p, uint32_t *state)
 {
@@ -21,7 +18,7 @@ static enum mb_status pack(struct bench_integer *p, uint32_t *state)
     enum mb_status status = codes != NULL ? MB_OK : MB_ERR_MEMORY;
     for (size_t row = 0; row < p->weights.n && status == MB_OK; row++) {
         for (size_t i = 0; i < k; i++)
-            codes[i] = (int8_t)((int)((next_bits(state) >> 24) * 255 / 256) - 127);
+            codes[i] = (int8_t)((int)((bench_next_bits(state) >> 24) * 255 / 256) - 127);
         status = mb_integer_pack_codes(&p->weights, codes, &scale, NULL, row, row + 1);
     }
     free(codes);
@@ -66,23 +63,19 @@ enum mb_status bench_integer_create(struct bench_integer *p, size_t n, size_t k,
     enum mb_status status = mb_integer_size(n, k, &bytes);
     if (status != MB_OK)
         return status;
-    p->copy_bytes = (bytes + 63) / 64 * 64;
-    p->copies = set_bytes / p->copy_bytes + (set_bytes % p->copy_bytes != 0);
-    p->copies = p->copies > 0 ? p->copies : 1;
-    uint8_t *data = mb_alloc_aligned(p->copies * p->copy_bytes);
-    p->weights.data = data;
+    p->copies = bench_copies_create(bytes, set_bytes);
     p->x = malloc(m * k);
     p->y = malloc(m * n);
-    if (data == NULL || p->x == NULL || p->y == NULL)
+    if (p->copies.data == NULL || p->x == NULL || p->y == NULL)
         status = MB_ERR_MEMORY;
     if (status == MB_OK)
-        status = mb_integer_init(&p->weights, n, k, &input, &output, data);
+        status = mb_integer_init(&p->weights, n, k, &input, &output, p->copies.data);
     if (status == MB_OK)
         status = pack(p, &state);
     for (size_t i = 0; i < m * k && status == MB_OK; i++)
-        p->x[i] = (int8_t)(next_bits(&state) >> 24);
-    for (size_t i = 1; i < p->copies && status == MB_OK; i++)
-        memcpy(data + i * p->copy_bytes, data, p->copy_bytes);
+        p->x[i] = (int8_t)(bench_next_bits(&state) >> 24);
+    if (status == MB_OK)
+        bench_copies_fill(&p->copies);
     if (status == MB_OK)
         status = verify(p);
     if (status != MB_OK)
@@ -94,15 +87,14 @@ void bench_integer_run(struct bench_integer *p, size_t iterations)
 {
     for (size_t i = 0; i < iterations; i++) {
         struct mb_integer_weights weights = p->weights;
-        weights.data = (uint8_t *)weights.data + p->next * p->copy_bytes;
-        p->next = (p->next + 1) % p->copies;
+        weights.data = bench_copies_next(&p->copies);
         (void)mb_integer_matmul(p->threads, &weights, p->x, p->m, weights.k, p->y, weights.n);
     }
 }
 
 void bench_integer_free(struct bench_integer *p)
 {
-    mb_free_aligned(p->weights.data);
+    mb_free_aligned(p->copies.data);
     free(p->x);
     free(p->y);
     *p = (struct bench_integer){0};

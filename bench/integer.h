@@ -3,11 +3,13 @@
 #ifndef MIXBIT_BENCH_INTEGER_H
 #define MIXBIT_BENCH_INTEGER_H
 
+#include "bench/copies.h"
 #include "mixbit/integer.h"
 
 struct bench_integer {
-    struct mb_integer_weights weights; /* the first of `copies`, copy_bytes apart */
-    size_t copies, copy_bytes, next, m;
+    struct mb_integer_weights weights; /* the first of the copies */
+    struct bench_copies copies;
+    size_t m;
     int8_t *x, *y;
     struct mb_threads *threads;
 };

@@ -26,6 +26,7 @@ RUNS = [
     ("max", "test_kernels_matmul", [], {}),
     ("max", "test_kernels_integer", [], {}),
     ("max", "test_kernels_codebook", [], {}),
+    ("max", "test_kernels_codebook_edges", [], {}),
     ("cortex-a53", "test_kernels_exact", [], {"MIXBIT_TEST_KERNEL": "_4x16_neon"}),  # no later instructions
     ("cortex-a76", "test_kernels_exact", [], {"MIXBIT_TEST_KERNEL": "_3x16_dotprod"}),
     ("max", "test_kernels_selftest", [], {}),
