@@ -97,6 +97,13 @@ struct mb_backend {
      * start to the last one's end; 0: there is none. */
     enum mb_status (*finish)(struct mb_backend_device *device, double *busy_ns,
                              struct mb_error *error);
+
+    /* Read `piece` bytes (0: all) of a buffer of about *set bytes `passes` times, each time the
+     * next ones, with a kernel that does nothing else: *set becomes what the buffer has, *busy_ns
+     * is of all passes, as of finish. What products with few rows are compared with. NULL: a
+     * backend that has no such measure. */
+    enum mb_status (*read_memory)(struct mb_backend_device *device, size_t *set, size_t piece,
+                                  size_t passes, double *busy_ns, struct mb_error *error);
 };
 
 /* busy_ns of finish for a backend whose device has no clock of its own: the host's, from the first

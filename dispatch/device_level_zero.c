@@ -173,7 +173,8 @@ static enum mb_status open_device(size_t index, struct mb_backend_device **devic
     memcpy(d->gpu.name, d->of.properties.name, sizeof d->gpu.name - 1);
     d->gpu.limits = (struct mb_gpu_limits){.group_items = d->of.compute.maxTotalGroupSize,
                                            .local_bytes = d->of.compute.maxSharedLocalMemory,
-                                           .compute_units = mb_level_zero_units(&d->of)};
+                                           .compute_units = mb_level_zero_units(&d->of),
+                                           .build = MB_GPU_SPIRV};
     d->gpu.buffer_bytes = (size_t)d->of.properties.maxMemAllocSize;
     d->is_integrated = (d->of.properties.flags & ZE_DEVICE_PROPERTY_FLAG_INTEGRATED) != 0;
     read_clock(d);

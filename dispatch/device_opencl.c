@@ -10,6 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What is written in small pieces, activations, is copied here, so that no writer waits. */
+enum { STAGING_BYTES = 1 << 20 };
+
 struct program {
     struct program *next;
     char options[MB_GPU_OPTIONS_BYTES];
@@ -25,6 +28,8 @@ struct device {
     cl_command_queue queue;
     struct program *programs;
     cl_event first, last; /* of the kernels since the last finish; NULL: none */
+    size_t staged;        /* bytes of staging on their way since then */
+    uint8_t staging[STAGING_BYTES];
 };
 
 static struct device *own(struct mb_backend_device *device) { return (struct device *)device; }
@@ -76,7 +81,7 @@ static enum mb_status open_device(size_t index, struct mb_backend_device **devic
         .local_bytes = (size_t)mb_opencl_number(cl, d->id, CL_DEVICE_LOCAL_MEM_SIZE),
         .compute_units = (size_t)mb_opencl_number(cl, d->id, CL_DEVICE_MAX_COMPUTE_UNITS),
         .is_cpu = (mb_opencl_number(cl, d->id, CL_DEVICE_TYPE) & CL_DEVICE_TYPE_CPU) != 0,
-        .dot_packed = mb_opencl_has_packed_dot(cl, d->id),
+        .build = mb_opencl_build(cl, d->id),
     };
     d->gpu.buffer_bytes = (size_t)mb_opencl_number(cl, d->id, CL_DEVICE_MAX_MEM_ALLOC_SIZE);
     d->context = cl->clCreateContext(NULL, 1, &d->id, NULL, NULL, &code);
@@ -163,8 +168,7 @@ static enum mb_status get_kernel(struct device *d, const struct mb_format_info *
                                  struct mb_error *error)
 {
     char options[MB_GPU_OPTIONS_BYTES];
-    mb_gpu_options(info, tile, d->gpu.limits.dot_packed ? MB_GPU_PACKED_DOT : MB_GPU_PLAIN,
-                   options);
+    mb_gpu_options(info, tile, d->gpu.limits.build, options);
     for (const struct program *p = d->programs; p != NULL; p = p->next)
         if (strcmp(p->options, options) == 0) {
             *kernel = p->kernel;
@@ -213,9 +217,14 @@ static void *no_host_view(struct mb_backend_device *device, void *buffer)
 static enum mb_status write_buffer(struct mb_backend_device *device, void *buffer, const void *from,
                                    size_t bytes, const char *what, struct mb_error *error)
 {
-    const struct device *d = own(device);
-    const cl_int code =
-        d->cl->clEnqueueWriteBuffer(d->queue, buffer, CL_TRUE, 0, bytes, from, 0, NULL, NULL);
+    struct device *d = own(device);
+    const bool small = bytes <= STAGING_BYTES - d->staged;
+    if (small) {
+        from = memcpy(d->staging + d->staged, from, bytes);
+        d->staged += bytes;
+    }
+    const cl_int code = d->cl->clEnqueueWriteBuffer(d->queue, buffer, small ? CL_FALSE : CL_TRUE, 0,
+                                                    bytes, from, 0, NULL, NULL);
     return code == CL_SUCCESS ? MB_OK : fail(d, status_of(code), code, what, error);
 }
 
@@ -226,11 +235,12 @@ static enum mb_status read_buffer(struct mb_backend_device *device, void *buffer
                                   size_t bytes, void *to, struct mb_error *error)
 {
     const struct device *d = own(device);
+    /* Queued behind the kernels, so there is one wait for both. */
+    const cl_int code =
+        d->cl->clEnqueueReadBuffer(d->queue, buffer, CL_TRUE, at, bytes, to, 0, NULL, NULL);
     const enum mb_status status = finish(device, NULL, error);
     if (status != MB_OK)
         return status;
-    const cl_int code =
-        d->cl->clEnqueueReadBuffer(d->queue, buffer, CL_TRUE, at, bytes, to, 0, NULL, NULL);
     return code == CL_SUCCESS ? MB_OK : fail(d, MB_ERR_DEVICE, code, "reading results", error);
 }
 
@@ -297,6 +307,7 @@ static enum mb_status finish(struct mb_backend_device *device, double *busy_ns,
     if (busy_ns != NULL)
         *busy_ns = code == CL_SUCCESS ? busy(d) : 0;
     forget_events(d);
+    d->staged = 0;
     return code == CL_SUCCESS
                ? MB_OK
                : fail(d, MB_ERR_DEVICE, code, "the device failed at its work", error);

@@ -10,11 +10,19 @@
 #include <string.h>
 
 enum {
-    REVISION = 1, /* of all GPU kernels: raised when kernels/gpu changes its speed */
+    REVISION = 2, /* of all GPU kernels: raised when kernels/gpu changes its speed */
     GEMV_ROWS = 8,
-    AHEAD_ROWS = 8,    /* of what is compiled ahead of time: larger tiles are a sixth of it */
-    UNITS_WANTED = 16, /* groups of 16 lanes that a compute unit should have in flight */
+    GEMV_MOST = 32, /* rows of activations up to which gemv is tried on NVIDIA's */
+    AHEAD_ROWS = 8, /* of what is compiled ahead of time: larger tiles are a sixth of it */
+    SPLIT_MOST = 64,
+    /* Groups of 16 lanes that a compute unit should have in flight. NVIDIA's is eight others. */
+    UNITS_WANTED = 16,
+    UNITS_WANTED_NVIDIA = 48,  /* half as many where eight rows take the registers, */
+    UNITS_WANTED_FLOATS = 128, /* and more of floats, whose reads are small */
+    READ_GROUPS = 8,           /* a compute unit, of the read tile's 256 lanes */
 };
+
+const struct mb_gpu_tile mb_gpu_read_tile = {MB_GPU_READ, 1, 2, 8};
 
 static size_t superblocks(const struct mb_format_info *info, size_t k)
 {
@@ -26,7 +34,7 @@ static size_t superblocks(const struct mb_format_info *info, size_t k)
 size_t mb_gpu_group_bytes(const struct mb_format_info *info, const struct mb_gpu_tile *tile)
 {
     const size_t block = mb_scale_superblock_k(info->scale);
-    if (tile->op == MB_OP_GEMM)
+    if (tile->op == MB_GPU_GEMM)
         return tile->panels * block * MB_PANEL_ROWS + (size_t)tile->rows * tile->split * block;
     const size_t parts = (size_t)(tile->split - 1) * tile->panels * MB_PANEL_ROWS * tile->rows;
     return parts > 0 ? parts * sizeof(float) : sizeof(float);
@@ -43,7 +51,7 @@ static bool fits(const struct mb_gpu_limits *limits, const struct mb_format_info
 {
     const bool floats = mb_coding_is_float(info->coding);
     const size_t parts = floats ? (k + MB_CHUNK_K - 1) / MB_CHUNK_K : superblocks(info, k);
-    if (tile->op == MB_OP_GEMV && tile->split > parts)
+    if (tile->op == MB_GPU_GEMV && tile->split > parts)
         return false;
     return (size_t)MB_PANEL_ROWS * tile->panels * tile->split <= limits->group_items &&
            local_bytes(info, tile) <= limits->local_bytes;
@@ -54,12 +62,23 @@ static bool same_tile(const struct mb_gpu_tile *a, const struct mb_gpu_tile *b)
     return a->op == b->op && a->rows == b->rows && a->panels == b->panels && a->split == b->split;
 }
 
+static unsigned split_most(const struct mb_gpu_limits *limits)
+{
+    return limits->is_cpu ? SPLIT_MOST / 4 : SPLIT_MOST;
+}
+
 /* Fewest parts of k that fill the device. An OpenCL CPU is full with one group per core. */
-static unsigned default_split(const struct mb_gpu_limits *limits, size_t n, size_t m, unsigned rows)
+static unsigned default_split(const struct mb_gpu_limits *limits, bool floats, size_t n, size_t m,
+                              unsigned rows)
 {
     const size_t panels = (n + MB_PANEL_ROWS - 1) / MB_PANEL_ROWS * ((m + rows - 1) / rows);
+    const size_t wanted = limits->build != MB_GPU_NVIDIA ? UNITS_WANTED
+                          : floats                       ? UNITS_WANTED_FLOATS
+                          : rows < GEMV_ROWS             ? UNITS_WANTED_NVIDIA
+                                                         : UNITS_WANTED_NVIDIA / 2;
     unsigned split = 1;
-    while (!limits->is_cpu && split < 16 && panels * split < UNITS_WANTED * limits->compute_units)
+    while (!limits->is_cpu && split < split_most(limits) &&
+           panels * split < wanted * limits->compute_units)
         split *= 2;
     return split;
 }
@@ -80,52 +99,62 @@ static void add_tile(struct tiles *tiles, const struct mb_gpu_limits *limits,
     tiles->at[tiles->count++] = tile;
 }
 
-size_t mb_gpu_tiles(const struct mb_gpu_limits *limits, const struct mb_format_info *info, size_t n,
-                    size_t k, size_t m, struct mb_gpu_tile at[MB_GPU_TILES_MAX])
+/* Tiles of gemv, the default one first. */
+static void add_gemv_tiles(struct tiles *tiles, const struct mb_gpu_limits *limits,
+                           const struct mb_format_info *info, size_t n, size_t k, size_t m)
 {
-    struct tiles tiles = {.at = at};
-    if (m > GEMV_ROWS && !mb_coding_is_float(info->coding)) {
-        static const struct mb_gpu_tile many[] = {
-            {MB_OP_GEMM, 8, 2, 4},  {MB_OP_GEMM, 8, 2, 2}, {MB_OP_GEMM, 16, 2, 2},
-            {MB_OP_GEMM, 16, 2, 4}, {MB_OP_GEMM, 8, 4, 2}, {MB_OP_GEMM, 8, 4, 4},
-            {MB_OP_GEMM, 4, 2, 4},  {MB_OP_GEMM, 4, 1, 4}, {MB_OP_GEMM, 8, 1, 1}};
-        for (size_t i = m <= 16 ? 1 : 0; i < sizeof many / sizeof many[0]; i++)
-            add_tile(&tiles, limits, info, k, many[i]);
-        return tiles.count;
-    }
+    static const unsigned panels[] = {2, 1, 4};
+    const bool floats = mb_coding_is_float(info->coding);
     unsigned rows = 1;
     while (rows < m && rows < GEMV_ROWS)
         rows *= 2;
-    static const unsigned panels[] = {2, 1, 4};
     /* The wanted split, or the largest smaller one that fits. */
-    for (unsigned split = default_split(limits, n, m, rows); split > 0 && tiles.count == 0;
+    for (unsigned split = default_split(limits, floats, n, m, rows); split > 0 && tiles->count == 0;
          split /= 2)
-        for (size_t p = 0; p < 2 && tiles.count == 0; p++)
-            add_tile(&tiles, limits, info, k,
-                     (struct mb_gpu_tile){MB_OP_GEMV, rows, panels[p], split});
+        for (size_t p = 0; p < 2 && tiles->count == 0; p++)
+            add_tile(tiles, limits, info, k,
+                     (struct mb_gpu_tile){MB_GPU_GEMV, rows, panels[p], split});
     for (size_t p = 0; p < 3; p++)
-        for (unsigned split = 1; split <= 16; split *= 2)
-            add_tile(&tiles, limits, info, k,
-                     (struct mb_gpu_tile){MB_OP_GEMV, rows, panels[p], split});
+        for (unsigned split = 1; split <= split_most(limits); split *= 2)
+            add_tile(tiles, limits, info, k,
+                     (struct mb_gpu_tile){MB_GPU_GEMV, rows, panels[p], split});
+}
+
+size_t mb_gpu_tiles(const struct mb_gpu_limits *limits, const struct mb_format_info *info, size_t n,
+                    size_t k, size_t m, struct mb_gpu_tile at[MB_GPU_TILES_MAX])
+{
+    static const struct mb_gpu_tile many[] = {
+        {MB_GPU_GEMM, 8, 2, 4},  {MB_GPU_GEMM, 8, 2, 2}, {MB_GPU_GEMM, 16, 2, 2},
+        {MB_GPU_GEMM, 16, 2, 4}, {MB_GPU_GEMM, 8, 4, 2}, {MB_GPU_GEMM, 8, 4, 4},
+        {MB_GPU_GEMM, 4, 2, 4},  {MB_GPU_GEMM, 4, 1, 4}, {MB_GPU_GEMM, 8, 1, 1}};
+    struct tiles tiles = {.at = at};
+    const bool floats = mb_coding_is_float(info->coding);
+    const bool few = m <= GEMV_ROWS || (limits->build == MB_GPU_NVIDIA && m <= GEMV_MOST);
+    if (floats || few)
+        add_gemv_tiles(&tiles, limits, info, n, k, m);
+    for (size_t i = m <= 16 ? 1 : 0; i < sizeof many / sizeof many[0] && !floats && m > GEMV_ROWS;
+         i++)
+        add_tile(&tiles, limits, info, k, many[i]);
     return tiles.count;
 }
 
 /* What the names of all tiles of a format begin with; its length. */
-static int start_name(char *name, size_t bytes, const struct mb_format_info *info, bool gemm)
+static int start_name(char *name, size_t bytes, const struct mb_format_info *info,
+                      enum mb_gpu_op op)
 {
-    return snprintf(name, bytes, "%s_%s_%s_%s_", gemm ? "gemm" : "gemv",
-                    mb_coding_name(info->coding), mb_scale_kind_name(info->scale),
-                    mb_activation_name(info->activation));
+    static const char *const ops[] = {"gemv", "gemm", "read"};
+    return snprintf(name, bytes, "%s_%s_%s_%s_", ops[op], mb_coding_name(info->coding),
+                    mb_scale_kind_name(info->scale), mb_activation_name(info->activation));
 }
 
 void mb_gpu_describe(const struct mb_format_info *info, const struct mb_gpu_tile *tile,
                      const char *backend, struct mb_backend_kernel *kernel)
 {
-    const bool gemm = tile->op == MB_OP_GEMM;
+    const bool gemm = tile->op == MB_GPU_GEMM;
     *kernel = (struct mb_backend_kernel){
         .revision = REVISION, .own = {(unsigned)tile->op, tile->rows, tile->panels, tile->split}};
     kernel->knobs[MB_KNOB_SPLIT] = tile->split;
-    const size_t at = (size_t)start_name(kernel->name, sizeof kernel->name, info, gemm);
+    const size_t at = (size_t)start_name(kernel->name, sizeof kernel->name, info, tile->op);
     (void)snprintf(kernel->name + at, sizeof kernel->name - at, "%ux%u_%s",
                    gemm ? tile->rows * tile->split : tile->rows, tile->panels * MB_PANEL_ROWS,
                    backend);
@@ -138,9 +167,9 @@ bool mb_gpu_is_current(const char *kernel, unsigned revision, enum mb_format for
     const char *last = strrchr(kernel, '_');
     if (info == NULL || last == NULL || revision != REVISION || strcmp(last + 1, backend) != 0)
         return false;
-    for (int gemm = 0; gemm < 2; gemm++) {
+    for (int op = MB_GPU_GEMV; op <= MB_GPU_GEMM; op++) {
         char start[72];
-        const int length = start_name(start, sizeof start, info, gemm != 0);
+        const int length = start_name(start, sizeof start, info, (enum mb_gpu_op)op);
         if (strncmp(kernel, start, (size_t)length) == 0)
             return true;
     }
@@ -149,7 +178,7 @@ bool mb_gpu_is_current(const char *kernel, unsigned revision, enum mb_format for
 
 struct mb_gpu_tile mb_gpu_tile_of(const struct mb_backend_kernel *kernel)
 {
-    return (struct mb_gpu_tile){(enum mb_op)kernel->own[0], kernel->own[1], kernel->own[2],
+    return (struct mb_gpu_tile){(enum mb_gpu_op)kernel->own[0], kernel->own[1], kernel->own[2],
                                 kernel->own[3]};
 }
 
@@ -166,9 +195,9 @@ static void append_layout(const struct mb_format_info *info, char *text)
            mb_coding_plane4(c), mb_coding_plane2(c), mb_coding_plane1(c));
     APPEND(text, " -DPLANE8_AT=%u -DPLANE4_AT=%u -DPLANE2_AT=%u -DPLANE1_AT=%u", at.plane8,
            at.plane4, at.plane2, at.plane1);
-    APPEND(text,
-           " -DDMIN_AT=%u -DSUB_SCALE_AT=%u -DSUB_MIN_AT=%u -DCHUNK_BYTES=%u -DBLOCK_BYTES=%u",
-           at.dmin, at.sub_scale, at.sub_min, at.chunk_bytes, at.bytes);
+    APPEND(text, " -DDMIN_AT=%u -DSUB_SCALE_AT=%u -DSUB_MIN_AT=%u -DCODES_AT=%u", at.dmin,
+           at.sub_scale, at.sub_min, at.codes);
+    APPEND(text, " -DCHUNK_BYTES=%u -DBLOCK_BYTES=%u", at.chunk_bytes, at.bytes);
     APPEND(text, " -DGROUP=%u -DTWO_LEVEL=%d -DHAS_MIN=%d -DNUMBER=%d", mb_scale_group(s),
            mb_scale_two_level(s), mb_scale_has_min(s), (int)mb_scale_number(s));
     APPEND(text, " -DBIAS=%d -DUNIT=%.4ff", mb_coding_bias(c, s), (double)mb_coding_unit(c));
@@ -180,16 +209,19 @@ static void append_layout(const struct mb_format_info *info, char *text)
 void mb_gpu_options(const struct mb_format_info *info, const struct mb_gpu_tile *tile,
                     enum mb_gpu_build build, char options[MB_GPU_OPTIONS_BYTES])
 {
+    static const char *const ops[] = {"GEMV", "GEMM", "READ"};
+    /* OpenCL C 1.2 where it will do: newer ones are optional for a device to take. */
+    static const char *const of_build[] = {"CL1.2 -DREAD_AHEAD", "CL3.0 -DREAD_AHEAD -DDOT_PACKED",
+                                           "CL1.2 -DREAD_AHEAD -DDOT_PTX",
+                                           "CL3.0 -DANY_GROUP -DDOT_VECTOR"};
     const bool floats = mb_coding_is_float(info->coding);
     options[0] = '\0';
-    /* OpenCL C 1.2 where it will do: newer ones are optional for a device to take. */
-    APPEND(options, "-cl-std=%s -D%s -DROWS=%u", build == MB_GPU_PLAIN ? "CL1.2" : "CL3.0",
-           tile->op == MB_OP_GEMM ? "GEMM" : "GEMV", tile->rows);
-    if (build == MB_GPU_SPIRV)
-        APPEND(options, " -DANY_GROUP -DDOT_VECTOR");
-    else
-        APPEND(options, " -DPANELS=%u -DSPLIT=%u%s", tile->panels, tile->split,
-               build == MB_GPU_PACKED_DOT ? " -DDOT_PACKED" : "");
+    APPEND(options, "-cl-std=%s -D%s -DROWS=%u", of_build[build], ops[tile->op], tile->rows);
+    if (build != MB_GPU_SPIRV)
+        APPEND(options, " -DPANELS=%u -DSPLIT=%u", tile->panels, tile->split);
+    /* So that two groups of 512 lanes share a unit. */
+    if (build == MB_GPU_NVIDIA && tile->rows == 1)
+        APPEND(options, " -cl-nv-maxrregcount=64");
     APPEND(options, " -DCODING_%s -DKIND_%s -DACTIVATION_%s", mb_coding_name(info->coding),
            mb_scale_kind_name(info->scale), mb_activation_name(info->activation));
     const struct mb_superblock at = mb_superblock_layout(info->coding, info->scale);
@@ -204,8 +236,7 @@ bool mb_gpu_is_ahead(const struct mb_gpu_tile *tile) { return tile->rows <= AHEA
 void mb_gpu_module_name(const struct mb_format_info *info, const struct mb_gpu_tile *tile,
                         char name[MB_GPU_MODULE_NAME_BYTES])
 {
-    const size_t at =
-        (size_t)start_name(name, MB_GPU_MODULE_NAME_BYTES, info, tile->op == MB_OP_GEMM);
+    const size_t at = (size_t)start_name(name, MB_GPU_MODULE_NAME_BYTES, info, tile->op);
     (void)snprintf(name + at, MB_GPU_MODULE_NAME_BYTES - at, "%u", tile->rows);
 }
 
@@ -227,7 +258,7 @@ struct mb_gpu_launch mb_gpu_launch(const struct mb_format_info *info,
     const struct mb_activation_layout row = mb_activation_layout(info->activation, k);
     const bool floats = mb_coding_is_float(info->coding);
     const size_t panels = (n1 - n0 + MB_PANEL_ROWS - 1) / MB_PANEL_ROWS;
-    const size_t rows = tile->op == MB_OP_GEMM ? (size_t)tile->rows * tile->split : tile->rows;
+    const size_t rows = tile->op == MB_GPU_GEMM ? (size_t)tile->rows * tile->split : tile->rows;
     const bool sums_of_16 = !floats && mb_scale_group(info->scale) == 16;
     return (struct mb_gpu_launch){
         .global = {MB_PANEL_ROWS * ((panels + tile->panels - 1) / tile->panels),
@@ -243,6 +274,16 @@ struct mb_gpu_launch mb_gpu_launch(const struct mb_format_info *info,
                       .scale_at = (uint32_t)row.scale,
                       .scaled_sum_at = (uint32_t)row.scaled_sum,
                       .sum_at = (uint32_t)(sums_of_16 ? row.sum16 : row.sum32)}};
+}
+
+struct mb_gpu_launch mb_gpu_read_launch(const struct mb_gpu_limits *limits, size_t at, size_t bytes)
+{
+    const struct mb_gpu_tile tile = mb_gpu_read_tile;
+    const size_t groups = limits->compute_units * READ_GROUPS;
+    return (struct mb_gpu_launch){.global = {MB_PANEL_ROWS * groups, tile.panels, tile.split},
+                                  .local = {MB_PANEL_ROWS, tile.panels, tile.split},
+                                  .arguments = {.y_offset = (uint32_t)(at / MB_GPU_READ_BYTES),
+                                                .n = (uint32_t)(bytes / MB_GPU_READ_BYTES)}};
 }
 
 enum mb_status mb_gpu_check_shape(size_t n, size_t k, size_t m, struct mb_error *error)

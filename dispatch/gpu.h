@@ -11,23 +11,29 @@
 /* kernels/gpu/matmul.cl with its includes, as text (made by cmake/embed.cmake). */
 extern const char mb_gpu_source[];
 
+/* What a build of matmul.cl is for: a device's own compiler, without or with products of packed
+ * bytes, NVIDIA's, or clang, ahead of time, which knows neither the device nor the size of its
+ * groups. */
+enum mb_gpu_build { MB_GPU_PLAIN, MB_GPU_PACKED_DOT, MB_GPU_NVIDIA, MB_GPU_SPIRV };
+
 /* What a device allows and is good at. */
 struct mb_gpu_limits {
     size_t group_items;   /* work-items of a group, at most */
     size_t local_bytes;   /* local memory of a group */
     size_t compute_units; /* groups that run at once, roughly */
     bool is_cpu;          /* an OpenCL device that runs a group's items one after the other */
-    bool dot_packed;      /* cl_khr_integer_dot_product */
+    enum mb_gpu_build build;
 };
 
 /* Numbers that a kernel is built with: ROWS, PANELS and SPLIT of matmul.cl. */
+enum mb_gpu_op { MB_GPU_GEMV, MB_GPU_GEMM, MB_GPU_READ };
 struct mb_gpu_tile {
-    enum mb_op op; /* MB_OP_GEMV or MB_OP_GEMM */
+    enum mb_gpu_op op;
     unsigned rows, panels, split;
 };
 
 /* Tiles worth trying for a product, the default one first. Returns how many. */
-enum { MB_GPU_TILES_MAX = 24 };
+enum { MB_GPU_TILES_MAX = 32 };
 size_t mb_gpu_tiles(const struct mb_gpu_limits *limits, const struct mb_format_info *info, size_t n,
                     size_t k, size_t m, struct mb_gpu_tile tiles[MB_GPU_TILES_MAX]);
 
@@ -39,10 +45,7 @@ bool mb_gpu_is_current(const char *kernel, unsigned revision, enum mb_format for
                        const char *backend);
 struct mb_gpu_tile mb_gpu_tile_of(const struct mb_backend_kernel *kernel);
 
-/* What a build of matmul.cl is for: a device's own compiler, without or with products of packed
- * bytes, or clang, ahead of time, which knows neither the device nor the size of its groups. */
-enum mb_gpu_build { MB_GPU_PLAIN, MB_GPU_PACKED_DOT, MB_GPU_SPIRV };
-/* Options of it. */
+/* Options of a build. */
 enum { MB_GPU_OPTIONS_BYTES = 1024 };
 void mb_gpu_options(const struct mb_format_info *info, const struct mb_gpu_tile *tile,
                     enum mb_gpu_build build, char options[MB_GPU_OPTIONS_BYTES]);
@@ -81,6 +84,13 @@ struct mb_gpu_launch {
 struct mb_gpu_launch mb_gpu_launch(const struct mb_format_info *info,
                                    const struct mb_gpu_tile *tile, size_t n, size_t k, size_t m,
                                    size_t n0, size_t n1);
+
+/* Reading memory and nothing else: the tile, of the format f32 (which is as good as another), and
+ * the launch for `bytes` of the buffer of weights from `at`, both multiples of 16. */
+enum { MB_GPU_READ_BYTES = 16 };
+extern const struct mb_gpu_tile mb_gpu_read_tile;
+struct mb_gpu_launch mb_gpu_read_launch(const struct mb_gpu_limits *limits, size_t at,
+                                        size_t bytes);
 
 /* Whether a product can be put in 32-bit arguments: MB_ERR_SHAPE and the reason. */
 enum mb_status mb_gpu_check_shape(size_t n, size_t k, size_t m, struct mb_error *error);

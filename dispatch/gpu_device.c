@@ -316,3 +316,39 @@ enum mb_status mb_gpu_finish(struct mb_backend_device *device, double *busy_ns,
 {
     return device->calls->finish(device, busy_ns, error);
 }
+
+/* ---- memory ---- */
+
+enum mb_status mb_gpu_read_memory(struct mb_backend_device *device, size_t *set, size_t piece,
+                                  size_t passes, double *busy_ns, struct mb_error *error)
+{
+    const struct mb_gpu_calls *calls = device->calls;
+    const struct mb_format_info *info = mb_format_info(MB_FORMAT_F32);
+    void *memory = NULL, *result = NULL;
+    if (*set > device->buffer_bytes)
+        *set = device->buffer_bytes;
+    *set = *set / MB_GPU_READ_BYTES * MB_GPU_READ_BYTES;
+    piece = piece == 0 || piece > *set ? *set : piece / MB_GPU_READ_BYTES * MB_GPU_READ_BYTES;
+    enum mb_status status = calls->create_buffer(device, *set, "no memory to read", &memory, error);
+    if (status == MB_OK)
+        status = calls->create_buffer(device, sizeof(float), "no memory to read", &result, error);
+    void *const buffers[3] = {memory, memory, result};
+    /* The first pass, of all, builds the kernel, and brings the buffer to be where a driver puts
+     * that off. */
+    for (size_t i = 0, at = 0; i <= passes && status == MB_OK; i++) {
+        const struct mb_gpu_launch launch =
+            mb_gpu_read_launch(&device->limits, at, i == 0 ? *set : piece);
+        status = calls->launch(device, info, &mb_gpu_read_tile, &launch, buffers, error);
+        if (i == 0 && status == MB_OK)
+            status = calls->finish(device, NULL, error);
+        else
+            at = at + 2 * piece <= *set ? at + piece : 0;
+    }
+    if (status == MB_OK)
+        status = calls->finish(device, busy_ns, error);
+    if (memory != NULL)
+        calls->free_buffer(device, memory);
+    if (result != NULL)
+        calls->free_buffer(device, result);
+    return status;
+}

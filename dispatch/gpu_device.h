@@ -80,6 +80,8 @@ enum mb_status mb_gpu_multiply(struct mb_backend_device *device,
                                const struct mb_backend_product *product, struct mb_error *error);
 enum mb_status mb_gpu_finish(struct mb_backend_device *device, double *busy_ns,
                              struct mb_error *error);
+enum mb_status mb_gpu_read_memory(struct mb_backend_device *device, size_t *set, size_t piece,
+                                  size_t passes, double *busy_ns, struct mb_error *error);
 
 /* The rows that are the same for every interface. */
 #define MB_GPU_ROWS                                                                                \
@@ -87,7 +89,7 @@ enum mb_status mb_gpu_finish(struct mb_backend_device *device, double *busy_ns,
     .input_create = mb_gpu_input_create, .input_write = mb_gpu_input_write,                        \
     .input_free = mb_gpu_input_free, .output_create = mb_gpu_output_create,                        \
     .output_read = mb_gpu_output_read, .output_free = mb_gpu_output_free,                          \
-    .multiply = mb_gpu_multiply, .finish = mb_gpu_finish
+    .multiply = mb_gpu_multiply, .finish = mb_gpu_finish, .read_memory = mb_gpu_read_memory
 
 /* The table of an interface that this build lacks the headers of: it has no device and says why.
  * Nothing else is ever called. */

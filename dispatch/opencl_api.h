@@ -8,6 +8,7 @@
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
 
+#include "dispatch/gpu.h"
 #include "mixbit/device.h"
 
 #include <stdbool.h>
@@ -47,7 +48,8 @@ void mb_opencl_text(const struct mb_opencl_api *cl, cl_device_id id, cl_device_i
                     char *text, size_t bytes);
 /* An integer of whatever width OpenCL has for it; 0: the device does not tell. */
 uint64_t mb_opencl_number(const struct mb_opencl_api *cl, cl_device_id id, cl_device_info what);
-/* Products of packed bytes, and an OpenCL C that knows them. */
-bool mb_opencl_has_packed_dot(const struct mb_opencl_api *cl, cl_device_id id);
+/* How kernels are built for the device: with packed products where its OpenCL C knows them, with
+ * NVIDIA's instructions where it has those. */
+enum mb_gpu_build mb_opencl_build(const struct mb_opencl_api *cl, cl_device_id id);
 
 #endif

@@ -105,12 +105,23 @@ static bool has_extension(const struct mb_opencl_api *cl, cl_device_id id, const
     return false;
 }
 
-bool mb_opencl_has_packed_dot(const struct mb_opencl_api *cl, cl_device_id id)
+/* cl_nv_device_attribute_query. */
+enum { NV_COMPUTE_CAPABILITY_MAJOR = 0x4000, NV_COMPUTE_CAPABILITY_MINOR = 0x4001 };
+
+enum mb_gpu_build mb_opencl_build(const struct mb_opencl_api *cl, cl_device_id id)
 {
     char version[TEXT_BYTES]; /* "OpenCL C 3.0 ..." */
     mb_opencl_text(cl, id, CL_DEVICE_OPENCL_C_VERSION, version, sizeof version);
-    return strncmp(version, "OpenCL C 3", 10) == 0 &&
-           has_extension(cl, id, "cl_khr_integer_dot_product");
+    if (strncmp(version, "OpenCL C 3", 10) == 0 &&
+        has_extension(cl, id, "cl_khr_integer_dot_product"))
+        return MB_GPU_PACKED_DOT;
+    /* Products of four bytes came with 6.1. */
+    const bool nvidia = has_extension(cl, id, "cl_nv_device_attribute_query");
+    const uint64_t capability = nvidia
+                                    ? mb_opencl_number(cl, id, NV_COMPUTE_CAPABILITY_MAJOR) * 10 +
+                                          mb_opencl_number(cl, id, NV_COMPUTE_CAPABILITY_MINOR)
+                                    : 0;
+    return capability >= 61 ? MB_GPU_NVIDIA : MB_GPU_PLAIN;
 }
 
 /* A profile is of this device when kind, name, vendor and units agree; the driver makes it stale.
@@ -126,6 +137,7 @@ enum mb_status mb_opencl_describe(size_t index, struct mb_device_info *info, str
     if (status != MB_OK)
         return status;
     const uint64_t type = mb_opencl_number(cl, id, CL_DEVICE_TYPE);
+    const enum mb_gpu_build build = mb_opencl_build(cl, id);
     char version[TEXT_BYTES], driver[TEXT_BYTES];
     *info = (struct mb_device_info){.size = sizeof *info, .backend = "opencl"};
     mb_opencl_text(cl, id, CL_DEVICE_NAME, info->name, sizeof info->name);
@@ -139,7 +151,9 @@ enum mb_status mb_opencl_describe(size_t index, struct mb_device_info *info, str
                    mb_opencl_number(cl, id, CL_DEVICE_HOST_UNIFIED_MEMORY) != 0 ? " unified-memory"
                                                                                 : "",
                    has_extension(cl, id, "cl_khr_fp16") ? " fp16" : "",
-                   mb_opencl_has_packed_dot(cl, id) ? " packed-dot" : "");
+                   build == MB_GPU_PACKED_DOT ? " packed-dot"
+                   : build == MB_GPU_NVIDIA   ? " dp4a"
+                                              : "");
     (void)snprintf(info->os, sizeof info->os, "%.60s, driver %.50s", version, driver);
     info->family = (uint32_t)mb_opencl_number(cl, id, CL_DEVICE_VENDOR_ID);
     info->cores = info->threads = (size_t)mb_opencl_number(cl, id, CL_DEVICE_MAX_COMPUTE_UNITS);

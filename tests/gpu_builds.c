@@ -37,7 +37,7 @@ int main(void)
 {
     static const struct mb_gpu_limits roomy = {
         .group_items = 1024, .local_bytes = 65536, .compute_units = 32};
-    bool good = true;
+    bool good = print(mb_format_info(MB_FORMAT_F32), &mb_gpu_read_tile);
     for (size_t f = 0; f < mb_format_count(); f++)
         for (size_t m = 1; m <= 64; m++) {
             const struct mb_format_info *info = mb_format_at(f);

@@ -10,6 +10,10 @@
  *          once for ROWS * SPLIT rows. k is not split.
  * Floats have gemv alone, in tiles of ROWS rows.
  *
+ *   read   no product: n * 16 bytes of the weights, from y_offset * 16, are read, 16 by a lane and
+ *          neighbours side by side, by as many groups as there are. How fast that goes is what a
+ * gemv is to be compared with.
+ *
  * The grid is [panels / PANELS][rows of activations / rows of a group]. Lanes past the last row or
  * panel compute the last one again and store nothing: barriers are met by all.
  *
@@ -55,13 +59,20 @@ static inline struct record record_at(__global const uchar *row, uint scale_at, 
 }
 #endif
 
+/* NVIDIA's compiler keeps what loops leave rolled index in memory. */
+#ifdef DOT_PTX
+#define UNROLL_ROWS _Pragma("unroll")
+#else
+#define UNROLL_ROWS
+#endif
+
 /* Row `r` of this work-item's tile, or the last there is. */
-#define RECORD(r)                                                                                  \
-    record_at(activations + (size_t)min(row0 + (r), m - 1) * row_bytes, scale_at, scaled_sum_at,   \
-              sum_at)
+#define ROW(r) (activations + (size_t)min(row0 + (r), m - 1) * row_bytes)
+#define RECORD(r) record_at(ROW(r), scale_at, scaled_sum_at, sum_at)
 
 /* The tile's rows, and nothing summed of them yet. */
 #define START_SUMS                                                                                 \
+    UNROLL_ROWS                                                                                    \
     for (int r = 0; r < ROWS; r++) {                                                               \
         rows[r] = RECORD(r);                                                                       \
         sums[r].f = sums[r].s = 0;                                                                 \
@@ -98,6 +109,17 @@ static inline void store(const float f[ROWS], __local float *parts, __global flo
 #define PARTS_FLOATS (SPLIT > 1 ? (SPLIT - 1) * PANELS * LANES * ROWS : 1)
 
 #ifdef GEMV
+/* What of the weights is on its way while other is multiplied, for a device that does not bring
+ * reads forward itself: chunks, a number that divides CHUNKS; of floats super-blocks. Twice as much
+ * gained nothing on an H100. */
+#ifdef READ_AHEAD
+#define AHEAD (FLOAT_BYTES > 0 ? 8 : 2)
+#define UNROLL _Pragma("unroll")
+#else
+#define AHEAD (FLOAT_BYTES > 0 ? 1 : 0)
+#define UNROLL
+#endif
+
 #if FLOAT_BYTES
 KERNEL multiply(ARGUMENTS)
 {
@@ -107,21 +129,41 @@ KERNEL multiply(ARGUMENTS)
     const uint k = superblocks * SUPERBLOCK_K; /* what pads is 0 */
     __global const uchar *w = weights + (size_t)min(panel, panels - 1) * k * (LANES * FLOAT_BYTES);
     float f[ROWS];
+    UNROLL_ROWS
     for (int r = 0; r < ROWS; r++)
         f[r] = 0;
     for (uint k0 = part * CHUNK_K; k0 < k; k0 += SPLIT * CHUNK_K)
-        for (uint j = k0; j < min(k0 + CHUNK_K, k); j++) {
-            const uint i = SUPERBLOCK_K == 2 ? j ^ 1 : j; /* of a pair the odd one is added first */
-            const float value = load_weight(w, i, lane);
-            for (int r = 0; r < ROWS; r++)
-                f[r] =
-                    fma(value,
-                        load_activation(activations + (size_t)min(row0 + r, m - 1) * row_bytes, i),
-                        f[r]);
+        for (uint j = k0; j < min(k0 + CHUNK_K, k); j += AHEAD * SUPERBLOCK_K) {
+            float_unit units[AHEAD];
+            UNROLL
+            for (int i = 0; i < AHEAD; i++)
+                units[i] = load_unit(w, min(j / SUPERBLOCK_K + i, superblocks - 1), lane);
+            UNROLL
+            for (int i = 0; i < AHEAD * SUPERBLOCK_K; i++) {
+                /* Of a pair the odd one is added first. */
+                const int at = SUPERBLOCK_K == 2 ? i ^ 1 : i;
+                if (j + at >= k)
+                    continue;
+                const float value = weight_of(units[at / SUPERBLOCK_K], at % SUPERBLOCK_K);
+                UNROLL_ROWS
+                for (int r = 0; r < ROWS; r++)
+                    f[r] = fma(value, load_activation(ROW(r), j + at), f[r]);
+            }
         }
     store(f, parts, y + y_offset, y_stride, panel * LANES + lane, n, row0, m);
 }
 #else
+struct weights {
+    struct chunk chunk;
+    struct chunk_scales scales;
+};
+
+static inline void load_weights(__global const uchar *block, uint c, uint lane, struct weights *to)
+{
+    load_chunk(block, c, lane, &to->chunk);
+    load_chunk_scales(block, c, lane, &to->scales);
+}
+
 KERNEL multiply(ARGUMENTS)
 {
     DECLARE_TABLE;
@@ -133,24 +175,44 @@ KERNEL multiply(ARGUMENTS)
     struct sum sums[ROWS];
     FILL_TABLE;
     START_SUMS;
+#if AHEAD
+    struct weights ahead[AHEAD];
+    if (part < superblocks)
+        for (uint c = 0; c < AHEAD; c++)
+            load_weights(w + (size_t)part * BLOCK_BYTES, c, lane, &ahead[c]);
+#endif
     for (uint b = part; b < superblocks; b += SPLIT) {
         __global const uchar *block = w + (size_t)b * BLOCK_BYTES;
+        struct block_scales block_scales;
+        load_block_scales(block, lane, &block_scales);
+        UNROLL
         for (uint c = 0; c < CHUNKS; c++) {
             uint codes[QUADS], q[QUADS];
-            struct chunk_scales scales;
-            decode_chunk(block, c, lane, TABLE_OF, codes);
-            load_chunk_scales(block, c, lane, &scales);
+            struct weights now;
+#if AHEAD
+            now = ahead[c % AHEAD];
+            if (c + AHEAD < CHUNKS)
+                load_weights(block, c + AHEAD, lane, &ahead[c % AHEAD]);
+            else if (b + SPLIT < superblocks)
+                load_weights(block + (size_t)SPLIT * BLOCK_BYTES, c + AHEAD - CHUNKS, lane,
+                             &ahead[c % AHEAD]);
+#else
+            load_weights(block, c, lane, &now);
+#endif
+            decode_chunk(&now.chunk, TABLE_OF, codes);
             const uint chunk = b * CHUNKS + c;
+            UNROLL_ROWS
             for (int r = 0; r < ROWS; r++) {
-                for (int i = 0; i < QUADS; i++)
-                    q[i] = rows[r].codes[chunk * QUADS + i];
-                add_chunk(&sums[r], codes, q, &scales, &rows[r], chunk);
+                load_quads(&rows[r], chunk, q);
+                add_chunk(&sums[r], codes, q, &now.scales, &rows[r], chunk);
             }
         }
+        UNROLL_ROWS
         for (int r = 0; r < ROWS; r++)
-            add_superblock(&sums[r], block, lane, &rows[r], b);
+            add_superblock(&sums[r], &block_scales, &rows[r], b);
     }
     float f[ROWS];
+    UNROLL_ROWS
     for (int r = 0; r < ROWS; r++)
         f[r] = sums[r].f;
     store(f, parts, y + y_offset, y_stride, panel * LANES + lane, n, row0, m);
@@ -183,7 +245,9 @@ KERNEL multiply(ARGUMENTS)
         __global const uchar *block = w + (size_t)b * BLOCK_BYTES;
         for (uint c = tile; c < CHUNKS; c += SPLIT) {
             uint codes[QUADS];
-            decode_chunk(block, c, lane, TABLE_OF, codes);
+            struct chunk chunk;
+            load_chunk(block, c, lane, &chunk);
+            decode_chunk(&chunk, TABLE_OF, codes);
             for (int i = 0; i < QUADS; i++)
                 own_codes[(c * QUADS + i) * LANES] = codes[i];
         }
@@ -199,19 +263,48 @@ KERNEL multiply(ARGUMENTS)
             load_chunk_scales(block, c, lane, &scales);
             for (int i = 0; i < QUADS; i++)
                 codes[i] = own_codes[(c * QUADS + i) * LANES];
+            UNROLL_ROWS
             for (int r = 0; r < ROWS; r++) {
                 for (int i = 0; i < QUADS; i++)
                     q[i] = tile_q[(tile * ROWS + r) * ROW_DWORDS + c * QUADS + i];
                 add_chunk(&sums[r], codes, q, &scales, &rows[r], b * CHUNKS + c);
             }
         }
+        struct block_scales block_scales;
+        load_block_scales(block, lane, &block_scales);
+        UNROLL_ROWS
         for (int r = 0; r < ROWS; r++)
-            add_superblock(&sums[r], block, lane, &rows[r], b);
+            add_superblock(&sums[r], &block_scales, &rows[r], b);
         barrier(CLK_LOCAL_MEM_FENCE);
     }
     if (panel * LANES + lane < n)
-        for (int r = 0; r < ROWS; r++)
-            if (row0 + r < m)
-                y[y_offset + (size_t)(row0 + r) * y_stride + panel * LANES + lane] = sums[r].f;
+        UNROLL_ROWS
+    for (int r = 0; r < ROWS; r++)
+        if (row0 + r < m)
+            y[y_offset + (size_t)(row0 + r) * y_stride + panel * LANES + lane] = sums[r].f;
+}
+#endif
+
+#ifdef READ
+#define READS 8 /* in flight, a lane */
+KERNEL multiply(ARGUMENTS)
+{
+    __global const uint4 *from = (__global const uint4 *)weights + y_offset;
+    const size_t in_group = (get_local_id(2) * PANELS + get_local_id(1)) * LANES + get_local_id(0);
+    const size_t group = LANES * PANELS * SPLIT, step = group * get_num_groups(0);
+    uint4 sum = (uint4)(0);
+    size_t i = get_group_id(0) * group + in_group;
+    for (; i + (READS - 1) * step < n; i += READS * step) {
+        uint4 read[READS];
+        for (int j = 0; j < READS; j++)
+            read[j] = from[i + j * step];
+        for (int j = 0; j < READS; j++)
+            sum ^= read[j];
+    }
+    for (; i < n; i += step)
+        sum ^= from[i];
+    /* Never so, but no compiler knows. */
+    if (as_float(sum.x ^ sum.y) == 1 && as_float(sum.z ^ sum.w) == 2 && sum.x == sum.z)
+        y[0] = 1;
 }
 #endif

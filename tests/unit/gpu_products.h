@@ -155,9 +155,25 @@ static void test_busy_time(void **state)
     assert_int_equal(gpu->finish(device, &idle_ns, &error), MB_OK);
     assert_true(one_ns > 0 && many_ns > 0 && idle_ns == 0);
     assert_int_equal(gpu->output_read(on.output, p.y, p.n, 4, &error), MB_OK);
-    assert_memory_equal(p.y, p.expected, 4 * p.n * sizeof *p.y);
+    struct mb_backend_kernel kernel;
+    assert_true(gpu->kernel_at(device, MB_FORMAT_Q4_0, p.n, p.k, 4, 0, &kernel));
+    check(&p, &kernel, 4);
     device_free(gpu, &on);
     product_free(&p);
+}
+
+/* Memory is read, and the device's clock sees it. */
+static void test_reading_memory(void **state)
+{
+    (void)state;
+    struct mb_error error = {0};
+    size_t set = ((size_t)1 << 20) + 8;
+    double busy_ns = 0;
+    assert_int_equal(gpu->read_memory(device, &set, 0, 2, &busy_ns, &error), MB_OK);
+    assert_int_equal(set, 1 << 20); /* whole lanes' reads */
+    assert_true(busy_ns > 0);
+    assert_int_equal(gpu->read_memory(device, &set, 300000, 9, &busy_ns, &error), MB_OK);
+    assert_true(busy_ns > 0);
 }
 
 static void test_wrong_shapes_are_refused(void **state)
@@ -183,7 +199,7 @@ static void test_wrong_shapes_are_refused(void **state)
 
 #define GPU_PRODUCT_TESTS(test)                                                                    \
     test(test_every_format), test(test_every_tile), test(test_odd_shapes),                         \
-        test(test_repeats_are_bitwise_equal), test(test_busy_time),                                \
+        test(test_reading_memory), test(test_repeats_are_bitwise_equal), test(test_busy_time),     \
         test(test_wrong_shapes_are_refused)
 
 #endif

@@ -61,6 +61,7 @@ static void test_tiles_and_options(void **state)
     (void)state;
     static const struct mb_gpu_limits devices[] = {
         {.group_items = 1024, .local_bytes = 65536, .compute_units = 160},
+        {.group_items = 1024, .local_bytes = 49152, .compute_units = 132, .build = MB_GPU_NVIDIA},
         {.group_items = 4096, .local_bytes = 524288, .compute_units = 2, .is_cpu = true},
         {.group_items = 64, .local_bytes = 16384, .compute_units = 1000}};
     static const size_t ms[] = {1, 2, 3, 8, 9, 16, 17, 512};
@@ -74,8 +75,10 @@ static void test_tiles_and_options(void **state)
                 for (size_t t = 0; t < count; t++) {
                     char options[MB_GPU_OPTIONS_BYTES];
                     struct mb_backend_kernel kernel;
-                    mb_gpu_options(info, &tiles[t], MB_GPU_PACKED_DOT, options);
-                    assert_true(strlen(options) + 1 < MB_GPU_OPTIONS_BYTES);
+                    for (int b = MB_GPU_PLAIN; b <= MB_GPU_SPIRV; b++) {
+                        mb_gpu_options(info, &tiles[t], (enum mb_gpu_build)b, options);
+                        assert_true(strlen(options) + 1 < MB_GPU_OPTIONS_BYTES);
+                    }
                     mb_gpu_describe(info, &tiles[t], "opencl", &kernel);
                     const struct mb_gpu_tile back = mb_gpu_tile_of(&kernel);
                     assert_memory_equal(&back, &tiles[t], sizeof back);
@@ -122,7 +125,7 @@ static void test_launch_covers_outputs(void **state)
 {
     (void)state;
     const struct mb_format_info *info = mb_format_info(MB_FORMAT_Q6_K);
-    const struct mb_gpu_tile gemm = {MB_OP_GEMM, 8, 2, 4}, gemv = {MB_OP_GEMV, 4, 1, 8};
+    const struct mb_gpu_tile gemm = {MB_GPU_GEMM, 8, 2, 4}, gemv = {MB_GPU_GEMV, 4, 1, 8};
     const struct mb_gpu_launch many = mb_gpu_launch(info, &gemm, 100, 512, 33, 16, 53);
     assert_int_equal(many.global[0], 16 * 2); /* 37 outputs, 3 panels, 2 groups of 2 */
     assert_int_equal(many.global[1], 2 * 2);  /* 33 rows, 32 a group */
