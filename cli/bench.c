@@ -18,7 +18,7 @@ static const char *const activation_choices[] = {"default",
 #include "mixbit/codings.def"
                                                  NULL};
 
-static struct mb_table *make_table(void)
+struct mb_table *mb_bench_table(void)
 {
     struct mb_table *table = mb_table_create();
     mb_table_column(table, "format", "format", MB_ALIGN_LEFT);
@@ -38,7 +38,7 @@ static struct mb_table *make_table(void)
     return table;
 }
 
-static void add_row(struct mb_table *table, const struct mb_bench_row *row, bool json)
+void mb_bench_put(struct mb_table *table, const struct mb_bench_row *row, bool json)
 {
     mb_table_text(table, mb_format_info(row->format)->name);
     mb_table_count(table, row->m);
@@ -52,9 +52,9 @@ static void add_row(struct mb_table *table, const struct mb_bench_row *row, bool
     mb_table_text(table, mb_limit_name(row->limit));
     /* a wrong product has no speed worth comparing */
     mb_table_number(table,
-                    row->failed ? NAN
-                    : json      ? row->fraction
-                                : 100 * row->fraction,
+                    row->failed || row->fraction <= 0 ? NAN
+                    : json                            ? row->fraction
+                                                      : 100 * row->fraction,
                     "%.0f %%");
     mb_table_number(table, row->error, "%.5f");
     mb_table_text(table, row->kernel);
@@ -140,11 +140,32 @@ static enum mb_status measure(struct mb_cli *cli, const struct mb_bench_options 
                 mb_warn(cli, "%s", error.message);
                 first = first.status == MB_OK ? error : first;
             }
-            add_row(table, &row, cli->common.json);
+            mb_bench_put(table, &row, cli->common.json);
         }
     }
     cli->error = first;
     return first.status;
+}
+
+/* Options that mean nothing together. */
+static enum mb_status check_choice(struct mb_cli *cli, const struct mb_bench_options *options,
+                                   bool on_device)
+{
+    if (options->tuned && options->activation > 0)
+        return mb_usage(cli, "--activation and --tuned: the profile says which activations");
+    if (options->search && !on_device)
+        return mb_usage(cli, "--search: of a --device other than the CPU; for the CPU there are "
+                             "'mixbit tune' and --tuned");
+    const char *of_cpu = options->peers                         ? "--peers"
+                         : options->tuned                       ? "--tuned"
+                         : options->activation > 0              ? "--activation"
+                         : options->threads > 0                 ? "--threads"
+                         : options->residency != RESIDENCY_AUTO ? "--residency"
+                                                                : NULL;
+    if (on_device && of_cpu != NULL)
+        return mb_usage(cli, "%s and --device %s: only the CPU has a choice there", of_cpu,
+                        options->device);
+    return MB_OK;
 }
 
 static enum mb_status run(struct mb_cli *cli, const void *given)
@@ -152,16 +173,25 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     const struct mb_bench_options *options = given;
     struct mb_threads *threads = NULL;
     struct mb_limits limits = {0};
+    struct mb_accelerator *accelerator = NULL;
     enum mb_status status = check_shape(cli, options);
-    if (status == MB_OK && options->tuned && options->activation > 0)
-        status = mb_usage(cli, "--activation and --tuned: the profile says which activations");
+    if (status == MB_OK)
+        status = mb_accelerator_open(options->device, &accelerator, &cli->error);
+    if (status == MB_OK)
+        status = check_choice(cli, options, accelerator != NULL);
+    if (accelerator != NULL) {
+        if (status == MB_OK)
+            status = mb_bench_device(cli, options, accelerator);
+        mb_accelerator_close(accelerator);
+        return status;
+    }
     if (status == MB_OK)
         status = prepare_selections(cli, options);
     if (status == MB_OK)
         status = mb_step_threads(cli, options->threads, &threads);
     if (status != MB_OK)
         return status;
-    struct mb_table *table = options->peers ? mb_bench_peers_table() : make_table();
+    struct mb_table *table = options->peers ? mb_bench_peers_table() : mb_bench_table();
     mb_stage_begin(cli, "measuring bandwidth and peaks");
     status = mb_limits_measure(threads, 0, mb_stage_progress(cli), &limits);
     mb_stage_end(cli);
@@ -240,6 +270,11 @@ static const struct mb_option table[] = {
      .offset = offsetof(struct mb_bench_options, tuned),
      .help = "with what this machine's profile found best (kernels, knobs, activations) instead of "
              "the default kernels"},
+    MB_DEVICE_ROW(struct mb_bench_options, device, "device to measure"),
+    {.name = "search",
+     .kind = MB_OPTION_FLAG,
+     .offset = offsetof(struct mb_bench_options, search),
+     .help = "on a --device: try every kernel it has for a product, and show the fastest"},
     {.name = "peers",
      .kind = MB_OPTION_FLAG,
      .offset = offsetof(struct mb_bench_options, peers),

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What bench.c and bench_peers.c share. */
+/* What bench.c, bench_peers.c and bench_device.c share. */
 #ifndef MIXBIT_CLI_BENCH_H
 #define MIXBIT_CLI_BENCH_H
 
 #include "cli/cli.h"
+#include "dispatch/backend.h"
 #include "tuner/tuner.h"
 
 struct mb_bench_options {
@@ -12,7 +13,8 @@ struct mb_bench_options {
     size_t n, k, threads;
     int residency;
     int activation; /* of the choices; 0: the format's own, or the profile's */
-    bool peers, tuned;
+    bool peers, tuned, search;
+    const char *device;
 };
 
 /* Where the weights of one matrix are to be. */
@@ -25,5 +27,13 @@ struct mb_table *mb_bench_peers_table(void);
 enum mb_status mb_bench_peers(struct mb_cli *cli, const struct mb_bench_options *options,
                               struct mb_threads *threads, const struct mb_limits *limits,
                               struct mb_table *table);
+
+/* Rows of ours as a table: columns, to which others may be added, and their cells. */
+struct mb_table *mb_bench_table(void);
+void mb_bench_put(struct mb_table *table, const struct mb_bench_row *row, bool json);
+
+/* `bench --device` (bench_device.c): all of it but the check of shapes. */
+enum mb_status mb_bench_device(struct mb_cli *cli, const struct mb_bench_options *options,
+                               struct mb_accelerator *accelerator);
 
 #endif

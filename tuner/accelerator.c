@@ -7,19 +7,18 @@
 #include "tuner/measure.h"
 #include "tuner/profile.h"
 #include "tuner/task.h"
-#include "tuner/workload.h"
+#include "tuner/trial.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { KERNELS_MOST = 32, COPIES_MOST = 64 };
+enum { KERNELS_MOST = 32 };
 static const double candidate_ns = 20e6; /* of one candidate at one point */
 static const double prepare_ns = 2e6;    /* of preparing and bringing over alone */
 static const double loser_ratio = 1.25;  /* slower than this times the leader: no more turns */
 static const double typical_bits = 4.5;  /* of a plan, when the model's size is asked for */
-static const size_t set_most = (size_t)1 << 30;
 
 struct job {
     struct mb_profile *profile;
@@ -32,21 +31,8 @@ struct job {
     struct mb_error *error;
 };
 
-/* One matrix on the device, as often as it takes to be read from memory. */
-struct trial {
-    const struct mb_accelerator *accelerator;
-    struct mb_workload workload;
-    struct mb_backend_weights *copies[COPIES_MOST];
-    size_t copy_count, cursor;
-    struct mb_backend_input *input;
-    struct mb_backend_output *output;
-    float *zeros;          /* [m][k] */
-    enum mb_status status; /* of the products so far; the first failure stays */
-    struct mb_error *error;
-};
-
 struct contender {
-    struct trial *trial;
+    struct mb_trial *trial;
     struct mb_backend_kernel kernel;
     double error;
 };
@@ -58,98 +44,24 @@ static bool out_of_time(const struct job *job)
 
 /* ---- on the device ---- */
 
-static void keep_failure(struct trial *trial, enum mb_status status)
-{
-    if (trial->status == MB_OK)
-        trial->status = status;
-}
-
 static void write_input(void *arg, size_t iterations)
 {
-    struct trial *t = arg;
-    for (size_t i = 0; i < iterations && t->status == MB_OK; i++)
-        keep_failure(t, t->accelerator->backend->input_write(t->input, t->workload.x, t->workload.k,
-                                                             t->workload.m, t->error));
+    for (size_t i = 0; i < iterations; i++)
+        mb_trial_write(arg);
 }
 
 static void run_contender(void *arg, size_t iterations)
 {
     const struct contender *c = arg;
-    struct trial *t = c->trial;
-    const struct mb_backend *backend = t->accelerator->backend;
-    for (size_t i = 0; i < iterations && t->status == MB_OK; i++) {
-        const struct mb_backend_product product = {.kernel = &c->kernel,
-                                                   .weights = t->copies[t->cursor],
-                                                   .input = t->input,
-                                                   .output = t->output,
-                                                   .m = t->workload.m};
-        t->cursor = t->cursor + 1 < t->copy_count ? t->cursor + 1 : 0;
-        write_input(t, 1);
-        if (t->status == MB_OK)
-            keep_failure(t, backend->multiply(t->accelerator->device, &product, t->error));
-        if (t->status == MB_OK)
-            keep_failure(t, backend->output_read(t->output, t->workload.y, t->workload.n,
-                                                 t->workload.m, t->error));
-    }
+    for (size_t i = 0; i < iterations; i++)
+        mb_trial_call(c->trial, &c->kernel);
 }
 
-static void close_trial(struct trial *t)
-{
-    const struct mb_backend *backend = t->accelerator->backend;
-    for (size_t i = 0; i < t->copy_count; i++)
-        backend->free_weights(t->copies[i]);
-    backend->input_free(t->input);
-    backend->output_free(t->output);
-    free(t->zeros);
-    mb_workload_free(&t->workload);
-}
-
-/* Copies that add up to the model, if it has that much; more than a device's caches hold. */
+/* Copies that add up to the model. */
 static size_t working_set(const struct job *job, enum mb_format format)
 {
-    const struct mb_device_info *device = &job->accelerator->info;
     const double bits = mb_format_info(format)->bits;
-    const double model = job->task.total_weights / 8 * (bits > typical_bits ? bits : typical_bits);
-    size_t most = set_most;
-    if (device->memory_bytes > 0 && most > device->memory_bytes / 4)
-        most = device->memory_bytes / 4;
-    return model < (double)most ? (size_t)model : most;
-}
-
-static enum mb_status open_trial(struct job *job, enum mb_format format, struct mb_shape shape,
-                                 struct trial *t)
-{
-    const struct mb_backend *backend = job->accelerator->backend;
-    struct mb_backend_device *device = job->accelerator->device;
-    const size_t m = job->task.m_most;
-    *t = (struct trial){.accelerator = job->accelerator, .error = job->error};
-    size_t packed;
-    if (mb_pack_size(format, shape.n, shape.k, &packed) != MB_OK)
-        packed = 1;
-    size_t set = working_set(job, format);
-    if (set / packed > COPIES_MOST)
-        set = packed * COPIES_MOST;
-    enum mb_status status = mb_workload_create(&t->workload, format, shape.n, shape.k, m, set, NULL,
-                                               &job->arena, job->error);
-    if (status != MB_OK)
-        return status;
-    t->zeros = calloc(m * shape.k, sizeof *t->zeros);
-    if (t->zeros == NULL)
-        status = mb_error_set(job->error, MB_ERR_MEMORY, -1, "out of memory");
-    struct mb_weights weights = t->workload.weights;
-    for (size_t i = 0; i < t->workload.copies && i < COPIES_MOST && status == MB_OK; i++) {
-        weights.data = (uint8_t *)t->workload.weights.data + i * t->workload.copy_bytes;
-        status = backend->upload(device, &weights, &t->copies[i], job->error);
-        t->copy_count += status == MB_OK;
-    }
-    if (status == MB_OK)
-        status = backend->input_create(device, mb_format_info(format)->activation, m, shape.k,
-                                       &t->input, job->error);
-    if (status == MB_OK)
-        status = backend->output_create(device, m, shape.n, &t->output, job->error);
-    if (status != MB_OK)
-        close_trial(t);
-    return status;
+    return (size_t)(job->task.total_weights / 8 * (bits > typical_bits ? bits : typical_bits));
 }
 
 /* ---- one point ---- */
@@ -177,32 +89,14 @@ static struct mb_cost key_of(const struct point *point, const struct mb_backend_
     return cost;
 }
 
-/* Fill the device's results with something wrong, the products of zeros: a kernel that writes
- * nothing must not pass because an earlier one was right. */
-static void spoil(struct contender *c)
+static enum mb_status check(struct contender *c, const struct mb_backend_kernel *spoiler,
+                            const struct point *point, struct mb_profile *profile, bool *right)
 {
-    struct trial *t = c->trial;
-    float *const x = t->workload.x;
-    t->workload.x = t->zeros;
-    run_contender(c, 1);
-    t->workload.x = x;
-}
-
-static enum mb_status check(struct contender *c, const struct point *point,
-                            struct mb_profile *profile, bool *right)
-{
-    struct trial *t = c->trial;
     int failed = 0;
-    run_contender(c, 1);
-    if (t->status != MB_OK)
-        return t->status;
-    mb_workload_judge_results(
-        &t->workload, t->workload.y,
-        fmax(mb_format_info(t->workload.format)->error_bound, t->accelerator->backend->error_bound),
-        &c->error, &failed);
-    *right = !failed;
+    const enum mb_status status = mb_trial_check(c->trial, &c->kernel, spoiler, &c->error, &failed);
+    *right = status == MB_OK && !failed;
     if (!failed)
-        return MB_OK;
+        return status;
     struct mb_cost cost = key_of(point, &c->kernel);
     cost.error = c->error;
     cost.failed = 1;
@@ -214,7 +108,7 @@ static enum mb_status check(struct contender *c, const struct point *point,
 static enum mb_status take_turns(struct contender *contenders, size_t count,
                                  const struct point *point, struct mb_profile *profile)
 {
-    struct trial *trial = contenders[0].trial;
+    struct mb_trial *trial = contenders[0].trial;
     struct mb_timed timed[KERNELS_MOST];
     struct mb_measurement results[KERNELS_MOST], input;
     struct mb_clock clock = mb_clock_monotonic;
@@ -282,7 +176,7 @@ static size_t missing(const struct job *job, const struct point *point, const st
 
 static enum mb_status measure_point(struct job *job, const struct point *point,
                                     const struct mb_backend_kernel *kernels, size_t count,
-                                    struct trial *trial)
+                                    struct mb_trial *trial)
 {
     struct contender contenders[KERNELS_MOST];
     size_t left = 0;
@@ -291,8 +185,7 @@ static enum mb_status measure_point(struct job *job, const struct point *point,
     for (size_t i = 0; i < count && status == MB_OK && (left == 0 || !out_of_time(job)); i++) {
         bool right = false;
         contenders[left] = (struct contender){.trial = trial, .kernel = kernels[i]};
-        spoil(&contenders[0]);
-        status = check(&contenders[left], point, job->profile, &right);
+        status = check(&contenders[left], &contenders[0].kernel, point, job->profile, &right);
         left += right;
     }
     return status == MB_OK && left > 0 ? take_turns(contenders, left, point, job->profile) : status;
@@ -313,7 +206,7 @@ static enum mb_status visit(struct job *job, enum mb_format format, const struct
                             const struct mb_shape *from)
 {
     struct mb_backend_kernel kernels[KERNELS_MOST];
-    struct trial trial;
+    struct mb_trial trial;
     bool ready = false;
     enum mb_status status = MB_OK;
     for (size_t i = 0; i < job->task.m_count && status == MB_OK; i++) {
@@ -325,14 +218,15 @@ static enum mb_status visit(struct job *job, enum mb_format format, const struct
         const size_t count =
             status == MB_OK ? missing(job, &point, from == shape ? NULL : from, kernels) : 0;
         if (count > 0 && !ready) {
-            status = open_trial(job, format, *shape, &trial);
+            status = mb_trial_open(&trial, job->accelerator, format, *shape, job->task.m_most,
+                                   working_set(job, format), &job->arena, job->error);
             ready = status == MB_OK;
         }
         if (count > 0 && ready)
             status = measure_point(job, &point, kernels, count, &trial);
     }
     if (ready)
-        close_trial(&trial);
+        mb_trial_close(&trial);
     return status;
 }
 

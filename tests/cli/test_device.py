@@ -21,6 +21,10 @@ class Device(Case):
         line = self.fails("plan", MODEL, "--device", "opencl:99", "-o", "out", status=Either(1, 2), says="opencl")
         self.assertFalse(os.path.exists(self.path("out")), line)
 
+    def test_refusals_of_bench(self):
+        self.fails("bench", "--search", status=2, says=["--search", "--device"])
+        self.fails("bench", "--device", "abacus", status=2, says="unknown device 'abacus'")
+
     def test_every_kind_is_listed(self):
         """Devices of each kind, or why there is none."""
         devices = self.run_json("probe")["devices"]
@@ -69,6 +73,22 @@ class Device(Case):
         self.assertAlmostEqual(there["perplexity"] / here["perplexity"], 1, delta=rounding / 10)
         self.assertAlmostEqual(there["kl"]["mean"] / here["kl"]["mean"], 1, delta=rounding)
 
+    def bench(self, kind):
+        """Right by f64, with times that stand to each other as they must; options of the CPU are refused."""
+        _, device = self.device(kind)
+        rows = self.run_json("bench", *device, "--formats", "q4_0,f16", "--m", "1,9", "-n", "64", "-k", "256")
+        self.assertEqual([(r["format"], r["m"]) for r in rows], [("q4_0", 1), ("q4_0", 9), ("f16", 1), ("f16", 9)])
+        for row in rows:
+            self.assertTrue(row["median_ns"] > 0 and row["queued_ns"] > 0 and row["call_ns"] > 0, row)
+            self.assertLess(row["error"], 0.02, row)
+            self.assertEqual((row["limit"], row["kernels"]), ("read", 1))
+            self.assertTrue(row["kernel"].endswith(f"_{kind}"), row)
+            self.assertAlmostEqual(row["weight_gbps"] * row["median_ns"] / (64 * 256 * (16 if row["format"] == "f16" else 4.5) / 8), 1, places=3)
+        one = self.run_json("bench", *device, "--formats", "q4_0", "--m", "1", "-n", "64", "-k", "256", "--search")
+        self.assertGreater(one[0]["kernels"], 3)
+        for option in (["--peers"], ["--tuned"], ["--threads", "2"], ["--residency", "L2"], ["--activation", "i8row"]):
+            self.fails("bench", *device, *option, status=2, says=[option[0], "only the CPU"])
+
     def plan(self, kind):
         found, device = self.tune(kind)
         self.run_mixbit("plan", MODEL, *device, "-p", "p.json", "--formats", FEW, "--effort", "quick", "--windows", "2",
@@ -79,6 +99,9 @@ class Device(Case):
 
     def test_external_opencl(self):
         self.tune_and_eval("opencl", 0.01)
+
+    def test_external_opencl_bench(self):
+        self.bench("opencl")
 
     def test_external_opencl_plan(self):
         """A GPU that is a CPU takes half an hour for what is timed."""

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Tuning and running on a device other than the CPU, without one: the CPU's own functions under the
  * names of GPU kernels, of which one is right, one writes nothing, and one can be told to fail. */
+#include "dispatch/gpu.h"
 #include "tests/guard.h"
 #include "tuner/accelerator.h"
 #include "tuner/profile.h"
@@ -16,7 +17,16 @@
 
 enum { KERNELS = 2 };
 static size_t products;
-static bool device_is_lost;
+static bool device_is_lost, none_is_right;
+
+/* Of GPU kernels in this build. */
+static unsigned revision(void)
+{
+    const struct mb_gpu_tile tile = {MB_GPU_GEMV, 1, 2, 1};
+    struct mb_backend_kernel kernel;
+    mb_gpu_describe(mb_format_info(MB_FORMAT_Q4_0), &tile, "opencl", &kernel);
+    return kernel.revision;
+}
 
 static bool kernel_at(const struct mb_backend_device *device, enum mb_format format, size_t n,
                       size_t k, size_t m, size_t i, struct mb_backend_kernel *kernel)
@@ -28,7 +38,7 @@ static bool kernel_at(const struct mb_backend_device *device, enum mb_format for
     (void)m;
     if (i >= KERNELS)
         return false;
-    *kernel = (struct mb_backend_kernel){.revision = 1, .own = {(unsigned)i}};
+    *kernel = (struct mb_backend_kernel){.revision = revision(), .own = {(unsigned)i}};
     (void)snprintf(kernel->name, sizeof kernel->name, "gemv_%s_%s_%s_%zux16_opencl",
                    mb_coding_name(info->coding), mb_scale_kind_name(info->scale),
                    mb_activation_name(info->activation), i + 1);
@@ -41,7 +51,7 @@ static enum mb_status multiply(struct mb_backend_device *device,
     products++;
     if (device_is_lost)
         return mb_error_set(error, MB_ERR_DEVICE, -1, "made-up:0: the device is lost");
-    if (product->kernel->own[0] == 1)
+    if (product->kernel->own[0] == 1 || none_is_right)
         return MB_OK; /* this one writes nothing */
     struct mb_backend_product plain = *product;
     plain.kernel = NULL;
@@ -228,16 +238,60 @@ static void test_late(void **state)
     mb_profile_free(profile);
 }
 
+/* The row of a search is the fastest that is right, not the one that writes nothing. */
+static void test_bench(void **state)
+{
+    (void)state;
+    const struct mb_bench_case bench = {.format = MB_FORMAT_Q4_0, .n = 48, .k = 64, .m = 3};
+    struct mb_accelerator_row row;
+    struct mb_error error;
+    double gbps;
+    assert_int_equal(mb_accelerator_bench(&accelerator, &bench, true, 0, &row, &error), MB_OK);
+    assert_int_equal(row.kernels, KERNELS);
+    assert_non_null(strstr(row.bench.kernel, "_1x16_opencl"));
+    assert_true(!row.bench.failed && row.bench.error < mb_format_info(bench.format)->error_bound);
+    assert_true(row.bench.median_ns > 0 && row.queued_ns > 0 && row.call_ns > 0);
+    assert_true(row.bench.fraction == 0 && row.read_ns == 0); /* nobody says how fast it reads */
+    assert_int_equal(mb_accelerator_bench(&accelerator, &bench, false, 10, &row, &error), MB_OK);
+    assert_int_equal(row.kernels, 1);
+    assert_true(row.bench.fraction == row.bench.weight_gbps / 10);
+    assert_int_equal(mb_accelerator_read_gbps(&accelerator, 0, &gbps, &error), MB_OK);
+    assert_true(gbps == 0);
+}
+
+static void test_bench_faults(void **state)
+{
+    (void)state;
+    struct mb_bench_case bench = {.format = MB_FORMAT_Q4_0, .n = 48, .k = 64, .m = 3};
+    struct mb_accelerator_row row;
+    struct mb_error error;
+    none_is_right = true;
+    assert_int_equal(mb_accelerator_bench(&accelerator, &bench, true, 0, &row, &error),
+                     MB_ERR_VERIFY);
+    assert_true(row.bench.failed);
+    assert_non_null(strstr(error.message, "wrong results"));
+    none_is_right = false;
+    device_is_lost = true;
+    assert_int_equal(mb_accelerator_bench(&accelerator, &bench, true, 0, &row, &error),
+                     MB_ERR_DEVICE);
+    device_is_lost = false;
+    bench.k = 33;
+    assert_int_equal(mb_accelerator_bench(&accelerator, &bench, true, 0, &row, &error),
+                     MB_ERR_SHAPE);
+}
+
 /* A kernel that is none of this build's counts for nothing. */
 static void test_current(void **state)
 {
     (void)state;
-    struct mb_cost cost = {
-        .kernel = "gemv_b4_g32_i8g32_1x32_opencl", .revision = 1, .format = MB_FORMAT_Q4_0, .m = 1};
+    struct mb_cost cost = {.kernel = "gemv_b4_g32_i8g32_1x32_opencl",
+                           .revision = revision(),
+                           .format = MB_FORMAT_Q4_0,
+                           .m = 1};
     assert_true(mb_cost_is_current(&cost));
-    cost.revision = 2;
+    cost.revision++;
     assert_false(mb_cost_is_current(&cost));
-    cost.revision = 1;
+    cost.revision--;
     cost.format = MB_FORMAT_Q5_0;
     assert_false(mb_cost_is_current(&cost));
     cost.format = MB_FORMAT_Q4_0;
@@ -256,6 +310,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_stale, open_made_up, close_made_up),
         cmocka_unit_test_setup_teardown(test_stop_and_go_on, open_made_up, close_made_up),
         cmocka_unit_test_setup_teardown(test_late, open_made_up, close_made_up),
+        cmocka_unit_test_setup_teardown(test_bench, open_made_up, close_made_up),
+        cmocka_unit_test_setup_teardown(test_bench_faults, open_made_up, close_made_up),
         cmocka_unit_test(test_current),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
