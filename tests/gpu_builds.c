@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Prints what is compiled ahead of time, one "name options" a line: every kernel that some format
  * wants for some tile. scripts/make_spirv and the tests of SPIR-V read it, so there is no list of
- * kernels but the one that tables of formats and tiles give. */
+ * kernels but the one that tables of formats and tiles give. With the argument `nvidia` options are
+ * those of the device's own compiler, for one tile of each name. */
 #include "dispatch/gpu.h"
 
 #include <stdio.h>
@@ -10,6 +11,7 @@
 enum { NAMES_MOST = 1024 };
 static char names[NAMES_MOST][MB_GPU_MODULE_NAME_BYTES];
 static size_t name_count;
+static enum mb_gpu_build build = MB_GPU_SPIRV;
 
 static bool is_new(const char *name)
 {
@@ -29,12 +31,14 @@ static bool print(const struct mb_format_info *info, const struct mb_gpu_tile *t
     if (name_count == NAMES_MOST)
         return false;
     memcpy(names[name_count++], name, sizeof name);
-    mb_gpu_options(info, tile, MB_GPU_SPIRV, options);
+    mb_gpu_options(info, tile, build, options);
     return printf("%s %s\n", name, options) > 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], "nvidia") == 0)
+        build = MB_GPU_NVIDIA;
     static const struct mb_gpu_limits roomy = {
         .group_items = 1024, .local_bytes = 65536, .compute_units = 32};
     bool good = print(mb_format_info(MB_FORMAT_F32), &mb_gpu_read_tile);

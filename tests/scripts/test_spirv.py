@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SPIR-V in the tree: made of this source (always checked), and, where the tools are there, valid, importing nothing, and the same again when
-it is compiled anew by the compiler that SOURCES names; by another one, valid. The gates are shown to catch what they are for.
+it is compiled anew by the compiler that SOURCES names; by another one, valid. The gates are shown to catch what they are for. What NVIDIA's
+OpenCL would build, with its instructions as assembly, is compiled to PTX by the same clang: the instructions are there.
 
 usage: test_spirv.py SOURCE BUILD
 Exit status 77, which ctest counts as skipped, when the tools are missing and nothing else was wrong."""
@@ -44,6 +45,22 @@ def check_gates(folder):
     assert refuses(compiled("float f(float); " + KERNEL, folder), "imports a function"), "an imported function passes"
 
 
+def check_ptx():
+    """gemv of one row of each coding, and one gemm."""
+    lines = subprocess.run([build / "tests/gpu_builds", "nvidia"], check=True, capture_output=True, text=True).stdout.splitlines()
+    rows = [line.split(" ", 1) for line in lines]
+    chosen = [(name, options) for name, options in rows if name.startswith("gemv_") and name.endswith("_1") or name.startswith(("read_", "gemm_b4_g32_i8g32_8"))]
+    assert len(chosen) > 20, chosen
+    for name, options in chosen:
+        options = [o for o in options.split() if not o.startswith("-cl-nv-")]
+        ptx = make.run("clang-15", "-x", "cl", "-target", "nvptx64-nvidia-nvcl", "-Xclang", "-target-cpu", "-Xclang", "sm_70", "-Xclang",
+                       "-finclude-default-header", "-Dcl_clang_storage_class_specifiers", "-O1", "-I.", "-S", "kernels/gpu/matmul.cl", "-o", "-", *options)
+        integer, table = "-DFLOAT_BYTES=0" in options and not name.startswith("read_"), any(o.startswith("-DTABLE=") for o in options)
+        assert ("dp4a.u32.s32" in ptx) == integer, f"{name}: dp4a"
+        assert ("prmt.b32" in ptx) >= table, f"{name}: prmt"
+    print(f"{len(chosen)} kernels compile to PTX")
+
+
 listing = subprocess.run([build / "tests/gpu_builds"], check=True, capture_output=True, text=True).stdout
 names = {line.split(" ", 1)[0] for line in listing.splitlines()}
 said = dict(line.split(" ", 1) for line in (tree / "SOURCES").read_text().splitlines())
@@ -60,6 +77,7 @@ for name in sorted(files):
     make.gates(tree / f"{name}.spv")
 with tempfile.TemporaryDirectory() as folder:
     check_gates(Path(folder))
+    check_ptx()
     done = subprocess.run([source / "scripts/make_spirv", build, Path(folder) / "again"], text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     again = {n for n in names if (Path(folder) / f"again/{n}.spv").read_bytes() == (tree / f"{n}.spv").read_bytes()}
