@@ -147,6 +147,20 @@ static enum mb_status measure(struct mb_cli *cli, const struct mb_bench_options 
     return first.status;
 }
 
+enum mb_status mb_bench_present(struct mb_cli *cli, struct mb_table *table, const char *heading,
+                                enum mb_status status)
+{
+    if (status != MB_OK && status != MB_ERR_VERIFY)
+        return status;
+    if (!cli->common.json) {
+        (void)printf("%s\n", heading);
+        mb_table_print(table, stdout);
+        return status;
+    }
+    const enum mb_status printed = mb_print_json(cli, mb_table_json(table));
+    return status == MB_OK ? printed : status;
+}
+
 /* Options that mean nothing together. */
 static enum mb_status check_choice(struct mb_cli *cli, const struct mb_bench_options *options,
                                    bool on_device)
@@ -174,6 +188,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     struct mb_threads *threads = NULL;
     struct mb_limits limits = {0};
     struct mb_accelerator *accelerator = NULL;
+    char heading[128];
     enum mb_status status = check_shape(cli, options);
     if (status == MB_OK)
         status = mb_accelerator_open(options->device, &accelerator, &cli->error);
@@ -204,17 +219,10 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     status = options->peers ? mb_bench_peers(cli, options, threads, &limits, table)
                             : measure(cli, options, threads, &limits, table);
     mb_stage_end(cli);
-    if (status == MB_OK || status == MB_ERR_VERIFY) {
-        if (cli->common.json) {
-            const enum mb_status printed = mb_print_json(cli, mb_table_json(table));
-            status = status == MB_OK ? printed : status;
-        } else {
-            (void)printf("n %zu, k %zu, %zu threads; y = x * w, x has m rows; error is against "
-                         "f64\n",
-                         options->n, options->k, mb_threads_count(threads));
-            mb_table_print(table, stdout);
-        }
-    }
+    (void)snprintf(heading, sizeof heading,
+                   "n %zu, k %zu, %zu threads; y = x * w, x has m rows; error is against f64",
+                   options->n, options->k, mb_threads_count(threads));
+    status = mb_bench_present(cli, table, heading, status);
 out:
     mb_table_free(table);
     mb_threads_destroy(threads);

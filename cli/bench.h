@@ -32,6 +32,11 @@ enum mb_status mb_bench_peers(struct mb_cli *cli, const struct mb_bench_options 
 struct mb_table *mb_bench_table(void);
 void mb_bench_put(struct mb_table *table, const struct mb_bench_row *row, bool json);
 
+/* Print what was measured, if the status (of the measuring) says that it was: the heading, which is
+ * for people, and the table. Returns the status, or what printing failed with. */
+enum mb_status mb_bench_present(struct mb_cli *cli, struct mb_table *table, const char *heading,
+                                enum mb_status status);
+
 /* `bench --device` (bench_device.c): all of it but the check of shapes. */
 enum mb_status mb_bench_device(struct mb_cli *cli, const struct mb_bench_options *options,
                                struct mb_accelerator *accelerator);

@@ -69,6 +69,7 @@ enum mb_status mb_bench_device(struct mb_cli *cli, const struct mb_bench_options
 {
     struct mb_table *table = mb_bench_table();
     double read_gbps = 0;
+    char heading[320], limit[64] = "";
     mb_table_column(table, "split", "split", MB_ALIGN_RIGHT);
     mb_table_column(table, "kernels", NULL, MB_ALIGN_RIGHT);
     mb_table_column(table, "read_ns", "us to read as much", MB_ALIGN_RIGHT);
@@ -77,24 +78,18 @@ enum mb_status mb_bench_device(struct mb_cli *cli, const struct mb_bench_options
     mb_stage_begin(cli, "measuring how fast %s reads memory", accelerator->info.name);
     enum mb_status status = mb_accelerator_read_gbps(accelerator, 0, &read_gbps, &cli->error);
     mb_stage_end(cli);
+    if (read_gbps > 0)
+        (void)snprintf(limit, sizeof limit, "\nit reads its memory at %.1f GB/s", read_gbps);
     if (status == MB_OK) {
         mb_stage_begin(cli, "timing %zu formats", options->formats.count);
         status = measure(cli, options, accelerator, read_gbps, table);
         mb_stage_end(cli);
     }
-    if (status == MB_OK || status == MB_ERR_VERIFY) {
-        if (cli->common.json) {
-            const enum mb_status printed = mb_print_json(cli, mb_table_json(table));
-            status = status == MB_OK ? printed : status;
-        } else {
-            (void)printf("%s, n %zu, k %zu; y = x * w, x has m rows; times are the device's own, "
-                         "error is against f64\n",
-                         accelerator->info.name, options->n, options->k);
-            if (read_gbps > 0)
-                (void)printf("it reads its memory at %.1f GB/s\n", read_gbps);
-            mb_table_print(table, stdout);
-        }
-    }
+    (void)snprintf(heading, sizeof heading,
+                   "%s, n %zu, k %zu; y = x * w, x has m rows; times are the device's own, error "
+                   "is against f64%s",
+                   accelerator->info.name, options->n, options->k, limit);
+    status = mb_bench_present(cli, table, heading, status);
     mb_table_free(table);
     return status;
 }
