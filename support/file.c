@@ -23,8 +23,8 @@ enum { BUFFER_BYTES = 1 << 18 };
 
 struct mb_file {
     int descriptor;
-    int error; /* first errno that a write met */
-    uint64_t written;
+    int error;        /* first errno that a write met */
+    uint64_t written; /* where the next byte goes */
     size_t buffered;
     char *path, *temporary;
     char buffer[BUFFER_BYTES];
@@ -214,6 +214,14 @@ enum mb_status mb_file_write(struct mb_file *file, const void *data, size_t byte
 }
 
 uint64_t mb_file_tell(const struct mb_file *file) { return file->written; }
+
+void mb_file_seek(struct mb_file *file, uint64_t at)
+{
+    flush(file);
+    if (lseek(file->descriptor, (off_t)at, SEEK_SET) < 0 && file->error == 0)
+        file->error = errno;
+    file->written = at;
+}
 
 /* A rename is durable once its folder is synced; a file system that cannot sync folders is no
  * reason to fail. */

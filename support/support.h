@@ -18,6 +18,8 @@ enum mb_status mb_file_create(const char *path, struct mb_file **file, struct mb
 enum mb_status mb_file_write(struct mb_file *file, const void *data,
                              size_t bytes); /* errors are kept until commit */
 uint64_t mb_file_tell(const struct mb_file *file);
+/* Go on at a place that was written before: what follows replaces what is there. */
+void mb_file_seek(struct mb_file *file, uint64_t at);
 enum mb_status mb_file_commit(struct mb_file *file,
                               struct mb_error *error); /* frees *file in every case */
 void mb_file_abandon(struct mb_file *file);            /* NULL allowed */

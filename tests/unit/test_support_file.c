@@ -167,6 +167,34 @@ static void test_writes_of_all_sizes(void **state)
     empty_folder();
 }
 
+/* What is written anew replaces what was there, and the rest stays. */
+static void test_seek(void **state)
+{
+    (void)state;
+    struct mb_file *file;
+    const size_t bytes = 300000; /* more than is buffered */
+    char *data = malloc(bytes);
+    assert_non_null(data);
+    memset(data, 'a', bytes);
+    assert_int_equal(mb_file_create(path, &file, NULL), MB_OK);
+    assert_int_equal(mb_file_write(file, data, bytes), MB_OK);
+    mb_file_seek(file, 10);
+    assert_int_equal(mb_file_tell(file), 10);
+    assert_int_equal(mb_file_write(file, "bcd", 3), MB_OK);
+    assert_int_equal(mb_file_tell(file), 13);
+    mb_file_seek(file, bytes - 1);
+    assert_int_equal(mb_file_write(file, "ef", 2), MB_OK);
+    mb_file_seek(file, 0);
+    assert_int_equal(mb_file_commit(file, NULL), MB_OK);
+    memcpy(data + 10, "bcd", 3);
+    data = realloc(data, bytes + 1);
+    assert_non_null(data);
+    memcpy(data + bytes - 1, "ef", 2);
+    assert_content(path, data, bytes + 1);
+    free(data);
+    empty_folder();
+}
+
 static void test_modes(void **state)
 {
     (void)state;
@@ -332,6 +360,7 @@ int main(void)
         cmocka_unit_test(test_commit_replaces_and_abandon_leaves),
         cmocka_unit_test(test_left_behind),
         cmocka_unit_test(test_writes_of_all_sizes),
+        cmocka_unit_test(test_seek),
         cmocka_unit_test(test_modes),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_failed_write_leaves_the_old_file),
