@@ -30,6 +30,7 @@ void mb_channelwise_free(struct mb_channelwise *c)
     free(c->width);
     free(c->order);
     free(c->codes);
+    free(c->first_bit);
     free(c->first_cell);
     free(c->step);
     free(c->first_level);
@@ -48,7 +49,7 @@ void mb_channelwise_decode(const struct mb_channelwise *c, size_t row0, size_t r
         float *out = rows + (row - row0) * c->k;
         for (size_t column = 0; column < c->k; column++) {
             const size_t channel = columns ? column : row, i = columns ? row : column;
-            const float level = mb_levels_at(c, channel, i)[c->codes[channel * c->length + i]];
+            const float level = mb_levels_at(c, channel, i)[mb_code_at(c, channel, i)];
             out[column] = c->scale_groups > 0 ? level * mb_scale_at(c, row, column) : level;
         }
     }
@@ -78,7 +79,7 @@ static bool check_options(const struct mb_channelwise_options *o)
            in_range(o->outlier_channels, 1) && in_range(o->error_outliers, 0.5);
 }
 
-static void settle(struct mb_channelwise *out, const struct mb_channelwise_options *options)
+void mb_channelwise_settle(struct mb_channelwise *out, const struct mb_channelwise_options *options)
 {
     struct mb_channelwise_options *o = &out->options;
     *o = *options;
@@ -260,7 +261,7 @@ enum mb_status mb_channelwise_encode(const float *rows, size_t n, size_t k,
         return MB_ERR_SHAPE;
     if (!check_options(options))
         return MB_ERR_ARGUMENT;
-    settle(encoded, options);
+    mb_channelwise_settle(encoded, options);
     enum mb_status status = allocate(&e);
     if (status == MB_OK)
         status = encode(&e, rows, activations);

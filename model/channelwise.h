@@ -26,6 +26,7 @@
 #include "mixbit/model.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 
 enum mb_channel_axis { MB_CHANNELS_OF_INPUT, MB_CHANNELS_OF_OUTPUT }; /* columns; rows */
 
@@ -97,7 +98,9 @@ struct mb_channelwise {
     unsigned widths[MB_MOST_WIDTHS]; /* the palette, ascending */
     uint8_t *width;                  /* [channels]: index into widths */
     uint32_t *order;                 /* [channels]: as they are stored */
-    uint8_t *codes;                  /* [channels][length] */
+    uint8_t *codes;                  /* [channels][length]; NULL: they stay where they were read */
+    const uint8_t *stream;           /* from: one behind the other, */
+    uint64_t *first_bit;             /* [channels]: from this bit on */
     /* Weight i of channel c reads codebook first_cell[c] + i / cell_length. */
     size_t cell_count, cell_length;
     uint32_t *first_cell;
@@ -115,6 +118,20 @@ struct mb_channelwise {
     struct mb_channelwise_bytes bytes;
     double error; /* RMS(w - w') / RMS(w) of the products: columns weigh as their activations */
 };
+
+/* Code i of a channel. */
+static inline uint8_t mb_code_at(const struct mb_channelwise *c, size_t channel, size_t i)
+{
+    if (c->codes != NULL)
+        return c->codes[channel * c->length + i];
+    const unsigned bits = c->widths[c->width[channel]];
+    const uint64_t at = c->first_bit[channel] + (uint64_t)i * bits;
+    const uint8_t *byte = c->stream + at / 8;
+    unsigned window = byte[0];
+    if (at % 8 + bits > 8)
+        window |= (unsigned)byte[1] << 8;
+    return (uint8_t)(window >> at % 8 & ((1u << bits) - 1));
+}
 
 /**
  * Encode rows[n][k]. `activations` holds the mean squared activation of every column; NULL: 1 each.

@@ -46,7 +46,16 @@ static inline const float *mb_levels_at(const struct mb_channelwise *c, size_t c
     return c->levels + c->first_level[c->first_cell[channel] + i / c->cell_length];
 }
 
+/* ---- options (channelwise.c) ---- */
+
+/* Options with their defaults, and what follows from them: widths, channels, their length. */
+void mb_channelwise_settle(struct mb_channelwise *out,
+                           const struct mb_channelwise_options *options);
+
 /* ---- widths (channelwise_widths.c) ---- */
+
+/* Bits of a channel in the map, where a palette has so many widths. */
+size_t mb_map_bits(size_t widths);
 
 /* What an encoding takes whose channels have these widths: counts[] by index into the palette. */
 struct mb_channelwise_bytes mb_channelwise_count(const struct mb_channelwise *out,
@@ -54,7 +63,8 @@ struct mb_channelwise_bytes mb_channelwise_count(const struct mb_channelwise *ou
 /* Fill out->width so that the total is nearest to the bits wanted. errors[channels][widths] is what
  * each channel would lose, for MB_WIDTHS_BY_ERROR. */
 enum mb_status mb_choose_widths(struct mb_encoder *e, const double *errors, size_t outliers);
-/* order, groups of scales and strips for the widths as they are. */
+/* order, groups of scales and strips for the widths as they are. Of the encoder only out,
+ * strip_first, columns and group_first are used. */
 enum mb_status mb_lay_out(struct mb_encoder *e);
 
 /* ---- codebooks (channelwise_codebooks.c) ---- */
@@ -69,6 +79,8 @@ enum mb_status mb_assign_with_feedback(struct mb_encoder *e);
 
 /* ---- scales (channelwise_scales.c) ---- */
 
+/* What a byte of a tensor's scales stands for. */
+float mb_scale_of_code(float top, int code);
 /* The RMS of every group. */
 void mb_begin_scales(struct mb_encoder *e);
 /* The best scales for the codebooks as they are, within `reach` sixteenths of an octave. */

@@ -22,8 +22,7 @@ static const float sixteenth[OCTAVE] = {1.0f,        1.04427378f, 1.09050773f, 1
                                         1.41421356f, 1.47682615f, 1.54221083f, 1.61049033f,
                                         1.68179283f, 1.75625216f, 1.83400809f, 1.91520656f};
 
-/* What code `code` of a tensor's scales stands for. */
-static float scale_of_code(float top, int code)
+float mb_scale_of_code(float top, int code)
 {
     if (code <= 0)
         return 0;
@@ -43,7 +42,7 @@ static int code_of_scale(float top, float scale)
 static float value_of(const struct mb_channelwise *out, int code)
 {
     return out->options.scale_columns == MB_SCALE_OF_ROW ? mb_half_to_float((uint16_t)code)
-                                                         : scale_of_code(out->scale_top, code);
+                                                         : mb_scale_of_code(out->scale_top, code);
 }
 
 static void store(struct mb_channelwise *out, size_t at, int code)

@@ -15,7 +15,7 @@
 
 static size_t parts(size_t count, size_t size) { return (count + size - 1) / size; }
 
-static size_t map_bits(size_t widths) { return widths > 4 ? 3 : widths > 2 ? 2 : widths - 1; }
+size_t mb_map_bits(size_t widths) { return widths > 4 ? 3 : widths > 2 ? 2 : widths - 1; }
 
 static size_t codebooks_of(const struct mb_channelwise *out, size_t channels)
 {
@@ -38,7 +38,7 @@ struct mb_channelwise_bytes mb_channelwise_count(const struct mb_channelwise *ou
         codebooks += codebooks_of(out, counts[w]) *
                      mb_codebook_bits(o->codes, o->byte_codebook, out->widths[w]);
     }
-    bytes.map = parts(out->channels * map_bits(out->width_count), 8);
+    bytes.map = parts(out->channels * mb_map_bits(out->width_count), 8);
     bytes.codes = parts(codes, 8);
     bytes.codebooks = parts(codebooks, 8);
     if (o->scale_columns == MB_SCALE_OF_ROW)

@@ -82,7 +82,7 @@ static enum mb_status pack_rows(const struct mb_channelwise *c,
         for (size_t column = 0; column < c->k; column++)
             for (size_t row = row0; row < row1; row++)
                 codes[(row - row0) * c->k + column] =
-                    c->codes[by_column ? column * c->length + row : row * c->length + column];
+                    by_column ? mb_code_at(c, column, row) : mb_code_at(c, row, column);
         const float *scales = c->scale_groups > 0 ? c->scales + row0 * c->scale_groups : NULL;
         status = mb_codebook_pack_rows(weights, codes, scales, row0, row1);
     }
