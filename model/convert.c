@@ -48,8 +48,8 @@ static bool is_ours(const char *path)
     return ours;
 }
 
-static enum mb_status check_target(const struct mb_model *model, const char *path, int force,
-                                   struct mb_error *error)
+enum mb_status mb_gguf_check_target(const struct mb_model *model, const char *path, int force,
+                                    struct mb_error *error)
 {
     struct stat info;
     if (stat(path, &info) != 0)
@@ -362,7 +362,9 @@ enum mb_status mb_convert(struct mb_model *model, const enum mb_format *formats,
     struct conversion c = {
         .model = model, .options = options == NULL ? &defaults : options, .error = error};
     int32_t file_type = -1;
-    enum mb_status status = check_target(model, out_path, c.options->force, error);
+    enum mb_status status = mb_codebook_tensors_refuse(model, error);
+    if (status == MB_OK)
+        status = mb_gguf_check_target(model, out_path, c.options->force, error);
     if (status == MB_OK)
         status = choose_types(&c, formats, &file_type);
     if (status == MB_OK)

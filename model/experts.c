@@ -6,6 +6,7 @@
  * one expert after the other. A row's results are added in the order of the experts, so what is
  * beside it never shows. Which experts a row has is told by the weights in its ROUTED row: those
  * not 0. */
+#include "mixbit/codebook.h"
 #include "model/network.h"
 
 #include "model/vector.h"
@@ -73,8 +74,12 @@ static struct mb_weights expert_of(const struct mb_weights *all, size_t expert, 
 {
     struct mb_weights view = *all;
     size_t panel_bytes = 0;
-    (void)mb_pack_size(all->format, PANEL_ROWS, all->k, &panel_bytes); /* all of it was packed */
     view.n = n;
+    if (all->format == MB_FORMAT_NONE) { /* codebooks: each expert was packed by itself */
+        view.data = (struct mb_codebook_weights *)all->data + expert;
+        return view;
+    }
+    (void)mb_pack_size(all->format, PANEL_ROWS, all->k, &panel_bytes); /* all of it was packed */
     view.data = (uint8_t *)all->data + expert * (n / PANEL_ROWS) * panel_bytes;
     return view;
 }

@@ -5,6 +5,8 @@
  * sequence they belong to, since the matrix product is what takes the time; only attention and
  * positions know about sequences. Every row's result is independent of the rows beside it, bit for
  * bit, so how text is cut into batches never shows. */
+#include "mixbit/codebook.h"
+#include "model/channelwise.h"
 #include "model/network.h"
 #include "model/offload.h"
 
@@ -84,12 +86,14 @@ static void embed_rows(void *arg, size_t first, size_t last, size_t thread)
     const struct mb_replacement *other = run->replacement;
     const bool replaced = other && other->rows && other->matrix == network->embedding;
     const size_t k = matrix->k, row_bytes = mb_format_row_bytes(matrix->format, k);
-    uint8_t *unpacked = matrix->rows ? NULL : malloc(row_bytes);
+    uint8_t *unpacked = matrix->rows || matrix->encoded ? NULL : malloc(row_bytes);
     for (size_t row = first; row < last; row++) {
         float *out = run->slots[task->step->out] + row * k;
         const size_t id = (size_t)run->ids[row];
         if (replaced) {
             memcpy(out, other->rows + id * k, k * sizeof *out);
+        } else if (matrix->encoded != NULL) {
+            mb_channelwise_decode(matrix->encoded, id, id + 1, out);
         } else if (matrix->rows != NULL) {
             mb_dequantize(matrix->format, (const uint8_t *)matrix->rows + id * row_bytes, 1, k,
                           out);
@@ -258,9 +262,9 @@ const struct mb_weights *mb_run_weights(const struct mb_run *run, size_t matrix)
 }
 
 /* In one dispatch, whatever activation types they take. */
-static enum mb_status multiply_here(struct mb_run *run, const float *x, size_t x_stride,
-                                    size_t rows, size_t count,
-                                    const struct mb_weights *const *weights, float *const *y)
+static enum mb_status multiply_formats(struct mb_run *run, const float *x, size_t x_stride,
+                                       size_t rows, size_t count,
+                                       const struct mb_weights *const *weights, float *const *y)
 {
     const struct mb_activations *activations[MB_MAX_PRODUCTS];
     size_t stride[MB_MAX_PRODUCTS];
@@ -272,6 +276,29 @@ static enum mb_status multiply_here(struct mb_run *run, const float *x, size_t x
     }
     return status == MB_OK
                ? mb_matmul_group(run->network->threads, count, weights, activations, y, stride)
+               : status;
+}
+
+/* Matrices of codebooks one by one: each has an order of columns that it wants its input in. */
+static enum mb_status multiply_here(struct mb_run *run, const float *x, size_t x_stride,
+                                    size_t rows, size_t count,
+                                    const struct mb_weights *const *weights, float *const *y)
+{
+    const struct mb_weights *others[MB_MAX_PRODUCTS];
+    float *others_y[MB_MAX_PRODUCTS];
+    size_t other_count = 0;
+    enum mb_status status = MB_OK;
+    for (size_t i = 0; i < count && status == MB_OK; i++) {
+        if (weights[i]->format == MB_FORMAT_NONE) {
+            status = mb_codebook_matmul(run->network->threads, weights[i]->data, x, rows, x_stride,
+                                        y[i], weights[i]->n);
+        } else {
+            others[other_count] = weights[i];
+            others_y[other_count++] = y[i];
+        }
+    }
+    return status == MB_OK && other_count > 0
+               ? multiply_formats(run, x, x_stride, rows, other_count, others, others_y)
                : status;
 }
 

@@ -193,6 +193,8 @@ enum mb_status mb_model_open(const char *path, struct mb_model **model, struct m
     }
     enum mb_status status = open_parts(m, path, error);
     if (status == MB_OK)
+        status = mb_codebook_tensors_mark(m, error);
+    if (status == MB_OK)
         status = index_names(m, error);
     if (status != MB_OK) {
         mb_model_close(m);
@@ -210,7 +212,10 @@ const char *mb_model_path(const struct mb_model *model) { return model->path; }
 
 const char *mb_model_architecture(const struct mb_model *model)
 {
-    return mb_model_string(model, "general.architecture", "");
+    const char *name = mb_model_string(model, "general.architecture", "");
+    return strcmp(name, MB_CODEBOOK_ARCHITECTURE) == 0
+               ? mb_model_string(model, MB_CODEBOOK_ARCHITECTURE_KEY, name)
+               : name;
 }
 
 uint64_t mb_model_file_bytes(const struct mb_model *model)

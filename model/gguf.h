@@ -57,6 +57,7 @@ struct mb_gguf_part {
 /* Where a tensor's info is in its file, and where its data is in the data section. */
 struct mb_gguf_info {
     uint64_t at, offset;
+    size_t codebooks; /* matrices of codebooks that it is; 0: it is none of those */
 };
 
 struct mb_model {
@@ -117,15 +118,44 @@ struct mb_printable mb_printable(const char *text);
 /* roles.c: role, layer, quantizable of a tensor whose name and dimensions are set. */
 void mb_tensor_classify(struct mb_tensor *tensor, const char *architecture);
 
+/* codebook_tensors.c: tensors of codebook matrices (docs/codebook-files.md), known by their names.
+ * Marking gives them the name, dimensions and role of the matrix that they stand for; data and
+ * bytes are those of its records, type and format stay what no product takes. */
+#define MB_CODEBOOK_SUFFIX ".cmpq"
+#define MB_CODEBOOK_VERSION_KEY "mixbit.cmpq.version"
+#define MB_CODEBOOK_SCHEME_KEY "mixbit.cmpq.scheme"
+#define MB_CODEBOOK_BITS_KEY "mixbit.cmpq.bits"
+#define MB_CODEBOOK_ARCHITECTURE "mixbit" /* in general.architecture, so that others refuse it */
+#define MB_CODEBOOK_ARCHITECTURE_KEY "mixbit.architecture"
+enum { MB_CODEBOOK_VERSION = 1, MB_GGML_TYPE_I8 = 24 };
+enum mb_status mb_codebook_tensors_mark(struct mb_model *model, struct mb_error *error);
+/* MB_ERR_FILE: `what` is wrong with byte `where` of a codebook tensor. */
+enum mb_status mb_codebook_tensor_wrong(const struct mb_model *model,
+                                        const struct mb_tensor *tensor, size_t where,
+                                        const char *what, struct mb_error *error);
+/* How many matrices of codebooks tensor i is; 0: it is of another kind. */
+size_t mb_codebook_matrices(const struct mb_model *model, size_t i);
+/* MB_ERR_UNSUPPORTED for a model with such tensors, for whoever needs weights to encode anew. */
+enum mb_status mb_codebook_tensors_refuse(const struct mb_model *model, struct mb_error *error);
+
+/* convert.c: MB_ERR_IO when `path` is a part of the model, or a file that mixbit did not write. */
+enum mb_status mb_gguf_check_target(const struct mb_model *model, const char *path, int force,
+                                    struct mb_error *error);
+
 /* gguf_write.c: the header, pairs and tensor infos of a file that stores tensor i as types[i], to
  * be followed by the data of each tensor, padded to the alignment. */
 struct mb_gguf_output {
     struct mb_file *file;
     uint32_t alignment;
+    uint32_t codebook_version; /* for MB_CODEBOOK_VERSION_KEY; 0: no such tensor is in it */
+    uint64_t infos_at;         /* where the infos are */
 };
 enum mb_status mb_gguf_write_header(struct mb_gguf_output *output, const struct mb_model *model,
                                     const int32_t *types, int32_t file_type,
                                     const char *const *extra_keys, struct mb_error *error);
+/* The infos once more, at output->infos_at: of sizes that were not known before the data was. */
+enum mb_status mb_gguf_write_infos(struct mb_gguf_output *output, const struct mb_model *model,
+                                   const int32_t *types, struct mb_error *error);
 /* Pieces of a header, for files that are made from nothing; errors are kept until commit. */
 void mb_gguf_put_number(struct mb_file *file, uint64_t value, size_t bytes);
 void mb_gguf_put_string(struct mb_file *file, const char *text);

@@ -79,10 +79,11 @@ bool mb_gguf_tensor_bytes(const struct mb_tensor *tensor, int32_t type, size_t *
            mb_mul_size(row, tensor->n, bytes);
 }
 
-static enum mb_status put_infos(struct mb_gguf_output *output, const struct mb_model *model,
-                                const int32_t *types, struct mb_error *error)
+enum mb_status mb_gguf_write_infos(struct mb_gguf_output *output, const struct mb_model *model,
+                                   const int32_t *types, struct mb_error *error)
 {
     size_t offset = 0;
+    mb_file_seek(output->file, output->infos_at);
     for (size_t i = 0; i < model->tensor_count; i++) {
         const struct mb_tensor *tensor = &model->tensors[i];
         mb_gguf_put_string(output->file, tensor->name);
@@ -114,7 +115,8 @@ enum mb_status mb_gguf_write_header(struct mb_gguf_output *output, const struct 
         return status;
     output->alignment = model->alignment;
     const bool says_version = is_extra(extra_keys, "mixbit.version");
-    uint64_t pairs = 1 + (file_type >= 0) + !says_version; /* 1: the quantization version */
+    uint64_t pairs = 1 + (file_type >= 0) + !says_version /* 1: the quantization version */
+                     + (output->codebook_version > 0);
     for (size_t i = 0; i < model->pair_count; i++)
         pairs += is_kept(model->pairs[i].key, extra_keys);
     for (size_t i = 0; extra_keys != NULL && extra_keys[i] != NULL; i += 2)
@@ -133,9 +135,12 @@ enum mb_status mb_gguf_write_header(struct mb_gguf_output *output, const struct 
         mb_gguf_put_u32_pair(file, "general.file_type", (uint32_t)file_type);
     if (!says_version)
         mb_gguf_put_string_pair(file, "mixbit.version", MIXBIT_VERSION);
+    if (output->codebook_version > 0)
+        mb_gguf_put_u32_pair(file, MB_CODEBOOK_VERSION_KEY, output->codebook_version);
     for (size_t i = 0; extra_keys != NULL && extra_keys[i] != NULL; i += 2)
         mb_gguf_put_string_pair(file, extra_keys[i], extra_keys[i + 1]);
-    status = put_infos(output, model, types, error);
+    output->infos_at = mb_file_tell(file);
+    status = mb_gguf_write_infos(output, model, types, error);
     if (status == MB_OK)
         status = mb_gguf_write_padding(output);
     return status;

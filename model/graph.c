@@ -2,6 +2,7 @@
 /* What architectures build with: the table of them, hyperparameters, claimed and checked tensors,
  * the growing list of steps. Nothing a file says is used before it was checked against something
  * else the file holds. */
+#include "model/gguf.h"
 #include "model/network.h"
 
 #include <math.h>
@@ -137,9 +138,9 @@ static enum mb_status out_of_memory(struct mb_error *error)
 }
 
 /* Index and row of a tensor; MB_ERR_FILE when it is not there, MB_ERR_UNSUPPORTED for foreign
- * types. */
-static enum mb_status find_tensor(struct mb_network *network, const char *name, size_t *index,
-                                  struct mb_error *error)
+ * types. Those of codebooks can be products only. */
+static enum mb_status find_tensor(struct mb_network *network, const char *name, bool product,
+                                  size_t *index, struct mb_error *error)
 {
     const struct mb_model *model = network->model;
     const struct mb_tensor *tensor = mb_model_tensor_find(model, name);
@@ -148,7 +149,7 @@ static enum mb_status find_tensor(struct mb_network *network, const char *name, 
                             "%s: tensor '%s' is missing; the file is incomplete or of another kind",
                             mb_model_path(model), name);
     *index = (size_t)(tensor - mb_model_tensor_at(model, 0));
-    if (tensor->format == MB_FORMAT_NONE)
+    if (tensor->format == MB_FORMAT_NONE && !(product && mb_codebook_matrices(model, *index) > 0))
         return mb_error_set(error, MB_ERR_UNSUPPORTED, -1,
                             "%s: tensor '%s' has ggml type %d, which is not supported; convert the "
                             "model from a float or another quantized file",
@@ -171,7 +172,10 @@ static enum mb_status add_matrix(struct mb_network *network, size_t index, size_
 {
     const struct mb_tensor *tensor = mb_model_tensor_at(network->model, index);
     const enum mb_format format = mixed_format(network, index);
-    if (mb_format_row_bytes(format, tensor->k) == 0)
+    const bool codebooks = mb_codebook_matrices(network->model, index) > 0;
+    if (codebooks && format != MB_FORMAT_NONE)
+        return mb_codebook_tensors_refuse(network->model, error);
+    if (!codebooks && mb_format_row_bytes(format, tensor->k) == 0)
         return mb_error_set(error, MB_ERR_SHAPE, -1,
                             "tensor '%s' has rows of %zu weights, which %s cannot hold; choose "
                             "another format for it",
@@ -191,7 +195,7 @@ enum mb_status mb_graph_matrix(struct mb_network *network, const char *name, siz
                                size_t *matrix, struct mb_error *error)
 {
     size_t index;
-    enum mb_status status = find_tensor(network, name, &index, error);
+    enum mb_status status = find_tensor(network, name, true, &index, error);
     if (status != MB_OK)
         return status;
     const struct mb_tensor *tensor = mb_model_tensor_at(network->model, index);
@@ -208,7 +212,7 @@ enum mb_status mb_graph_experts(struct mb_network *network, const char *name, si
                                 size_t n, size_t k, size_t *matrix, struct mb_error *error)
 {
     size_t index;
-    enum mb_status status = find_tensor(network, name, &index, error);
+    enum mb_status status = find_tensor(network, name, true, &index, error);
     if (status != MB_OK)
         return status;
     const struct mb_tensor *tensor = mb_model_tensor_at(network->model, index);
@@ -273,7 +277,7 @@ enum mb_status mb_graph_table(struct mb_network *network, const struct mb_graph_
                               int *vector, struct mb_error *error)
 {
     size_t index;
-    enum mb_status status = find_tensor(network, table->name, &index, error);
+    enum mb_status status = find_tensor(network, table->name, false, &index, error);
     if (status != MB_OK)
         return status;
     const struct mb_tensor *tensor = mb_model_tensor_at(network->model, index);

@@ -8,6 +8,7 @@
 #include "model/offload.h"
 
 #include "model/encoder.h"
+#include "model/gguf.h"
 #include "model/importance.h"
 #include "support/support.h"
 
@@ -139,6 +140,8 @@ static enum mb_status pack_matrix(struct mb_network *network, size_t index,
     struct mb_matrix *matrix = &network->matrices[index];
     const struct mb_tensor *tensor = mb_model_tensor_at(network->model, matrix->tensor);
     const bool looked_up = index == network->embedding;
+    if (mb_codebook_matrices(network->model, matrix->tensor) > 0)
+        return mb_network_pack_codebooks(network, index, error);
     const bool products = !looked_up || index == network->output;
     struct pack pack = {.tensor = tensor,
                         .matrix = matrix,
@@ -310,6 +313,7 @@ void mb_network_destroy(struct mb_network *network)
         return;
     mb_offload_free(network->offload);
     for (size_t i = 0; i < network->matrix_count; i++) {
+        mb_network_free_codebooks(&network->matrices[i]);
         mb_free_aligned(network->matrices[i].weights.data);
         free(network->matrices[i].owned_rows);
     }

@@ -91,15 +91,19 @@ struct mb_step {
     struct mb_product products[MB_MAX_PRODUCTS];
 };
 
+struct mb_channelwise;
+
 /* A weight matrix as it runs. */
 struct mb_matrix {
-    size_t tensor;         /* index in the model */
-    enum mb_format format; /* as stored in the (mixed) file */
-    size_t n, k;           /* a mixture's experts lie one behind the other in n */
-    struct mb_weights
-        weights;      /* packed for products; data NULL for a matrix that is only looked up */
-    const void *rows; /* GGUF rows, for the embedding; NULL: unpack them from `weights` */
-    void *owned_rows; /* `rows` when they were made here */
+    size_t tensor;             /* index in the model */
+    enum mb_format format;     /* as stored in the (mixed) file */
+    size_t n, k;               /* a mixture's experts lie one behind the other in n */
+    struct mb_weights weights; /* packed for products; data NULL for a matrix that is only looked
+                                  up. Format NONE: data is an array of struct mb_codebook_weights,
+                                  one for each expert, or one */
+    const void *rows;          /* GGUF rows, for the embedding; NULL: unpack them from `weights` */
+    void *owned_rows;          /* `rows` when they were made here */
+    struct mb_channelwise *encoded; /* in place of rows, of an embedding of codebooks */
 };
 
 struct mb_vector;
@@ -214,6 +218,13 @@ enum mb_status mb_graph_table(struct mb_network *network, const struct mb_graph_
                               int *vector, struct mb_error *error);
 enum mb_status mb_graph_step(struct mb_network *network, struct mb_step step,
                              struct mb_error *error);
+
+/* ---- codebook matrices (codebook_network.c) ---- */
+
+/* Pack matrix `index`, whose tensor is one of codebooks, as the network's numerics want it. */
+enum mb_status mb_network_pack_codebooks(struct mb_network *network, size_t index,
+                                         struct mb_error *error);
+void mb_network_free_codebooks(struct mb_matrix *matrix);
 
 /* ---- weights (network.c) ---- */
 

@@ -93,6 +93,12 @@ enum mb_status mb_network_offload(struct mb_network *network,
         struct uploaded *matrix = &offload->matrices[offload->matrix_count];
         if (host->data == NULL)
             continue;
+        if (host->format == MB_FORMAT_NONE) {
+            status = mb_error_set(error, MB_ERR_UNSUPPORTED, -1,
+                                  "%s has no kernels for codebook matrices; run on the CPU",
+                                  accelerator->info.name);
+            break;
+        }
         *matrix = (struct uploaded){.host = host,
                                     .one = best_kernel(target, host, 1),
                                     .many = best_kernel(target, host, MANY_MEASURED)};

@@ -188,13 +188,43 @@ static enum mb_status store_format(struct storing *s)
     return (enum mb_status)atomic_load(&s->status);
 }
 
-/* What an encoded matrix takes, by part; packed for kernels, all in one. */
-static enum mb_status count_encoded(struct storing *s, size_t row,
-                                    const struct mb_channelwise *encoded)
+enum mb_status mb_scheme_encode(const struct mb_scheme_job *job, const struct mb_tensor *tensor,
+                                size_t index, size_t matrix, const float *rows,
+                                struct mb_channelwise *encoded, struct mb_error *error)
+{
+    const size_t each = (size_t)tensor->ne[1];
+    struct mb_channelwise_options options = job->scheme->options;
+    options.bits = job->bits;
+    if (job->scheme->one_width) {
+        const double width = floor(options.bits);
+        options.palette = 1u << (width < 1                   ? 1
+                                 : width > MB_MOST_CODE_BITS ? MB_MOST_CODE_BITS
+                                                             : (unsigned)width);
+    }
+    enum mb_status status = MB_OK;
+    if (job->moments != NULL && options.feedback)
+        status = mb_moments_mean(job->moments, index, matrix, job->progress, job->done, job->total,
+                                 &options.moments, error);
+    return status == MB_OK
+               ? mb_channelwise_encode(rows, each, tensor->k,
+                                       mb_importance_of(tensor, job->importance, matrix * each),
+                                       &options, job->threads, encoded)
+               : status;
+}
+
+void mb_scheme_count_parts(struct mb_scheme_size *size, const struct mb_channelwise *encoded)
 {
     const struct mb_channelwise_bytes *b = &encoded->bytes;
     const size_t parts[MB_SCHEME_PARTS] = {b->codes,    b->codebooks, b->scales,
                                            b->outliers, b->map,       b->header};
+    for (size_t i = 0; i < MB_SCHEME_PARTS; i++)
+        size->bytes[i] += (double)parts[i];
+}
+
+/* What an encoded matrix takes, by part; packed for kernels, all in one. */
+static enum mb_status count_encoded(struct storing *s, size_t row,
+                                    const struct mb_channelwise *encoded)
+{
     size_t packed = 0;
     if (s->books != NULL) {
         const enum mb_status status =
@@ -203,8 +233,8 @@ static enum mb_status count_encoded(struct storing *s, size_t row,
             return status;
     }
     s->size->bytes[0] += (double)packed;
-    for (size_t i = 0; i < MB_SCHEME_PARTS && packed == 0; i++)
-        s->size->bytes[i] += (double)parts[i];
+    if (packed == 0)
+        mb_scheme_count_parts(s->size, encoded);
     s->size->unreached += !s->choice->scheme->one_width && !encoded->reached;
     return MB_OK;
 }
@@ -214,25 +244,19 @@ static enum mb_status store_scheme(struct storing *s)
 {
     const struct mb_tensor *tensor = s->tensor;
     const size_t each = (size_t)tensor->ne[1];
-    struct mb_channelwise_options options = s->choice->scheme->options;
-    options.bits = s->choice->bits;
-    if (s->choice->scheme->one_width) {
-        const double width = floor(options.bits);
-        options.palette = 1u << (width < 1                   ? 1
-                                 : width > MB_MOST_CODE_BITS ? MB_MOST_CODE_BITS
-                                                             : (unsigned)width);
-    }
+    const struct mb_scheme_job job = {.scheme = s->choice->scheme,
+                                      .bits = s->choice->bits,
+                                      .importance = s->importance,
+                                      .moments = s->moments,
+                                      .threads = s->threads,
+                                      .progress = s->progress,
+                                      .done = s->done,
+                                      .total = s->total};
     enum mb_status status = MB_OK;
     for (size_t row = 0; row < tensor->n && status == MB_OK; row += each) {
         struct mb_channelwise encoded;
         float *rows = s->rows + row * tensor->k;
-        if (s->moments != NULL && options.feedback)
-            status = mb_moments_mean(s->moments, s->index, row / each, s->progress, s->done,
-                                     s->total, &options.moments, s->error);
-        if (status == MB_OK)
-            status = mb_channelwise_encode(rows, each, tensor->k,
-                                           mb_importance_of(tensor, s->importance, row), &options,
-                                           s->threads, &encoded);
+        status = mb_scheme_encode(&job, tensor, s->index, row / each, rows, &encoded, s->error);
         if (status != MB_OK)
             break;
         mb_channelwise_decode(&encoded, 0, each, rows);

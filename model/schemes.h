@@ -33,6 +33,50 @@ struct mb_scheme_size {
 };
 extern const char *const mb_scheme_parts[MB_SCHEME_PARTS];
 double mb_scheme_bits(const struct mb_scheme_size *size);
+/* Add what an encoded matrix takes, by part. */
+void mb_scheme_count_parts(struct mb_scheme_size *size, const struct mb_channelwise *encoded);
+
+/* What a tensor is encoded by. */
+struct mb_scheme_job {
+    const struct mb_scheme *scheme;
+    double bits;
+    const float *importance;    /* of the tensor; NULL: none */
+    struct mb_moments *moments; /* for schemes with feedback; NULL: none */
+    struct mb_threads *threads;
+    const struct mb_progress *progress; /* of moments being collected, at `done` of `total` */
+    double done, total;
+};
+/* Encode matrix `matrix` of tensor `index`, given as rows[ne[1]][k]. As mb_channelwise_encode, and
+ * what mb_moments_mean fails with. */
+enum mb_status mb_scheme_encode(const struct mb_scheme_job *job, const struct mb_tensor *tensor,
+                                size_t index, size_t matrix, const float *rows,
+                                struct mb_channelwise *encoded, struct mb_error *error);
+
+/* ---- files (convert_scheme.c) ---- */
+
+struct mb_scheme_file_options {
+    const struct mb_scheme *scheme;
+    double bits;
+    const float *const *importance; /* as in mb_convert */
+    struct mb_moments *moments;     /* for schemes with feedback */
+    struct mb_threads *threads;
+    const struct mb_progress *progress;
+    const char *const *extra_keys; /* as in mb_convert */
+    int force;
+};
+/**
+ * Write a model whose quantizable tensors are codebook matrices (docs/codebook-files.md); the file
+ * appears whole or not at all.
+ *
+ * Memory   one matrix in floats, what its encoder needs, and its record.
+ * @return as mb_convert; MB_ERR_UNSUPPORTED: a scheme that no kernel multiplies by, whose matrices
+ * have no record.
+ */
+enum mb_status mb_convert_scheme(struct mb_model *model, const char *out_path,
+                                 const struct mb_scheme_file_options *options,
+                                 struct mb_scheme_size *size, struct mb_error *error);
+
+/* ---- simulation ---- */
 
 /* A model in f32 whose weights are exchanged. */
 struct mb_simulation;

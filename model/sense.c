@@ -9,6 +9,7 @@
 #include "model/sense.h"
 
 #include "model/encoder.h"
+#include "model/gguf.h"
 #include "model/importance.h"
 #include "model/statistics.h"
 #include "support/support.h"
@@ -379,6 +380,8 @@ static enum mb_status sense(struct mb_model *model, const struct mb_sense_option
     s.measure_all = measures != NULL ||
                     (options->method > MB_METHOD_KL && options->method < MB_METHOD_WEIGHT_ERROR);
     enum mb_status status = check_options(options, error);
+    if (status == MB_OK)
+        status = mb_codebook_tensors_refuse(model, error);
     if (status == MB_OK)
         status = mb_network_create(model, MB_NUMERICS_F32, options->threads, &s.network, error);
     if (status == MB_OK)

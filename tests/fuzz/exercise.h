@@ -6,6 +6,7 @@
 #define MIXBIT_TESTS_EXERCISE_H
 
 #include "mixbit/model.h"
+#include "model/channelwise_blob.h"
 #include "model/gguf.h"
 #include "model/importance.h"
 #include "model/logits_file.h"
@@ -47,6 +48,36 @@ static inline double exercise_metadata(const struct mb_model *model)
     return sum;
 }
 
+/* Codebook matrices: what is accepted decodes to numbers. */
+static inline void exercise_codebooks(const struct mb_model *model, size_t i)
+{
+    const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+    size_t at = 0;
+    for (size_t m = 0; m < mb_codebook_matrices(model, i); m++) {
+        struct mb_channelwise c;
+        struct mb_blob_shape shape;
+        struct mb_error error = {.message = ""};
+        const uint8_t *record = (const uint8_t *)tensor->data + at;
+        exercise_require(mb_blob_measure(record, tensor->bytes - at, &shape, NULL) == MB_OK);
+        const enum mb_status status = mb_blob_read(record, tensor->bytes - at, &c, &error);
+        if (status != MB_OK) {
+            exercise_error(&error, status);
+            return;
+        }
+        float *row = malloc(c.k * sizeof *row);
+        exercise_require(row != NULL);
+        for (size_t r = 0; r < c.n; r++) {
+            mb_channelwise_decode(&c, r, r + 1, row);
+            for (size_t column = 0; column < c.k; column++)
+                exercise_require(isfinite(row[column]) != 0);
+        }
+        free(row);
+        at += shape.bytes;
+        mb_channelwise_free(&c);
+    }
+    exercise_require(mb_codebook_matrices(model, i) == 0 || at == tensor->bytes);
+}
+
 static inline unsigned exercise_tensors(const struct mb_model *model)
 {
     unsigned sum = 0;
@@ -57,6 +88,7 @@ static inline unsigned exercise_tensors(const struct mb_model *model)
             sum += data[b];
         exercise_require(mb_model_tensor_find(model, tensor->name) == tensor);
         exercise_require(tensor->n > 0 && tensor->k > 0);
+        exercise_codebooks(model, i);
         if (tensor->format != MB_FORMAT_NONE)
             exercise_require(mb_format_row_bytes(tensor->format, tensor->k) * tensor->n ==
                              tensor->bytes);

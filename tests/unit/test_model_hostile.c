@@ -334,7 +334,7 @@ static void test_base_is_accepted(void **state)
 static void test_seeds(void **state)
 {
     (void)state;
-    static const char *const seeds[] = {"gpt2-default", "gpt2-llama-bpe", "spm",
+    static const char *const seeds[] = {"gpt2-default", "gpt2-llama-bpe", "spm", "codebooks",
                                         "token-types-unsigned"};
     for (size_t i = 0; i < sizeof seeds / sizeof seeds[0]; i++) {
         char path[128];

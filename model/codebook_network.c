@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Codebook matrices of a file in a network: packed for their own kernels, or read back as floats
+ * where arithmetic is to be in f32. An embedding is looked up in the mapped file, row by row. */
+#include "model/channelwise_blob.h"
+#include "model/codebook_products.h"
+#include "model/gguf.h"
+#include "model/network.h"
+#include "support/support.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PANEL_ROWS = 16 };
+
+void mb_network_free_codebooks(struct mb_matrix *matrix)
+{
+    struct mb_codebook_weights *books =
+        matrix->weights.format == MB_FORMAT_NONE ? matrix->weights.data : NULL;
+    for (size_t i = 0; books != NULL && books[i].size > 0; i++)
+        mb_free_aligned(books[i].data);
+    if (books != NULL) {
+        free(books);
+        matrix->weights.data = NULL;
+    }
+    if (matrix->encoded != NULL)
+        mb_channelwise_free(matrix->encoded);
+    free(matrix->encoded);
+    matrix->encoded = NULL;
+}
+
+/* ---- read back as floats ---- */
+
+struct reading {
+    const struct mb_channelwise *encoded;
+    const struct mb_weights *weights;
+    size_t row0; /* of the matrix in its stack */
+    atomic_int status;
+};
+
+static void read_panels(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    struct reading *r = arg;
+    const size_t n = r->encoded->n;
+    float *rows = malloc(PANEL_ROWS * r->encoded->k * sizeof *rows);
+    enum mb_status status = rows != NULL ? MB_OK : MB_ERR_MEMORY;
+    for (size_t panel = first; panel < last && status == MB_OK; panel++) {
+        const size_t row = panel * PANEL_ROWS, end = row + PANEL_ROWS < n ? row + PANEL_ROWS : n;
+        mb_channelwise_decode(r->encoded, row, end, rows);
+        status = mb_pack_rows(r->weights, rows, r->row0 + row, r->row0 + end);
+    }
+    free(rows);
+    if (status != MB_OK)
+        atomic_store(&r->status, (int)status);
+}
+
+static enum mb_status read_back(struct mb_network *network, const struct mb_channelwise *encoded,
+                                const struct mb_weights *weights, size_t row0)
+{
+    struct reading reading = {.encoded = encoded, .weights = weights, .row0 = row0};
+    mb_split(network->threads, (encoded->n + PANEL_ROWS - 1) / PANEL_ROWS,
+             8 * encoded->n * encoded->k, read_panels, &reading);
+    return (enum mb_status)atomic_load(&reading.status);
+}
+
+/* ---- a tensor ---- */
+
+/* Room for products with `count` matrices. */
+static enum mb_status make_room(struct mb_network *network, struct mb_matrix *matrix, size_t count)
+{
+    size_t bytes;
+    if (network->numerics == MB_NUMERICS_KERNEL) {
+        /* one more, which ends the array */
+        void *books = calloc(count + 1, sizeof(struct mb_codebook_weights));
+        matrix->weights = (struct mb_weights){sizeof matrix->weights, MB_FORMAT_NONE, matrix->n,
+                                              matrix->k, books};
+        return books != NULL ? MB_OK : MB_ERR_MEMORY;
+    }
+    const enum mb_status status = mb_pack_size(MB_FORMAT_F32, matrix->n, matrix->k, &bytes);
+    void *data = status == MB_OK ? mb_alloc_aligned(bytes) : NULL;
+    if (status == MB_OK && data == NULL)
+        return MB_ERR_MEMORY;
+    network->bytes += bytes;
+    return status == MB_OK
+               ? mb_weights_init(&matrix->weights, MB_FORMAT_F32, matrix->n, matrix->k, data)
+               : status;
+}
+
+/* Matrix `index` of a stack, for products. */
+static enum mb_status pack(struct mb_network *network, struct mb_matrix *matrix, size_t index,
+                           const struct mb_channelwise *encoded)
+{
+    if (network->numerics != MB_NUMERICS_KERNEL)
+        return read_back(network, encoded, &matrix->weights, index * encoded->n);
+    struct mb_codebook_weights *books = matrix->weights.data;
+    size_t bytes = 0;
+    const enum mb_status status = mb_codebook_pack_encoded(encoded, &books[index], &bytes);
+    if (status != MB_OK)
+        books[index] = (struct mb_codebook_weights){0};
+    network->bytes += bytes;
+    return status;
+}
+
+static enum mb_status pack_stack(struct mb_network *network, struct mb_matrix *matrix,
+                                 const struct mb_tensor *tensor, size_t count, bool products,
+                                 bool looked_up, struct mb_error *inner)
+{
+    struct mb_channelwise encoded;
+    enum mb_status status = products ? make_room(network, matrix, count) : MB_OK;
+    size_t at = 0;
+    for (size_t i = 0; i < count && status == MB_OK; i++) {
+        status =
+            mb_blob_read((const uint8_t *)tensor->data + at, tensor->bytes - at, &encoded, inner);
+        inner->where += (int64_t)at;
+        if (status != MB_OK)
+            break;
+        at += mb_channelwise_total(&encoded.bytes);
+        if (products)
+            status = pack(network, matrix, i, &encoded);
+        if (looked_up && status == MB_OK) {
+            matrix->encoded = malloc(sizeof *matrix->encoded);
+            status = matrix->encoded != NULL ? MB_OK : MB_ERR_MEMORY;
+        }
+        if (looked_up && status == MB_OK)
+            *matrix->encoded = encoded; /* handed over; an embedding is one matrix */
+        else
+            mb_channelwise_free(&encoded);
+    }
+    return status;
+}
+
+enum mb_status mb_network_pack_codebooks(struct mb_network *network, size_t index,
+                                         struct mb_error *error)
+{
+    struct mb_matrix *matrix = &network->matrices[index];
+    const struct mb_tensor *tensor = mb_model_tensor_at(network->model, matrix->tensor);
+    const bool looked_up = index == network->embedding;
+    const bool products = !looked_up || index == network->output;
+    const size_t count = mb_codebook_matrices(network->model, matrix->tensor);
+    struct mb_error inner = {0};
+    const enum mb_status status =
+        pack_stack(network, matrix, tensor, count, products, looked_up, &inner);
+    if (!products)
+        network->bytes += tensor->bytes;
+    if (status == MB_ERR_FILE)
+        return mb_codebook_tensor_wrong(network->model, tensor, (size_t)inner.where, inner.message,
+                                        error);
+    return status == MB_OK
+               ? MB_OK
+               : mb_error_set(error, status, -1, "tensor '%s' of codebooks cannot be packed: %s",
+                              mb_printable(tensor->name).text, mb_status_string(status));
+}
