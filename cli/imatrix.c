@@ -82,7 +82,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     const char *output = options->output != NULL ? options->output : beside;
     enum mb_status status = output == NULL
                                 ? mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory")
-                                : mb_model_open(cli->positionals[0], &model, &cli->error);
+                                : mb_step_open(cli, cli->positionals[0], &model);
     if (status == MB_OK)
         status =
             mb_step_windows(cli, model, options->text, options->window, options->windows, &windows);

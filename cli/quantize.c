@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* quantize: write a model as a plan, a uniform format or one of llama.cpp's presets says. The file
- * appears whole or not at all, and says in its metadata what made it. */
+/* quantize: write a model as a plan, a uniform format, one of llama.cpp's presets or a scheme with
+ * codebooks says. The file appears whole or not at all, and says in its metadata what made it. */
 #include "cli/option_rows.h"
+#include "cli/schemes.h"
 
 #include <stddef.h>
 #include <string.h>
 #include <sys/stat.h>
 
 struct options {
-    const char *plan, *preset, *output, *format, *sensitivity, *imatrix;
+    const char *plan, *preset, *output, *format, *scheme, *sensitivity, *imatrix;
+    double bits;
     int encoder;
     struct mb_calibration_options calibration;
     size_t threads;
@@ -16,19 +18,29 @@ struct options {
 
 static enum mb_status check_options(struct mb_cli *cli, const struct options *options)
 {
-    const int ways =
-        (options->plan != NULL) + (options->preset != NULL) + (options->format != NULL);
+    const int ways = (options->plan != NULL) + (options->preset != NULL) +
+                     (options->format != NULL) + (options->scheme != NULL);
     if (ways == 0)
-        return mb_usage(cli, "say what to write: --plan FILE, --format NAME or --preset NAME");
+        return mb_usage(cli, "say what to write: --plan FILE, --format NAME, --preset NAME or "
+                             "--scheme NAME");
     if (ways > 1)
-        return mb_usage(cli, "--plan, --format and --preset exclude each other");
+        return mb_usage(cli, "--plan, --format, --preset and --scheme exclude each other");
     if (options->output == NULL)
         return mb_usage(cli, "-o is missing: the file to write");
+    if (options->scheme != NULL && options->encoder == MB_ENCODER_FEEDBACK)
+        return mb_usage(cli,
+                        "--encoder is for formats; schemes with error feedback are named after "
+                        "it (packed-feedback)");
+    if (options->scheme != NULL)
+        return mb_scheme_check_stored(cli, options->scheme, options->bits);
+    if (options->bits > 0)
+        return mb_usage(cli, "--bits goes with --scheme");
     if (options->encoder == MB_ENCODER_FEEDBACK && options->calibration.text == NULL)
         return mb_usage(cli, "--encoder feedback needs --text: a file of plain text to run the "
                              "model on");
     if (options->encoder == MB_ENCODER_SEARCH && options->calibration.text != NULL)
-        return mb_usage(cli, "--text is for --encoder feedback; importance comes by --imatrix");
+        return mb_usage(cli, "--text is for --encoder feedback and --scheme; importance comes by "
+                             "--imatrix");
     return MB_OK;
 }
 
@@ -92,7 +104,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     if (status == MB_OK && options->format != NULL)
         status = mb_parse_format("--format", options->format, &format, &cli->error);
     if (status == MB_OK)
-        status = mb_model_open(cli->positionals[0], &model, &cli->error);
+        status = mb_step_open(cli, cli->positionals[0], &model);
     if (status == MB_OK)
         status = check_distinct(cli, cli->positionals[0], options->output);
     if (status == MB_OK && options->plan != NULL)
@@ -110,12 +122,23 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
                      "--encoder feedback the file loses more");
     if (status == MB_OK && options->sensitivity != NULL)
         status = mb_step_load_sensitivity(cli, model, options->sensitivity, &table);
-    if (status == MB_OK)
+    if (status == MB_OK && options->scheme == NULL)
         status = make_mix(cli, model, options, plan, &mix);
     if (status == MB_OK)
         status = mb_step_check_output(cli, options->output);
     if (status == MB_OK)
         status = mb_step_threads(cli, options->threads, &threads);
+    if (status == MB_OK && options->scheme != NULL) {
+        status = mb_quantize_scheme(
+            cli, model,
+            &(struct mb_scheme_file_request){.scheme = mb_scheme_by_name(options->scheme),
+                                             .bits = options->bits,
+                                             .importance = importance,
+                                             .calibration = options->calibration,
+                                             .threads = threads,
+                                             .output = options->output});
+        goto out;
+    }
     if (status == MB_OK && options->encoder == MB_ENCODER_FEEDBACK)
         status = mb_step_calibrate(cli, model, &options->calibration, threads, &calibration);
     if (status == MB_OK)
@@ -132,6 +155,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
                 .output = options->output});
     if (status == MB_OK)
         status = print_result(cli, model, &mix, options->output);
+out:
     mb_calibration_free(&calibration);
     mb_mix_free(&mix);
     mb_sensitivity_free(table);
@@ -159,6 +183,17 @@ static const struct mb_option table[] = {
      .offset = offsetof(struct options, preset),
      .value = "NAME",
      .help = "one of llama.cpp's mixes, like Q4_K_M"},
+    {.name = "scheme",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, scheme),
+     .value = "NAME",
+     .help = "codes of mixed widths with codebooks, which 'mixbit eval' runs and no other program "
+             "(docs/codebook-files.md); its schemes that have kernels"},
+    {.name = "bits",
+     .kind = MB_OPTION_NUMBER,
+     .offset = offsetof(struct options, bits),
+     .value = "B",
+     .help = "with --scheme: bits per weight to reach, all included"},
     MB_OUTPUT_ROW(struct options, output, "the GGUF to write"),
     MB_ENCODER_ROW(struct options, encoder, "--text", "search"),
     MB_CALIBRATION_ROWS(struct options, calibration),
@@ -174,12 +209,13 @@ static const struct mb_option table[] = {
 
 const struct mb_verb mb_verb_quantize = {
     .name = "quantize",
-    .summary = "write a model as a plan, a format or a preset says",
+    .summary = "write a model as a plan, a format, a preset or a scheme says",
     .positionals = "MODEL",
     .min_positionals = 1,
     .max_positionals = 1,
     .options = table,
     .options_bytes = sizeof(struct options),
-    .example = "mixbit quantize model.f16.gguf --plan plan.json -o mixed.gguf",
+    .example = "mixbit quantize model.f16.gguf --plan plan.json -o mixed.gguf\n"
+               "  mixbit quantize model.f16.gguf --scheme packed-feedback --bits 2.5 -o small.gguf",
     .run = run,
 };

@@ -66,9 +66,9 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     size_t refined = 0;
     enum mb_status status = check_options(cli, options);
     if (status == MB_OK)
-        status = mb_model_open(cli->positionals[0], &model, &cli->error);
+        status = mb_step_open(cli, cli->positionals[0], &model);
     if (status == MB_OK)
-        status = mb_model_open(options->source, &source, &cli->error);
+        status = mb_step_open(cli, options->source, &source);
     if (status == MB_OK)
         status = mb_step_check_output(cli, options->output);
     if (status == MB_OK)

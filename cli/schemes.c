@@ -268,7 +268,7 @@ static enum mb_status read_schemes(struct mb_cli *cli, struct work *work, const 
 static enum mb_status open_inputs(struct mb_cli *cli, const struct mb_scheme_request *request,
                                   struct work *work)
 {
-    enum mb_status status = mb_model_open(cli->positionals[0], &work->model, &cli->error);
+    enum mb_status status = mb_step_open(cli, cli->positionals[0], &work->model);
     if (status == MB_OK)
         status = mb_step_text(cli, request->calibration, "calib.txt", "--calibration",
                               &work->calibration_path);

@@ -187,7 +187,7 @@ static enum mb_status run_sense(struct mb_cli *cli, const struct options *option
     if (status == MB_OK)
         status = parse_shard(cli, options->shard, &request);
     if (status == MB_OK)
-        status = mb_model_open(cli->positionals[0], &model, &cli->error);
+        status = mb_step_open(cli, cli->positionals[0], &model);
     if (options->output == NULL)
         output = mb_path_beside(cli->positionals[0], ".sensitivity.json");
     request.output = options->output != NULL ? options->output : output;

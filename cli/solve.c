@@ -69,7 +69,7 @@ static enum mb_status open_all(struct mb_cli *cli, const struct options *options
     struct mb_fixed_cost fixed = {0};
     enum mb_status status = mb_aim_resolve(cli, &options->budget, &work->aim);
     if (status == MB_OK)
-        status = mb_model_open(cli->positionals[0], &work->model, &cli->error);
+        status = mb_step_open(cli, cli->positionals[0], &work->model);
     if (status == MB_OK)
         status = mb_step_load_sensitivity(cli, work->model, options->sensitivity, &work->table);
     if (status == MB_OK)

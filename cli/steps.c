@@ -2,6 +2,7 @@
 /* Steps that several verbs share: outputs checked before the work begins, what a model's tensors
  * mean for candidates and sizes, texts, and sensing with its journal. */
 #include "cli/steps.h"
+#include "model/gguf.h"
 #include "model/sense.h"
 
 #include <errno.h>
@@ -24,6 +25,12 @@ enum mb_status mb_step_threads(struct mb_cli *cli, size_t count, struct mb_threa
         return mb_error_set(&cli->error, status, -1, "cannot start %zu threads: %s", count,
                             mb_status_string(status));
     return MB_OK;
+}
+
+enum mb_status mb_step_open(struct mb_cli *cli, const char *path, struct mb_model **model)
+{
+    const enum mb_status status = mb_model_open(path, model, &cli->error);
+    return status == MB_OK ? mb_codebook_tensors_refuse(*model, &cli->error) : status;
 }
 
 /* ---- outputs ---- */

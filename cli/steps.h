@@ -16,6 +16,9 @@
 
 enum mb_status mb_step_threads(struct mb_cli *cli, size_t count, struct mb_threads **threads);
 
+/* A model whose weights can be encoded anew: not one of codebook matrices. */
+enum mb_status mb_step_open(struct mb_cli *cli, const char *path, struct mb_model **model);
+
 /* Fail early, before minutes of work: `path` must be writable, and what is there must be ours
  * unless --force. Ours are JSON documents with a "mixbit-..." schema, GGUFs with a mixbit key,
  * recipes and report pages; MB_ERR_IO otherwise. */

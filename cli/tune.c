@@ -58,7 +58,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     char *path = NULL;
     enum mb_status status = MB_OK;
     if (options->model != NULL)
-        status = mb_model_open(options->model, &model, &cli->error);
+        status = mb_step_open(cli, options->model, &model);
     if (status == MB_OK)
         status = mb_accelerator_open(options->device, &accelerator, &cli->error);
     if (status == MB_OK)

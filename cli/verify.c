@@ -41,7 +41,7 @@ static enum mb_status open_inputs(struct work *work)
 {
     struct mb_cli *cli = work->cli;
     const struct options *o = work->options;
-    enum mb_status status = mb_model_open(cli->positionals[0], &work->model, &cli->error);
+    enum mb_status status = mb_step_open(cli, cli->positionals[0], &work->model);
     if (status == MB_OK)
         status = mb_step_text(cli, o->text, "calib.txt", "--text", &work->text);
     if (status == MB_OK)

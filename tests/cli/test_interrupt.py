@@ -94,6 +94,12 @@ class Interrupt(Case):
         self.stop(process)
         self.assertEqual(os.listdir(self.folder), ["big.gguf"])
 
+    def test_quantize_scheme(self):
+        process = self.start("quantize", MODEL, "--scheme", "packed-feedback", "--bits", "3", "--windows", "8", "-o", "out.gguf")
+        self.wait_for(lambda: process.stderr.readline().startswith(b"quantizing"), process, "the first matrix")
+        self.stop(process)
+        self.assertEqual(os.listdir(self.folder), [])
+
     def test_eval(self):
         process = self.start("eval", MODEL, "--reference", MODEL, "--text", HELDOUT)
         self.wait_for(lambda: process.stderr.readline().startswith(b"evaluating"), process, "the evaluation")

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""quantize --scheme: a file of codebook matrices runs as eval --schemes said it would, in as many bytes, and nowhere else: other
+verbs, other runtimes and damaged files each have one clear line."""
+import os
+import shutil
+import struct
+import subprocess
+import sys
+
+from harness import CALIB, HELDOUT, MODEL, SOURCE, Case, loud_skip, main, once
+
+HYBRID = os.path.join(SOURCE, "models", "tiny-hybrid.f16.gguf")
+CALIBRATION = ["--windows", "8", "--window", "64"]
+EVAL = ["--text", HELDOUT, "--windows", "2", "--window", "64"]
+
+
+def packed():
+    return once("packed.gguf", lambda path: ["quantize", HYBRID, "--scheme", "packed-feedback", "--bits", "2.5", *CALIBRATION, "-o", path])
+
+
+class CodebookFiles(Case):
+    def loss(self, path, *options):
+        return self.run_json("eval", path, "--reference", MODEL, *EVAL, "--no-speed", *options)
+
+    def test_runs_as_simulated(self):
+        """The same encoding, so the same loss to the last digit, by kernels and in f32; and the bits that were counted."""
+        result = self.run_json("quantize", MODEL, "--scheme", "cmpq-feedback", "--bits", "3", "--text", CALIB, "--windows", "64",
+                               "--window", "64", "-o", "c.gguf")
+        self.assertEqual((result["mix"], result["tensors"], result["quantized"]), ("cmpq-feedback", 57, 44))
+        self.assertEqual(result["bytes"], os.path.getsize(self.path("c.gguf")))
+        rows = self.run_json("eval", MODEL, *EVAL, "--schemes", "cmpq-feedback,cmpq-feedback+kernel", "--bits", "3")["schemes"]
+        rows = {row["activations"]: row for row in rows}
+        kernel, floats = self.loss("c.gguf"), self.loss("c.gguf", "--numerics", "f32")
+        for got, row in ((kernel, rows["kernel"]), (floats, rows["float"])):
+            self.assertEqual(got["kl"]["mean"], row["kl"])
+            self.assertEqual(got["perplexity"], row["perplexity"])
+            self.assertEqual(got["bits_per_weight"], result["bits_per_weight"])
+        self.assertEqual(result["bits_per_weight"], rows["float"]["bits_per_weight"])
+        self.assertNotEqual(kernel["kl"]["mean"], floats["kl"]["mean"])
+        self.assertLess(kernel["weight_bytes"], floats["weight_bytes"] / 6)
+        # the file: what was counted, 32 bytes a tensor at most, and as much of the rest as the source has
+        stored = rows["float"]["weights"] * result["bits_per_weight"] / 8
+        rest = os.path.getsize(MODEL) - 2 * rows["float"]["weights"]
+        self.assertLess(abs(result["bytes"] - stored - rest), 57 * (32 + 16) + 1024)  # 16: names and dimensions
+
+    def test_reference(self):
+        """Such a file as the reference of a comparison, in f32: nothing is lost against itself."""
+        result = self.run_json("eval", packed(), "--reference", packed(), "--numerics", "f32", *EVAL, "--no-speed")
+        self.assertEqual(result["kl"]["max"], 0)
+
+    def test_speed(self):
+        """A tied embedding: looked up in the file, multiplied by kernels."""
+        result = self.run_json("eval", packed(), *EVAL, "--repeats", "1", "--ctx", "32")
+        self.assertGreater(result["speed"]["decode_toks"], 0)
+        self.assertAlmostEqual(result["bits_per_weight"], 2.46, delta=0.05)
+        text = self.run_mixbit("eval", packed(), *EVAL, "--no-speed").stdout
+        self.assertIn("2.46 bits per weight", text)
+        self.assertIn("(granitehybrid)", text)
+
+    def test_importance_at_hand(self):
+        """With an imatrix, and without feedback, the model is not run; without an imatrix the text that comes with mixbit serves."""
+        self.run_mixbit("imatrix", MODEL, "--text", CALIB, *CALIBRATION, "-o", "i.gguf")
+        done = self.run_mixbit("quantize", MODEL, "--scheme", "kmeans-g64", "--bits", "2", "--imatrix", "i.gguf", "-o", "k.gguf")
+        self.assertNotIn("calibrating", done.stderr)
+        self.assertIn("kmeans-g64", done.stdout)
+        self.fails("eval", "k.gguf", *EVAL[2:], "--text", CALIB, "--no-speed", status=2, says="another text")
+        self.fails("eval", packed(), *EVAL[2:], "--text", CALIB, "--no-speed", status=2, says="another text")
+
+    def test_usage(self):
+        write = ["quantize", MODEL, "-o", "x.gguf"]
+        self.fails(*write, "--scheme", "cmpq", "--bits", "3", status=2, says=["'cmpq'", "no stored form"])
+        self.fails(*write, "--scheme", "packd", "--bits", "3", status=2, says="'packed'")
+        self.fails(*write, "--scheme", "nothing-of-the-kind", "--bits", "3", status=2, says="--format")
+        self.fails(*write, "--scheme", "packed", status=2, says="--bits")
+        self.fails(*write, "--format", "q4_0", "--bits", "3", status=2, says="--scheme")
+        self.fails(*write, "--scheme", "packed", "--bits", "17", status=2, says="17")
+        self.fails(*write, "--scheme", "packed", "--bits", "0.5", status=2, says="0.5")
+        self.fails(*write, "--scheme", "packed", "--bits", "3", "--format", "q4_0", status=2, says="exclude")
+        self.fails(*write, "--scheme", "packed", "--bits", "3", "--encoder", "feedback", "--text", CALIB, status=2, says="packed-feedback")
+        self.fails(*write, "--scheme", "packed", "--bits", "3", "--text", "missing.txt", status=1, says="missing.txt")
+        self.write("mine.gguf", b"not ours")
+        self.fails("quantize", MODEL, "--scheme", "packed", "--bits", "3", "-o", "mine.gguf", status=1, says="--force")
+
+    def test_other_verbs(self):
+        for verb in (["quantize", packed(), "--format", "q4_0", "-o", "x.gguf"],
+                     ["quantize", packed(), "--scheme", "packed", "--bits", "3", "-o", "x.gguf"],
+                     ["sense", packed(), "--text", CALIB, "-o", "s.json"],
+                     ["solve", packed(), "-s", "none.json", "--max-size", "3M"],
+                     ["imatrix", packed(), "--text", CALIB, "-o", "i.gguf"],
+                     ["refine", packed(), "--source", MODEL, "--text", CALIB, "-o", "r.gguf"],
+                     ["refine", MODEL, "--source", packed(), "--text", CALIB, "-o", "r.gguf"],
+                     ["tune", "--model", packed(), "-o", "p.json"],
+                     ["verify", packed(), "--text", CALIB],
+                     ["plan", packed(), "-o", "out"],
+                     ["eval", packed(), *EVAL, "--schemes", "packed"]):
+            self.fails(*verb, status=1, says=["codebook matrices (packed-feedback)", "'mixbit eval'"])
+
+    def test_damage(self):
+        with open(packed(), "rb") as f:
+            data = f.read()
+        version = data.index(b"mixbit.cmpq.version") + len("mixbit.cmpq.version") + 4
+        info = data.index(b"blk.0.ffn_down.weight.cmpq")
+        at = info + len("blk.0.ffn_down.weight.cmpq")
+        length, kind = struct.unpack_from("<4xQI", data, at)
+        self.assertEqual(kind, 24)
+        changed = bytearray(data)
+        changed[version] = 9
+        self.write("version.gguf", bytes(changed))
+        self.fails("eval", "version.gguf", *EVAL, "--no-speed", status=1, says="version 9")
+        changed = bytearray(data)
+        struct.pack_into("<Q", changed, at + 4, length - 1)
+        self.write("short.gguf", bytes(changed))
+        self.fails("eval", "short.gguf", *EVAL, "--no-speed", status=1, says=["blk.0.ffn_down.weight.cmpq", "cut off"])
+        self.write("half.gguf", data[:len(data) // 2])
+        self.fails("eval", "half.gguf", *EVAL, "--no-speed", status=1, says="incomplete")
+
+
+class Others(Case):
+    """Who is not to run such a file says so; who reads GGUF reads it."""
+    def tool(self, name):
+        folder = os.environ.get("MIXBIT_LLAMA_BIN")
+        path = os.path.join(folder, name) if folder else shutil.which(name)
+        if path is None or not os.path.exists(path):
+            loud_skip(f"{name} is not installed (MIXBIT_LLAMA_BIN, PATH)")
+            self.skipTest("not installed")
+        return path
+
+    def peer(self, name, *arguments):
+        done = subprocess.run([self.tool(name), *arguments], cwd=self.folder, capture_output=True, text=True, timeout=300)
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        return done.stdout + done.stderr
+
+    def test_external_llama_cpp(self):
+        """Refused before a weight is read. llama-perplexity's log may lose lines when it ends: what it says is held to be that."""
+        self.assertIn("unknown model architecture: 'mixbit'", self.peer("llama-quantize", packed(), "q8.gguf", "Q8_0"))
+        text = self.peer("llama-perplexity", "-m", packed(), "-f", HELDOUT, "-c", "64")
+        self.assertNotIn("perplexity: calculating", text)
+        for line in text.splitlines():
+            if "error loading model:" in line:
+                self.assertIn("unknown model architecture: 'mixbit'", line)
+
+    def test_external_gguf_package(self):
+        script = ("import sys, gguf\n"
+                  "reader = gguf.GGUFReader(sys.argv[1])\n"
+                  "stored = [t for t in reader.tensors if t.name.endswith('.weight.cmpq')]\n"
+                  "assert stored and all(t.tensor_type == gguf.GGMLQuantizationType.I8 and len(t.shape) == 1 for t in stored)\n"
+                  "assert reader.fields['mixbit.cmpq.version'].contents() == 1\n"
+                  "print(len(stored), sum(int(t.n_bytes) for t in stored))\n")
+        if subprocess.run([sys.executable, "-c", "import gguf"], capture_output=True).returncode != 0:
+            loud_skip("Python's gguf package is not installed")
+            self.skipTest("not installed")
+        done = subprocess.run([sys.executable, "-c", script, packed()], capture_output=True, text=True, timeout=300)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        count, stored = map(int, done.stdout.split())
+        self.assertEqual(count, 35)
+        self.assertLess(stored, os.path.getsize(packed()))
+
+
+if __name__ == "__main__":
+    main()
