@@ -9,7 +9,8 @@
  * floats; with one codebook per width, and widths by column, kernels multiply by the codes
  * (model/codebook_products.h). No kernel reads codebooks per channel, group or block.
  *
- * What is stored, part by part, is what struct mb_channelwise_bytes counts:
+ * What is stored, part by part, is what struct mb_channelwise_bytes counts, and what files of such
+ * matrices hold (channelwise_blob.h, docs/codebook-files.md):
  *   header      HEADER bytes: the options
  *   map         the width of every channel, as an index into the palette; by it channels are put
  *               in order: widest first, else as they were

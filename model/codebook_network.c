@@ -95,7 +95,8 @@ static enum mb_status pack(struct mb_network *network, struct mb_matrix *matrix,
         return read_back(network, encoded, &matrix->weights, index * encoded->n);
     struct mb_codebook_weights *books = matrix->weights.data;
     size_t bytes = 0;
-    const enum mb_status status = mb_codebook_pack_encoded(encoded, &books[index], &bytes);
+    const enum mb_status status =
+        mb_codebook_pack_encoded(encoded, network->threads, &books[index], &bytes);
     if (status != MB_OK)
         books[index] = (struct mb_codebook_weights){0};
     network->bytes += bytes;

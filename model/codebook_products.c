@@ -7,6 +7,7 @@
 #include "model/rounding.h"
 #include "support/support.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,28 +70,47 @@ static bool lay_out(const struct mb_channelwise *c, struct layout *l)
     return true;
 }
 
+enum { ROWS = 16 }; /* of a panel, which no two threads share */
+
+struct packing {
+    const struct mb_channelwise *encoded;
+    const struct mb_codebook_weights *weights;
+    atomic_int status;
+};
+
 /* Codes of 16 rows at a time, by column. */
-static enum mb_status pack_rows(const struct mb_channelwise *c,
-                                const struct mb_codebook_weights *weights)
+static void pack_panels(void *arg, size_t first, size_t last, size_t thread)
 {
-    enum { ROWS = 16 };
+    (void)thread;
+    struct packing *packing = arg;
+    const struct mb_channelwise *c = packing->encoded;
     const bool by_column = c->options.axis == MB_CHANNELS_OF_INPUT;
     uint8_t *codes = malloc(ROWS * c->k);
     enum mb_status status = codes != NULL ? MB_OK : MB_ERR_MEMORY;
-    for (size_t row0 = 0; row0 < c->n && status == MB_OK; row0 += ROWS) {
-        const size_t row1 = row0 + ROWS < c->n ? row0 + ROWS : c->n;
+    for (size_t panel = first; panel < last && status == MB_OK; panel++) {
+        const size_t row0 = panel * ROWS, row1 = row0 + ROWS < c->n ? row0 + ROWS : c->n;
         for (size_t column = 0; column < c->k; column++)
             for (size_t row = row0; row < row1; row++)
                 codes[(row - row0) * c->k + column] =
                     by_column ? mb_code_at(c, column, row) : mb_code_at(c, row, column);
         const float *scales = c->scale_groups > 0 ? c->scales + row0 * c->scale_groups : NULL;
-        status = mb_codebook_pack_rows(weights, codes, scales, row0, row1);
+        status = mb_codebook_pack_rows(packing->weights, codes, scales, row0, row1);
     }
     free(codes);
-    return status;
+    if (status != MB_OK)
+        atomic_store(&packing->status, (int)status);
+}
+
+static enum mb_status pack_rows(const struct mb_channelwise *c, struct mb_threads *threads,
+                                const struct mb_codebook_weights *weights)
+{
+    struct packing packing = {.encoded = c, .weights = weights};
+    mb_split(threads, (c->n + ROWS - 1) / ROWS, 8 * c->n * c->k, pack_panels, &packing);
+    return (enum mb_status)atomic_load(&packing.status);
 }
 
 enum mb_status mb_codebook_pack_encoded(const struct mb_channelwise *encoded,
+                                        struct mb_threads *threads,
                                         struct mb_codebook_weights *weights, size_t *bytes)
 {
     struct layout layout;
@@ -105,7 +125,7 @@ enum mb_status mb_codebook_pack_encoded(const struct mb_channelwise *encoded,
     if (status == MB_OK)
         status = mb_codebook_init(weights, &layout.columns, data);
     if (status == MB_OK)
-        status = pack_rows(encoded, weights);
+        status = pack_rows(encoded, threads, weights);
     if (status == MB_OK)
         status = mb_codebook_pack_outliers(weights, layout.outliers);
     if (status != MB_OK)
@@ -222,7 +242,8 @@ enum mb_status mb_codebook_products_store(struct mb_codebook_products *products,
         return MB_OK;
     if (!grow(parts))
         return MB_ERR_MEMORY;
-    const enum mb_status status = mb_codebook_pack_encoded(encoded, &part.weights, bytes);
+    const enum mb_status status =
+        mb_codebook_pack_encoded(encoded, products->network->threads, &part.weights, bytes);
     if (status == MB_OK)
         parts->at[parts->count++] = part;
     return status;

@@ -14,12 +14,13 @@
 bool mb_codebook_has_kernel(const struct mb_channelwise_options *options, bool one_width);
 
 /**
- * Pack an encoded matrix.
+ * Pack an encoded matrix, on `threads` (NULL: this one).
  *
  * Memory  weights->data, `bytes` of it, is the caller's to free (mb_free_aligned).
  * @return MB_OK, MB_ERR_MEMORY, MB_ERR_UNSUPPORTED: there is no kernel for how it is stored.
  */
 enum mb_status mb_codebook_pack_encoded(const struct mb_channelwise *encoded,
+                                        struct mb_threads *threads,
                                         struct mb_codebook_weights *weights, size_t *bytes);
 
 /* Matrices that are packed so; `rounding` is what the network points to. Others multiply as usual.

@@ -66,8 +66,8 @@ static void assert_same_products(const struct mb_channelwise *a, const struct mb
 {
     struct mb_codebook_weights packed[2];
     size_t bytes[2];
-    assert_int_equal(mb_codebook_pack_encoded(a, &packed[0], &bytes[0]), MB_OK);
-    assert_int_equal(mb_codebook_pack_encoded(b, &packed[1], &bytes[1]), MB_OK);
+    assert_int_equal(mb_codebook_pack_encoded(a, NULL, &packed[0], &bytes[0]), MB_OK);
+    assert_int_equal(mb_codebook_pack_encoded(b, NULL, &packed[1], &bytes[1]), MB_OK);
     assert_int_equal(bytes[0], bytes[1]);
     float *x = make_rows(3, a->k), *y[2];
     for (size_t i = 0; i < 2; i++) {
@@ -368,7 +368,7 @@ static void test_every_byte(void **unused)
             mb_channelwise_decode(&c, 0, c.n, back);
             for (size_t w = 0; w < c.n * c.k; w++)
                 assert_true(isfinite(back[w]));
-            assert_int_equal(mb_codebook_pack_encoded(&c, &packed, &bytes), MB_OK);
+            assert_int_equal(mb_codebook_pack_encoded(&c, NULL, &packed, &bytes), MB_OK);
             mb_free_aligned(packed.data);
             free(back);
             mb_channelwise_free(&c);

@@ -74,7 +74,7 @@ static void check_scheme(const struct mb_scheme *scheme, double bits, size_t n, 
     float *rows = make_rows(n, k), *x = make_rows(M, k), *y = malloc(M * n * sizeof *y);
     assert_non_null(y);
     assert_int_equal(mb_channelwise_encode(rows, n, k, NULL, &options, NULL, &encoded), MB_OK);
-    const enum mb_status status = mb_codebook_pack_encoded(&encoded, &weights, &bytes);
+    const enum mb_status status = mb_codebook_pack_encoded(&encoded, NULL, &weights, &bytes);
     if (!mb_scheme_has_kernel(scheme)) {
         assert_int_equal(status, MB_ERR_UNSUPPORTED);
     } else {
@@ -127,7 +127,7 @@ static void test_packed(void **unused)
         float *rows = make_rows(32, 576);
         assert_int_equal(mb_channelwise_encode(rows, 32, 576, NULL, &options, NULL, &encoded),
                          MB_OK);
-        assert_int_equal(mb_codebook_pack_encoded(&encoded, &weights, &bytes), MB_OK);
+        assert_int_equal(mb_codebook_pack_encoded(&encoded, NULL, &weights, &bytes), MB_OK);
         assert_int_equal(weights.padded_k, 576);
         mb_free_aligned(weights.data);
         mb_channelwise_free(&encoded);
@@ -156,7 +156,7 @@ static void test_degenerate(void **unused)
                 memset(rows, 0, n * k * sizeof *rows);
             assert_int_equal(mb_channelwise_encode(rows, n, k, NULL, &options, NULL, &encoded),
                              MB_OK);
-            assert_int_equal(mb_codebook_pack_encoded(&encoded, &weights, &bytes), MB_OK);
+            assert_int_equal(mb_codebook_pack_encoded(&encoded, NULL, &weights, &bytes), MB_OK);
             assert_int_equal(mb_codebook_matmul(NULL, &weights, x, 3, k, y, n), MB_OK);
             if (zeros)
                 for (size_t i = 0; i < 3 * n; i++)
