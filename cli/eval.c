@@ -5,6 +5,7 @@
 #include "cli/option_rows.h"
 #include "cli/schemes.h"
 #include "dispatch/backend.h"
+#include "model/gguf.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -111,9 +112,12 @@ static void print_result(const struct mb_model *model, const struct options *opt
 {
     char file[32], weights[32], kv[32], resident[32];
     const struct mb_evaluation *e = &result->evaluation;
-    (void)printf("model   %s (%s), file %s, %.2f bits per weight\n", mb_model_path(model),
+    const char *scheme = mb_model_string(model, MB_CODEBOOK_SCHEME_KEY, NULL);
+    (void)printf("model   %s (%s), file %s, %.2f bits per weight%s%s\n", mb_model_path(model),
                  mb_model_architecture(model),
-                 mb_text_bytes((double)mb_model_file_bytes(model), file), result->bits_per_weight);
+                 mb_text_bytes((double)mb_model_file_bytes(model), file), result->bits_per_weight,
+                 scheme != NULL ? ", codebook matrices: " : "",
+                 scheme != NULL ? mb_printable(scheme).text : "");
     (void)printf("text    %s, %zu windows of %zu tokens, %zu scored, %s arithmetic\n",
                  text_of(options), e->windows, e->window, e->tokens,
                  mb_numerics_name((enum mb_numerics)options->numerics));
@@ -158,6 +162,9 @@ static json_t *result_json(const struct mb_model *model, const struct options *o
         "window", (json_int_t)e->window, "tokens", (json_int_t)e->tokens, "perplexity",
         e->perplexity, "perplexity_error", e->perplexity_error);
     (void)json_object_set_new(root, "bits_per_weight", json_real(result->bits_per_weight));
+    const char *scheme = mb_model_string(model, MB_CODEBOOK_SCHEME_KEY, NULL);
+    if (scheme != NULL)
+        (void)json_object_set_new(root, "scheme", json_string(mb_printable(scheme).text));
     if (e->has_reference) {
         (void)json_object_set_new(root, "reference", json_string(options->reference));
         (void)json_object_set_new(root, "reference_perplexity", json_real(e->reference_perplexity));

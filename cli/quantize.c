@@ -187,8 +187,9 @@ static const struct mb_option table[] = {
      .kind = MB_OPTION_TEXT,
      .offset = offsetof(struct options, scheme),
      .value = "NAME",
-     .help = "codes of mixed widths with codebooks, which 'mixbit eval' runs and no other program "
-             "(docs/codebook-files.md); its schemes that have kernels"},
+     .help = "matrices of codebooks, like packed-feedback: a scheme of 'mixbit eval --help' that "
+             "has kernels, fitted to what the model multiplies on --text (default: the one that "
+             "comes with mixbit). 'mixbit eval' runs such a file, no other program does"},
     {.name = "bits",
      .kind = MB_OPTION_NUMBER,
      .offset = offsetof(struct options, bits),

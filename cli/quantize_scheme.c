@@ -83,7 +83,6 @@ static enum mb_status write(struct mb_cli *cli, struct mb_model *model,
                             const struct mb_scheme_file_request *request,
                             const struct fitting *fitting, struct mb_scheme_size *size)
 {
-    const bool ran = fitting->calibration.network != NULL;
     const struct mb_importance *importance = fitting->importance;
     const char *keys[16];
     size_t used = 0;
@@ -93,7 +92,7 @@ static enum mb_status write(struct mb_cli *cli, struct mb_model *model,
     MB_ADD_KEY("mixbit.importance", importance->hash);
     if (importance->text_hash[0] != '\0')
         MB_ADD_KEY("mixbit.importance_text", importance->text_hash);
-    if (ran)
+    if (request->scheme->options.feedback)
         MB_ADD_KEY("mixbit.feedback_text", fitting->calibration.windows.text_hash);
 #undef MB_ADD_KEY
     keys[used] = NULL;

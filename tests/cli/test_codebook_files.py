@@ -56,6 +56,8 @@ class CodebookFiles(Case):
         text = self.run_mixbit("eval", packed(), *EVAL, "--no-speed").stdout
         self.assertIn("2.46 bits per weight", text)
         self.assertIn("(granitehybrid)", text)
+        self.assertIn("codebook matrices: packed-feedback", text)
+        self.assertEqual(result["scheme"], "packed-feedback")
 
     def test_importance_at_hand(self):
         """With an imatrix, and without feedback, the model is not run; without an imatrix the text that comes with mixbit serves."""
