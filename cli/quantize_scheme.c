@@ -129,10 +129,11 @@ static enum mb_status print_result(struct mb_cli *cli, const struct mb_model *mo
     const double before = (double)mb_model_file_bytes(model);
     if (cli->common.json)
         return mb_print_json(
-            cli, json_pack("{s:s, s:s, s:f, s:I, s:I, s:I, s:I}", "output", request->output, "mix",
-                           request->scheme->name, "bits_per_weight", mb_scheme_bits(size), "bytes",
-                           (json_int_t)bytes, "source_bytes", (json_int_t)before, "tensors",
-                           (json_int_t)tensors, "quantized", (json_int_t)quantized));
+            cli, json_pack("{s:s, s:s, s:f, s:I, s:I, s:I, s:I, s:I}", "output", request->output,
+                           "mix", request->scheme->name, "bits_per_weight", mb_scheme_bits(size),
+                           "bytes", (json_int_t)bytes, "source_bytes", (json_int_t)before,
+                           "tensors", (json_int_t)tensors, "quantized", (json_int_t)quantized,
+                           "unreached", (json_int_t)size->unreached));
     (void)printf("%s: %s (from %s), %zu of %zu tensors converted (%s, %.3f bits per weight)\n",
                  request->output, mb_text_bytes(bytes, new_size), mb_text_bytes(before, old_size),
                  quantized, tensors, request->scheme->name, mb_scheme_bits(size));

@@ -21,7 +21,8 @@ struct mb_model;
 struct mb_tensor {
     const char *name;
     int32_t type;          /* ggml type id, possibly one that is none of our formats */
-    enum mb_format format; /* MB_FORMAT_NONE when the type is none of ours */
+    enum mb_format format; /* MB_FORMAT_NONE when the type is none of ours; and for matrices of
+                              codebooks (docs/codebook-files.md), whose bytes are their records */
     uint32_t dims;
     uint64_t ne[4]; /* GGUF order: ne[0] is the row length */
     size_t n, k;    /* as a matrix: k = ne[0], n = all others multiplied */
@@ -164,7 +165,8 @@ MB_API const char *mb_numerics_name(enum mb_numerics numerics);
 
 /**
  * Pack a model for running. MB_ERR_UNSUPPORTED names an architecture or tensor type that is none of
- * ours. Memory   the packed weights (mb_network_bytes) plus activations; the model must stay open.
+ * ours, MB_ERR_FILE a damaged matrix of codebooks. Memory   the packed weights (mb_network_bytes)
+ * plus activations; the model must stay open.
  */
 MB_API enum mb_status mb_network_create(struct mb_model *model, enum mb_numerics numerics,
                                         struct mb_threads *threads, struct mb_network **network,

@@ -27,6 +27,7 @@ class CodebookFiles(Case):
         result = self.run_json("quantize", MODEL, "--scheme", "cmpq-feedback", "--bits", "3", "--text", CALIB, "--windows", "64",
                                "--window", "64", "-o", "c.gguf")
         self.assertEqual((result["mix"], result["tensors"], result["quantized"]), ("cmpq-feedback", 57, 44))
+        self.assertEqual(result["unreached"], 0)
         self.assertEqual(result["bytes"], os.path.getsize(self.path("c.gguf")))
         rows = self.run_json("eval", MODEL, *EVAL, "--schemes", "cmpq-feedback,cmpq-feedback+kernel", "--bits", "3")["schemes"]
         rows = {row["activations"]: row for row in rows}
@@ -140,6 +141,12 @@ class Others(Case):
         for line in text.splitlines():
             if "error loading model:" in line:
                 self.assertIn("unknown model architecture: 'mixbit'", line)
+
+    def test_external_opencl(self):
+        if not any(device["device"] == "opencl:0" for device in self.run_json("probe")["devices"]):
+            loud_skip("no OpenCL device")
+            self.skipTest("no device")
+        self.fails("eval", packed(), *EVAL, "--no-speed", "--device", "opencl:0", status=1, says=["codebook matrices", "on the CPU"])
 
     def test_external_gguf_package(self):
         script = ("import sys, gguf\n"

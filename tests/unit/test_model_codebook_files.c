@@ -205,6 +205,63 @@ static void test_verbs(void **unused)
     assert_int_equal(remove(path), 0);
 }
 
+/* Tensors that have no place in such a file, and some that just have. */
+static void test_unwritable(void **unused)
+{
+    (void)unused;
+    static const struct {
+        const char *name;
+        uint32_t type, dims;
+        uint64_t ne[4];
+        size_t bytes;
+        enum mb_status status;
+        const char *says;
+    } rows[] = {
+        {"a234567890123456789012345678901234567890123456789012.weight",
+         0,
+         2,
+         {8, 2},
+         64,
+         MB_ERR_UNSUPPORTED,
+         "too long a name"},
+        {"a23456789012345678901234567890123456789012345678901.weight", 0, 2, {8, 2}, 64, MB_OK, ""},
+        {"a.weight", 0, 4, {8, 1, 1, 2}, 64, MB_ERR_UNSUPPORTED, "too many dimensions"},
+        {"a.weight", 0, 4, {8, 2, 2, 1}, 128, MB_OK, ""},
+        {"a.weight", 24, 2, {8, 2}, 16, MB_ERR_UNSUPPORTED, "stored as i8"},
+        {"a.weight", 0, 2, {8, 2}, 64, MB_ERR_ARGUMENT, "infinite or undefined"},
+    };
+    const struct mb_scheme_file_options options = {.scheme = mb_scheme_by_name("packed"),
+                                                   .bits = 3};
+    char in[700], out[700];
+    (void)snprintf(in, sizeof in, "%s", gb_scratch("in.gguf"));
+    (void)snprintf(out, sizeof out, "%s", gb_scratch("out.gguf"));
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct builder b = {NULL, 0, 0};
+        struct mb_scheme_size size;
+        struct mb_error error = {0};
+        gb_header(&b, 3, 1, 1);
+        gb_pair_string(&b, "general.architecture", "small");
+        gb_tensor(&b, rows[i].name, rows[i].dims, rows[i].ne, rows[i].type, 0);
+        gb_pad(&b, 32);
+        for (size_t w = 0; w < rows[i].bytes / 4; w++)
+            gb_u32(&b, rows[i].status == MB_ERR_ARGUMENT ? 0x7f800000 : 0x3f800000);
+        gb_save(&b, in);
+        gb_free(&b);
+        struct mb_model *model = ns_open(in);
+        check_refused(mb_convert_scheme(model, out, &options, &size, &error), rows[i].status,
+                      &error, rows[i].says);
+        mb_model_close(model);
+        assert_int_equal(access(out, F_OK) == 0, rows[i].status == MB_OK);
+        if (rows[i].status != MB_OK)
+            continue;
+        model = ns_open(out);
+        assert_non_null(mb_model_tensor_find(model, rows[i].name));
+        mb_model_close(model);
+        assert_int_equal(remove(out), 0);
+    }
+    assert_int_equal(remove(in), 0);
+}
+
 static int stop(void *user, double done, double total, const char *note)
 {
     (void)total;
@@ -390,10 +447,10 @@ static int teardown(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_models),        cmocka_unit_test(test_threads_do_not_show),
-        cmocka_unit_test(test_verbs),         cmocka_unit_test(test_interrupted),
-        cmocka_unit_test(test_mutations),     cmocka_unit_test(test_containers),
-        cmocka_unit_test(test_damaged_model),
+        cmocka_unit_test(test_models),      cmocka_unit_test(test_threads_do_not_show),
+        cmocka_unit_test(test_verbs),       cmocka_unit_test(test_unwritable),
+        cmocka_unit_test(test_interrupted), cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_containers),  cmocka_unit_test(test_damaged_model),
     };
     return cmocka_run_group_tests(tests, NULL, teardown);
 }
