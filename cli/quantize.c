@@ -135,6 +135,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
                                              .bits = options->bits,
                                              .importance = importance,
                                              .calibration = options->calibration,
+                                             .sensed_hash = table != NULL ? table->text_hash : NULL,
                                              .threads = threads,
                                              .output = options->output});
         goto out;

@@ -64,7 +64,10 @@ static enum mb_status fit_to(struct mb_cli *cli, struct mb_model *model,
     struct mb_calibration_options options = request->calibration;
     fitting->importance = request->importance;
     if (request->importance != NULL && !request->scheme->options.feedback)
-        return MB_OK;
+        return options.text == NULL
+                   ? MB_OK
+                   : mb_usage(cli, "--text is of no use to '%s' beside --imatrix: leave out either",
+                              request->scheme->name);
     enum mb_status status = mb_step_text(cli, options.text, "calib.txt", "--text", &fitting->text);
     options.text = fitting->text;
     if (status == MB_OK)
@@ -92,6 +95,8 @@ static enum mb_status write(struct mb_cli *cli, struct mb_model *model,
     MB_ADD_KEY("mixbit.importance", importance->hash);
     if (importance->text_hash[0] != '\0')
         MB_ADD_KEY("mixbit.importance_text", importance->text_hash);
+    if (request->sensed_hash != NULL && request->sensed_hash[0] != '\0')
+        MB_ADD_KEY("mixbit.sensed_text", request->sensed_hash);
     if (request->scheme->options.feedback)
         MB_ADD_KEY("mixbit.feedback_text", fitting->calibration.windows.text_hash);
 #undef MB_ADD_KEY

@@ -25,6 +25,7 @@ struct mb_scheme_file_request {
     double bits;
     const struct mb_importance *importance;    /* NULL: collected on the calibration's text */
     struct mb_calibration_options calibration; /* text NULL: the one that comes with mixbit */
+    const char *sensed_hash;                   /* as in struct mb_convert_request */
     struct mb_threads *threads;
     const char *output;
 };

@@ -65,6 +65,8 @@ class CodebookFiles(Case):
         self.run_mixbit("imatrix", MODEL, "--text", CALIB, *CALIBRATION, "-o", "i.gguf")
         done = self.run_mixbit("quantize", MODEL, "--scheme", "kmeans-g64", "--bits", "2", "--imatrix", "i.gguf", "-o", "k.gguf")
         self.assertNotIn("calibrating", done.stderr)
+        self.fails("quantize", MODEL, "--scheme", "kmeans-g64", "--bits", "2", "--imatrix", "i.gguf", "--text", CALIB, "-o", "x.gguf",
+                   status=2, says="--imatrix")
         self.assertIn("kmeans-g64", done.stdout)
         self.fails("eval", "k.gguf", *EVAL[2:], "--text", CALIB, "--no-speed", status=2, says="another text")
         self.fails("eval", packed(), *EVAL[2:], "--text", CALIB, "--no-speed", status=2, says="another text")
