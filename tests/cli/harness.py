@@ -72,6 +72,21 @@ class Case(unittest.TestCase):
             f.write(data if isinstance(data, bytes) else data.encode())
         return self.path(name)
 
+    def tool(self, name):
+        """One of llama.cpp's programs; without it the test is skipped."""
+        folder = os.environ.get("MIXBIT_LLAMA_BIN")
+        path = os.path.join(folder, name) if folder else shutil.which(name)
+        if path is None or not os.path.exists(path):
+            loud_skip(f"{name} is not installed (MIXBIT_LLAMA_BIN, PATH)")
+            self.skipTest("not installed")
+        return path
+
+    def peer(self, name, *arguments, status=0):
+        """What it prints."""
+        done = subprocess.run([self.tool(name), *arguments], cwd=self.folder, capture_output=True, text=True, timeout=300)
+        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+        return done.stdout + done.stderr
+
     def run_mixbit(self, *arguments, status=0, env=None, timeout=TIMEOUT, **kwargs):
         """Run, check the exit status, return the finished process."""
         done = subprocess.run([BINARY, *map(str, arguments)], cwd=self.folder, env=env or environment(), timeout=timeout,

@@ -4,11 +4,9 @@
 import json
 import os
 import re
-import shutil
 import struct
-import subprocess
 
-from harness import CALIB, HELDOUT, MODEL, SENSE, SOURCE, Case, environment, loud_skip, main, once, profile, sensitivity
+from harness import CALIB, HELDOUT, MODEL, SENSE, SOURCE, Case, environment, main, once, profile, sensitivity
 
 GOLDEN = os.path.join(SOURCE, "tests", "golden")
 BASE = os.path.join(GOLDEN, "logits", "tiny-llama.base")
@@ -181,19 +179,6 @@ class RecipeCheck(Case):
 
 
 class Peers(Case):
-    def tool(self, name):
-        folder = os.environ.get("MIXBIT_LLAMA_BIN")
-        path = os.path.join(folder, name) if folder else shutil.which(name)
-        if path is None or not os.path.exists(path):
-            loud_skip(f"{name} is not installed (MIXBIT_LLAMA_BIN, PATH)")
-            self.skipTest("not installed")
-        return path
-
-    def peer(self, name, *arguments):
-        done = subprocess.run([self.tool(name), *arguments], cwd=self.folder, capture_output=True, text=True, timeout=300)
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        return done.stdout + done.stderr
-
     def test_external_perplexity(self):
         """llama-perplexity reads our file, and prints what we print."""
         self.tool("llama-perplexity")

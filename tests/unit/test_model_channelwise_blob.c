@@ -11,28 +11,13 @@
 #include "guard.h"
 #include "model/channelwise_blob.h"
 #include "model/codebook_products.h"
+#include "made_up_rows.h"
 #include "model/schemes.h"
 #include "support/memory.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-static uint32_t state = 7;
-static float next_float(void)
-{
-    return (float)(int32_t)(state = state * 1664525u + 1013904223u) * 0x1p-31f;
-}
-
-/* Heavier tails than uniform, columns of different size. */
-static float *make_rows(size_t n, size_t k)
-{
-    float *rows = malloc(n * k * sizeof *rows);
-    assert_non_null(rows);
-    for (size_t i = 0; i < n * k; i++)
-        rows[i] = next_float() * next_float() * next_float() * (float)(1 + i % k % 5);
-    return rows;
-}
 
 struct record {
     struct mb_channelwise encoded;
