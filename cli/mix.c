@@ -89,30 +89,69 @@ static size_t model_number(const struct mb_model *model, const char *name, size_
     return (size_t)mb_model_uint(model, key, fallback);
 }
 
-enum mb_status mb_mix_preset(struct mb_cli *cli, const struct mb_model *model, const char *name,
-                             struct mb_mix *mix)
+/* Whether there is such a preset; `option` asked for it. */
+static enum mb_status check_preset(struct mb_cli *cli, const char *option, const char *name)
 {
     const char *names[64];
-    size_t known = 0, found = SIZE_MAX;
+    size_t known = 0;
     for (; known < mb_preset_count() && known < 64; known++) {
         names[known] = mb_preset_name(known);
         if (strcmp(names[known], name) == 0)
-            found = known;
+            return MB_OK;
     }
-    if (found == SIZE_MAX) {
-        char list[384] = "";
-        size_t used = 0;
-        for (size_t i = 0; i < known; i++) {
-            const int wrote = snprintf(list + used, sizeof list - used, " %s", names[i]);
-            used += wrote > 0 && (size_t)wrote < sizeof list - used ? (size_t)wrote : 0;
-        }
-        const char *near = mb_suggest(name, names, known);
-        if (near != NULL)
-            return mb_usage(cli, "--preset: unknown preset '%.40s', did you mean '%s'?", name,
-                            near);
-        return mb_usage(cli, "--preset: unknown preset '%.40s'; presets are%s", name, list);
+    char list[384] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < known; i++) {
+        const int wrote = snprintf(list + used, sizeof list - used, " %s", names[i]);
+        used += wrote > 0 && (size_t)wrote < sizeof list - used ? (size_t)wrote : 0;
     }
-    enum mb_status status = make_mix(cli, model, name, MB_MIX_PRESET, mix);
+    const char *near = mb_suggest(name, names, known);
+    if (near != NULL)
+        return mb_usage(cli, "%s: unknown preset '%.40s', did you mean '%s'?", option, name, near);
+    return mb_usage(cli, "%s: unknown preset '%.40s'; presets are%s", option, name, list);
+}
+
+/* The next name of a comma-separated list, cut to fit; false at its end. */
+static bool next_preset(const char **list, char name[64])
+{
+    if (**list == '\0')
+        return false;
+    const size_t length = strcspn(*list, ",");
+    (void)snprintf(name, 64, "%.*s", (int)(length < 63 ? length : 63), *list);
+    *list += length + ((*list)[length] == ',');
+    return true;
+}
+
+enum mb_status mb_presets_check(struct mb_cli *cli, const char *list)
+{
+    char name[64];
+    enum mb_status status = MB_OK;
+    if (list == NULL || strcmp(list, "none") == 0)
+        return MB_OK;
+    if (list[0] == '\0')
+        return mb_usage(cli, "--presets: expected names of presets, or none");
+    while (status == MB_OK && next_preset(&list, name))
+        status = check_preset(cli, "--presets", name);
+    return status;
+}
+
+/* Whether a list that was checked has this preset. */
+static bool has_preset(const char *list, const char *preset)
+{
+    char name[64];
+    bool found = list == NULL;
+    while (!found && next_preset(&list, name))
+        found = strcmp(name, preset) == 0;
+    return found;
+}
+
+enum mb_status mb_mix_preset(struct mb_cli *cli, const struct mb_model *model, const char *name,
+                             struct mb_mix *mix)
+{
+    enum mb_status status = check_preset(cli, "--preset", name);
+    if (status != MB_OK)
+        return status;
+    status = make_mix(cli, model, name, MB_MIX_PRESET, mix);
     struct mb_preset_tensor *tensors = status == MB_OK ? preset_tensors(model) : NULL;
     if (status == MB_OK && tensors == NULL)
         status = out_of_memory(cli);
@@ -219,8 +258,8 @@ static void keep_mix(const struct mb_model *model, struct mb_mix *mixes, size_t 
 }
 
 enum mb_status mb_mix_list(struct mb_cli *cli, const struct mb_model *model,
-                           const struct mb_format_list *formats, struct mb_mix **mixes,
-                           size_t *count)
+                           const struct mb_format_list *formats, const char *presets,
+                           struct mb_mix **mixes, size_t *count)
 {
     struct mb_format_list defaults;
     if (formats == NULL || formats->count == 0) {
@@ -238,6 +277,8 @@ enum mb_status mb_mix_list(struct mb_cli *cli, const struct mb_model *model,
     }
     for (size_t p = 0; status == MB_OK && p < mb_preset_count(); p++) {
         struct mb_mix mix;
+        if (!has_preset(presets, mb_preset_name(p)))
+            continue;
         status = mb_mix_preset(cli, model, mb_preset_name(p), &mix);
         if (status == MB_OK)
             keep_mix(model, *mixes, count, &mix);

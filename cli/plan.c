@@ -43,6 +43,12 @@ static const struct mb_option options[] = {
      .minimum = 2},
     MB_FORMATS_ROW(struct mb_planning_options, formats,
                    "candidate formats (default: every quantized one)"),
+    {.name = "presets",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct mb_planning_options, presets),
+     .value = "LIST",
+     .help = "llama.cpp's mixes to measure beside the plan, comma-separated, or none (default: "
+             "all)"},
     MB_ENCODER_ROW(struct mb_planning_options, encoder, "--text", "feedback"),
     MB_IMATRIX_ROW(struct mb_planning_options, imatrix),
     MB_CONTEXT_ROW(struct mb_planning_options, context),

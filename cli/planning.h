@@ -9,7 +9,7 @@
 #include "cli/compare.h"
 
 struct mb_planning_options {
-    const char *output, *text, *eval_text, *profile, *device, *imatrix;
+    const char *output, *text, *eval_text, *profile, *device, *imatrix, *presets;
     int effort, numerics, encoder;
     size_t windows, window, eval_windows, context, threads, repeats;
     struct mb_format_list formats;

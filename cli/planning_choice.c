@@ -259,7 +259,8 @@ enum mb_status mb_planning_list(struct mb_planning *run)
     size_t count = 0;
     enum mb_status status = check_budget(run);
     if (status == MB_OK)
-        status = mb_mix_list(run->cli, run->model, &run->formats, &mixes, &count);
+        status =
+            mb_mix_list(run->cli, run->model, &run->formats, run->options->presets, &mixes, &count);
     for (size_t i = 0; i < count; i++) {
         const enum mb_row_kind kind =
             mixes[i].kind == MB_MIX_PRESET ? MB_ROW_PRESET : MB_ROW_UNIFORM;
@@ -279,7 +280,8 @@ static enum mb_status choose_reference(struct mb_planning *run, struct mb_budget
 {
     struct mb_mix *mixes = NULL;
     size_t count = 0;
-    enum mb_status status = mb_mix_list(run->cli, run->model, &run->formats, &mixes, &count);
+    enum mb_status status =
+        mb_mix_list(run->cli, run->model, &run->formats, run->options->presets, &mixes, &count);
     const size_t fastest =
         status == MB_OK ? mb_budget_default(&run->forecast, mixes, count, budget) : SIZE_MAX;
     if (fastest < count) {

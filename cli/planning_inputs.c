@@ -30,6 +30,8 @@ enum mb_status mb_planning_open(struct mb_planning *run)
     struct mb_cli *cli = run->cli;
     enum mb_status status = mb_aim_resolve(cli, &o->budget, &run->aim);
     if (status == MB_OK)
+        status = mb_presets_check(cli, o->presets);
+    if (status == MB_OK)
         status = mb_step_open(cli, cli->positionals[0], &run->model);
     if (status == MB_OK)
         status = mb_step_text(cli, o->text, "calib.txt", "--text", &run->text);

@@ -195,12 +195,14 @@ enum mb_status mb_mix_random(struct mb_cli *cli, const struct mb_model *model,
                              const struct mb_format_list *formats, const char *name,
                              uint64_t *state, struct mb_mix *mix);
 void mb_mix_free(struct mb_mix *mix);
-/* Every uniform format of `formats` (NULL: the default candidates), then every preset that uses
- * formats of ours; those that store the same as an earlier one are left out. Free each and the
- * array. */
+/* Whether --presets names presets that there are, or none. */
+enum mb_status mb_presets_check(struct mb_cli *cli, const char *list);
+/* Every uniform format of `formats` (NULL: the default candidates), then the presets named (NULL:
+ * every one, "none": none) that use formats of ours; those that store the same as an earlier one
+ * are left out. Free each and the array. */
 enum mb_status mb_mix_list(struct mb_cli *cli, const struct mb_model *model,
-                           const struct mb_format_list *formats, struct mb_mix **mixes,
-                           size_t *count);
+                           const struct mb_format_list *formats, const char *presets,
+                           struct mb_mix **mixes, size_t *count);
 /* The format tensor i ends up in. */
 enum mb_format mb_mix_format(const struct mb_model *model, const struct mb_mix *mix, size_t i);
 /* Whether two mixes store the same. */

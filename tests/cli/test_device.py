@@ -92,7 +92,7 @@ class Device(Case):
     def plan(self, kind):
         found, device = self.tune(kind)
         self.run_mixbit("plan", MODEL, *device, "-p", "p.json", "--formats", FEW, "--effort", "quick", "--windows", "2",
-                        "--window", "64", "--eval-windows", "2", "--repeats", "1", "--text", CALIB, "-o", "out", timeout=3500)
+                        "--window", "64", "--eval-windows", "2", "--repeats", "1", "--text", CALIB, "--presets", "none", "-o", "out", timeout=3500)
         with open(self.path("out/plan.json")) as f:
             self.assertEqual(json.load(f)["device"], found["key"])
         self.assertTrue(os.path.getsize(self.path("out/mixed.gguf")))

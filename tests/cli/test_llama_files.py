@@ -70,7 +70,7 @@ class Imatrix(Case):
         """What plan measured with an imatrix is what it wrote, and what quantize writes of its plan."""
         result = self.run_json("plan", MODEL, "--imatrix", imatrix(), "-p", profile(), "--text", CALIB, "--eval-text", HELDOUT,
                                "--formats", "q4_0,q8_0", "--windows", "2", "--window", "64", "--eval-windows", "4", "--repeats",
-                               "1", "--ctx", "64", "--encoder", "search")
+                               "1", "--ctx", "64", "--encoder", "search", "--presets", "Q4_K_M")
         self.assertTrue(any("imatrix" in note for note in result["notes"]))
         chosen, = [row for row in result["rows"] if row["recommended"]]
         again = self.run_json("eval", "out/mixed.gguf", "--reference", MODEL, "--window", "64", *QUIET)
