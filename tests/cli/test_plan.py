@@ -11,7 +11,8 @@ import time
 from harness import BINARY, CALIB, HELDOUT, MODEL, TIMEOUT, Case, environment, main, profile
 
 SMALL = ["--text", CALIB, "--eval-text", HELDOUT, "--windows", "2", "--window", "64", "--eval-windows", "4", "--formats",
-         "q2_K,q4_0,q4_K,q8_0", "--repeats", "1", "--ctx", "64", "--encoder", "search"]
+         "q2_K,q4_0,q4_K,q8_0", "--repeats", "1", "--ctx", "64", "--encoder", "search",
+         "--presets", "Q4_0,Q4_K_M"]
 WRITTEN = ["profile.json", "sensitivity.json", "plan.json", "mixed.gguf", "recipe.llama.cpp.txt", "recipe.ik_llama.cpp.txt",
            "report.html", "losses.journal"]
 HYBRID = MODEL.replace("tiny-llama", "tiny-hybrid")
@@ -49,8 +50,7 @@ class Feedback(Case):
             self.write("some.txt", file.read(40000))
         feedback = ["--encoder", "feedback", "--text", "some.txt", "--window", "64"]
         small = ["some.txt" if s == CALIB else s for s in SMALL if s not in ("--encoder", "search")]
-        result = self.run_json("plan", MODEL, *small, "--max-size", "4M", "--presets", "none")
-        self.assertEqual([r for r in result["rows"] if r["kind"] == "preset"], [])
+        result = self.run_json("plan", MODEL, *small, "--max-size", "4M")
         [chosen] = [r for r in result["rows"] if r["recommended"]]
         rows = {r["name"]: r for r in result["rows"]}
         for name in ("q2_K", "q4_0", "q4_K"):
@@ -186,7 +186,7 @@ class Plan(Case):
 
     def test_losses_of_another_text(self):
         """What the journal of losses knows is of one text; of another it starts anew, and what is no journal stays."""
-        small = ["q4_0,q8_0" if x == "q2_K,q4_0,q4_K,q8_0" else x for x in SMALL] + ["--presets", "none"]
+        small = ["q4_0,q8_0" if x == "q2_K,q4_0,q4_K,q8_0" else x for x in SMALL]
         self.run_mixbit("plan", MODEL, *small)
         first = self.read("out/losses.journal").splitlines()
         fewer = [small[i] if small[i - 1] != "--eval-windows" else "3" for i in range(len(small))]
@@ -200,7 +200,7 @@ class Plan(Case):
 
     def test_weights_and_groups(self):
         """Priorities in place of budgets; what is written holds the groups, whatever was measured beside it."""
-        small = ["q2_K,q8_0" if x == "q2_K,q4_0,q4_K,q8_0" else x for x in SMALL] + ["--presets", "Q4_K_M,Q4_0"]
+        small = ["q2_K,q8_0" if x == "q2_K,q4_0,q4_K,q8_0" else x for x in SMALL]
         result = json.loads(self.run_mixbit("plan", MODEL, *small, "--weights", "memory=2,latency=1,accuracy=1", "--group", "qkv",
                                             "--runtime", "ik_llama.cpp", "--exclude", "*ffn_down*=q2_K", "--json").stdout)
         self.assertIn("least sum by weights memory=2,latency=1,accuracy=1; one format each: qkv", result["objective"])
@@ -220,7 +220,8 @@ class Plan(Case):
         for arguments, says in ((("--pin", "*nothing*=q4_0"), "--pin"), (("--group", "qvk"), "qkv"), (("--weights", "memory=x"), "memory"),
                                 (("--exclude", "all"), "no candidate"), (("--granularity", "block"), "layer"),
                                 (("--presets", "Q4_KM"), "Q4_K_M"), (("--presets", "none,Q4_0"), "unknown preset 'none'")):
-            self.fails("plan", MODEL, *SMALL, *arguments, status=2, says=says, keeps=False)
+            small = SMALL[:-2] if "--presets" in arguments else SMALL
+            self.fails("plan", MODEL, *small, *arguments, status=2, says=says, keeps=False)
             self.assertFalse(os.path.exists(self.path("out/sensitivity.json")))
 
     def test_budget_that_nothing_meets(self):
@@ -252,8 +253,10 @@ class Plan(Case):
 
     def test_state_space_layers(self):
         """The other embedded model: its small tensors stay, its matrices are sensed, the mix loads again."""
-        small = ["q4_0,q8_0" if x == "q2_K,q4_0,q4_K,q8_0" else x for x in SMALL] + ["--presets", "none"]
+        other = {"q2_K,q4_0,q4_K,q8_0": "q4_0,q8_0", "Q4_0,Q4_K_M": "none"}
+        small = [other.get(x, x) for x in SMALL]
         result = json.loads(self.run_mixbit("plan", HYBRID, *small, "--json").stdout)
+        self.assertFalse([r for r in result["rows"] if r["kind"] == "preset"])
         self.assertEqual(len([r for r in result["rows"] if r["recommended"]]), 1)
         sensed = {unit["name"] for unit in json.loads(self.read("out/sensitivity.json"))["units"]}
         self.assertIn("blk.0.ssm_in.weight", sensed)
@@ -273,7 +276,7 @@ class Plan(Case):
 
     def test_interrupted_and_resumed(self):
         more_text = ["8" if x == "2" else "128" if x == "64" else x for x in SMALL]
-        arguments = [BINARY, "plan", MODEL, *more_text, "--presets", "none"]
+        arguments = [BINARY, "plan", MODEL, *more_text]
         process = subprocess.Popen(arguments, cwd=self.folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         journal = None
         for _ in range(600):
