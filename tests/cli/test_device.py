@@ -104,7 +104,7 @@ class Device(Case):
         self.bench("opencl")
 
     def test_external_opencl_plan(self):
-        """A GPU that is a CPU takes half an hour for what is timed."""
+        """A GPU that is a CPU takes minutes for what is timed."""
         self.device("opencl")
         if "MIXBIT_TEST_FULL" not in os.environ:
             loud_skip("plan on an OpenCL device: MIXBIT_TEST_FULL=1 runs it")
