@@ -11,8 +11,7 @@
  * Floats have gemv alone, in tiles of ROWS rows.
  *
  *   read   no product: n * 16 bytes of the weights, from y_offset * 16, are read, 16 by a lane and
- *          neighbours side by side, by as many groups as there are. How fast that goes is what a
- * gemv is to be compared with.
+ *          neighbours side by side, by as many groups as there are: what a gemv is compared with.
  *
  * The grid is [panels / PANELS][rows of activations / rows of a group]. Lanes past the last row or
  * panel compute the last one again and store nothing: barriers are met by all.
@@ -277,11 +276,11 @@ KERNEL multiply(ARGUMENTS)
             add_superblock(&sums[r], &block_scales, &rows[r], b);
         barrier(CLK_LOCAL_MEM_FENCE);
     }
-    if (panel * LANES + lane < n)
-        UNROLL_ROWS
+    const uint column = panel * LANES + lane;
+    UNROLL_ROWS
     for (int r = 0; r < ROWS; r++)
-        if (row0 + r < m)
-            y[y_offset + (size_t)(row0 + r) * y_stride + panel * LANES + lane] = sums[r].f;
+        if (column < n && row0 + r < m)
+            y[y_offset + (size_t)(row0 + r) * y_stride + column] = sums[r].f;
 }
 #endif
 
