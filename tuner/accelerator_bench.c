@@ -27,7 +27,6 @@ enum {
 static const double alone_ns = 5e6;        /* of products waited for one by one, about */
 static const double run_ns = 3e6;          /* a run of queued products, about */
 static const double call_budget_ns = 20e6; /* of the host's view */
-static const size_t set_bytes = (size_t)1 << 30;
 
 /* ---- by the device's clock ---- */
 
@@ -192,7 +191,7 @@ enum mb_status mb_accelerator_bench(const struct mb_accelerator *accelerator,
                                                  .activation = info->activation}};
     enum mb_status status =
         mb_trial_open(&trial, accelerator, bench->format, (struct mb_shape){bench->n, bench->k},
-                      bench->m, set_bytes, bench->arena != NULL ? bench->arena : &own, error);
+                      bench->m, SIZE_MAX, bench->arena != NULL ? bench->arena : &own, error);
     if (status != MB_OK) {
         mb_arena_free(&own);
         return status;
@@ -232,11 +231,11 @@ enum mb_status mb_accelerator_read_gbps(const struct mb_accelerator *accelerator
                                         double *gbps, struct mb_error *error)
 {
     const struct mb_backend *backend = accelerator->backend;
-    const size_t memory = accelerator->info.memory_bytes;
+    const size_t room = mb_trial_room(accelerator, SIZE_MAX);
     enum mb_status status = MB_OK;
     *gbps = 0;
     for (int i = 0; i < READ_RUNS && status == MB_OK && backend->read_memory != NULL; i++) {
-        size_t set = memory > 0 && set_bytes > memory / 4 ? memory / 4 : set_bytes;
+        size_t set = room;
         const size_t passes =
             piece > 0 ? runs_in((double)set, (double)piece, READ_PASSES, QUEUED_MOST) : READ_PASSES;
         double busy_ns = 0;

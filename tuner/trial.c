@@ -6,7 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-static const size_t set_most = (size_t)1 << 30;
+static const size_t room_most = (size_t)1 << 30;
 
 static void keep_failure(struct mb_trial *trial, enum mb_status status)
 {
@@ -70,17 +70,21 @@ void mb_trial_close(struct mb_trial *t)
     mb_workload_free(&t->workload);
 }
 
+size_t mb_trial_room(const struct mb_accelerator *accelerator, size_t wanted)
+{
+    const size_t memory = accelerator->info.memory_bytes;
+    const size_t most = memory > 0 && memory / 4 < room_most ? memory / 4 : room_most;
+    return wanted < most ? wanted : most;
+}
+
 /* Bytes of all copies together. */
 static size_t set_bytes(const struct mb_accelerator *accelerator, enum mb_format format,
                         struct mb_shape shape, size_t set)
 {
-    const size_t memory = accelerator->info.memory_bytes;
     size_t packed;
     if (mb_pack_size(format, shape.n, shape.k, &packed) != MB_OK)
         packed = 1;
-    set = set < set_most ? set : set_most;
-    if (memory > 0 && set > memory / 4)
-        set = memory / 4;
+    set = mb_trial_room(accelerator, set);
     return set / packed > MB_TRIAL_COPIES ? packed * MB_TRIAL_COPIES : set;
 }
 

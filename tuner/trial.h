@@ -22,8 +22,12 @@ struct mb_trial {
     struct mb_error *error;
 };
 
-/* Products of up to m rows. Copies add up to about `set` bytes, but at most a GiB, a quarter of the
- * device's memory, or 64 copies. Packed copies on the host are in *arena. MB_ERR_SHAPE,
+/* What may be taken of a device's memory to read from where `wanted` bytes are: at most a GiB, and
+ * a quarter of the memory. */
+size_t mb_trial_room(const struct mb_accelerator *accelerator, size_t wanted);
+
+/* Products of up to m rows. Copies add up to about `set` bytes, but at most to mb_trial_room, and
+ * there are at most 64. Packed copies on the host are in *arena. MB_ERR_SHAPE,
  * MB_ERR_MEMORY, or what the device refused. */
 enum mb_status mb_trial_open(struct mb_trial *trial, const struct mb_accelerator *accelerator,
                              enum mb_format format, struct mb_shape shape, size_t m, size_t set,
