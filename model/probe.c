@@ -38,6 +38,10 @@ struct mb_prober {
     double *sums;
     float *block, *base_block;
     double *measures; /* the caller's */
+    /* what one product puts out unchanged, for product errors */
+    struct mb_target product;
+    float *output;      /* [rows][n]; NULL: none is kept */
+    double *row_errors; /* per row of all windows */
 };
 
 struct mb_target mb_target_of(const struct mb_network *network, size_t matrix)
@@ -341,6 +345,8 @@ void mb_prober_destroy(struct mb_prober *p)
     mb_free_aligned(p->logits);
     mb_free_aligned(p->block);
     mb_free_aligned(p->base_block);
+    mb_free_aligned(p->output);
+    free(p->row_errors);
     free(p->sums);
     free(p->offsets);
     free(p->scored);
@@ -369,6 +375,18 @@ double mb_prober_cost(const struct mb_prober *p, const struct mb_target *target)
     return cost;
 }
 
+/* The run holds what the target's step reads, and what its other products put out. */
+static enum mb_status load_step(struct mb_prober *p, size_t window0, const struct mb_target *target)
+{
+    const struct mb_step *step = &p->network->steps[target->step];
+    unsigned load = mb_slots_live(p->network, p->at);
+    if (p->economy == 0)
+        load = (load & ~(1u << step->products[target->product].out)) | mb_step_reads(step);
+    p->run->replacement = NULL;
+    copy_slots(p, window0, p->at, load & p->valid, true);
+    return p->economy > 0 ? mb_run_steps(p->run, p->at, target->step + 1) : MB_OK;
+}
+
 /* The run holds NORMED of a chunk with the replacement applied. */
 static enum mb_status run_changed(struct mb_prober *p, size_t window0,
                                   const struct mb_target *target,
@@ -376,21 +394,13 @@ static enum mb_status run_changed(struct mb_prober *p, size_t window0,
 {
     const struct mb_network *network = p->network;
     struct mb_run *run = p->run;
-    enum mb_status status = MB_OK;
     if (target->kind == MB_TARGET_HEAD)
         return MB_OK;
     if (target->kind == MB_TARGET_EMBEDDING) {
         run->replacement = replacement;
         return mb_run_steps(run, 0, network->step_count);
     }
-    const struct mb_step *step = &network->steps[target->step];
-    unsigned load = mb_slots_live(network, p->at);
-    if (p->economy == 0)
-        load = (load & ~(1u << step->products[target->product].out)) | mb_step_reads(step);
-    run->replacement = NULL;
-    copy_slots(p, window0, p->at, load & p->valid, true);
-    if (p->economy > 0)
-        status = mb_run_steps(run, p->at, target->step + 1);
+    enum mb_status status = load_step(p, window0, target);
     run->replacement = replacement;
     if (status == MB_OK)
         status = mb_run_products(run, target->step, 1u << target->product);
@@ -481,4 +491,90 @@ enum mb_status mb_prober_run(struct mb_prober *p, const struct mb_target *target
                                 "interrupted; run it again to go on");
     }
     return MB_OK;
+}
+
+/* ---- one product ---- */
+
+struct error_task {
+    const float *base, *changed;
+    size_t n;
+    double *errors;
+};
+
+static void compare_rows(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    const struct error_task *task = arg;
+    for (size_t row = first; row < last; row++) {
+        const float *base = task->base + row * task->n, *changed = task->changed + row * task->n;
+        double error = 0, square = 0;
+        for (size_t i = 0; i < task->n; i++) {
+            const double difference = (double)changed[i] - (double)base[i];
+            error += difference * difference;
+            square += (double)base[i] * (double)base[i];
+        }
+        task->errors[row] = error > 0 ? error / square : error;
+    }
+}
+
+/* The product of every chunk with the replacement applied: into `output`, or, when `rows` is
+ * given, compared with it; *rows counts them. */
+static enum mb_status run_product(struct mb_prober *p, const struct mb_target *target,
+                                  const struct mb_replacement *replacement, size_t *rows)
+{
+    const enum mb_slot out = p->network->steps[target->step].products[target->product].out;
+    const size_t n = p->network->slot_width[out];
+    enum mb_status status = MB_OK;
+    size_t row = 0;
+    for (size_t w = 0; w < p->windows->count && status == MB_OK; w += p->chunk) {
+        set_batch(p, w);
+        status = load_step(p, w, target);
+        p->run->replacement = replacement;
+        if (status == MB_OK)
+            status = mb_run_products(p->run, target->step, 1u << target->product);
+        p->run->replacement = NULL;
+        const size_t some = p->run->rows;
+        struct error_task task = {p->output + row * n, p->run->slots[out], n, p->row_errors + row};
+        if (rows != NULL)
+            mb_split(p->network->threads, some, 4 * some * n, compare_rows, &task);
+        else
+            memcpy(p->output + row * n, p->run->slots[out], some * n * sizeof *p->output);
+        row += some;
+    }
+    if (rows != NULL)
+        *rows = row;
+    return status;
+}
+
+/* The output of the unchanged product, made when another product is asked for. */
+static enum mb_status keep_output(struct mb_prober *p, const struct mb_target *target)
+{
+    const size_t rows = p->windows->count * p->windows->window;
+    const enum mb_slot out = p->network->steps[target->step].products[target->product].out;
+    if (p->output != NULL && p->product.step == target->step &&
+        p->product.product == target->product)
+        return MB_OK;
+    mb_free_aligned(p->output);
+    p->output = mb_alloc_aligned(rows * p->network->slot_width[out] * sizeof *p->output);
+    if (p->row_errors == NULL)
+        p->row_errors = malloc(rows * sizeof *p->row_errors);
+    if (p->output == NULL || p->row_errors == NULL)
+        return MB_ERR_MEMORY;
+    p->product = *target;
+    return run_product(p, target, NULL, NULL);
+}
+
+enum mb_status mb_prober_product_error(struct mb_prober *p, const struct mb_target *target,
+                                       const struct mb_replacement *replacement, double *error,
+                                       struct mb_error *told)
+{
+    size_t rows = 0;
+    double sum = 0;
+    enum mb_status status = keep_output(p, target);
+    if (status == MB_OK)
+        status = run_product(p, target, replacement, &rows);
+    for (size_t i = 0; status == MB_OK && i < rows; i++)
+        sum += p->row_errors[i];
+    *error = sum / (double)rows;
+    return failed(status, told);
 }

@@ -58,6 +58,13 @@ enum mb_status mb_prober_run(struct mb_prober *prober, const struct mb_target *t
                              const struct mb_replacement *replacement, mb_part_fn part, void *user,
                              double *kl, struct mb_error *error);
 
+/* What a replacement does to the output of its own product, a target of MB_TARGET_PRODUCT that was
+ * sought: the mean over rows of |y' - y|^2 / |y|^2, rounded activations included where its kernel
+ * has them. Costs one product; the unchanged output of the last target is kept. */
+enum mb_status mb_prober_product_error(struct mb_prober *prober, const struct mb_target *target,
+                                       const struct mb_replacement *replacement, double *error,
+                                       struct mb_error *told);
+
 /* ---- the weights of a probe (requantize.c) ---- */
 
 struct mb_requantized {

@@ -44,13 +44,28 @@ size_t mb_sense_values(const struct mb_sense_options *options)
 
 /* ---- what there is to do ---- */
 
-/* One line that says which job a journal belongs to. Formats are no part of it: more of them extend
- * a job. */
+/* What its entries are. Formats are no part of it, more of them extend a job, but where the
+ * surrogate chooses among them. */
+static void describe_entries(const struct mb_sense_job *s, char text[64])
+{
+    if (s->options->method != MB_METHOD_SURROGATE) {
+        (void)snprintf(text, 64, "%s", s->measure_all ? "measures" : "kl");
+        return;
+    }
+    char method[32], formats[33];
+    mb_method_describe(MB_METHOD_SURROGATE, s->options->surrogate_probes, method);
+    mb_hash_bytes(s->options->formats, s->options->format_count * sizeof *s->options->formats,
+                  formats);
+    (void)snprintf(text, 64, "%s of %.16s", method, formats);
+}
+
+/* One line that says which job a journal belongs to. */
 static enum mb_status describe(const struct mb_sense_job *s, char *settings, size_t bytes,
                                struct mb_error *error)
 {
     const struct mb_windows *windows = s->options->windows;
-    char tokens[33], importance[33];
+    char entries[64], tokens[33], importance[33];
+    describe_entries(s, entries);
     mb_hash_bytes(windows->tokens, windows->count * windows->window * sizeof *windows->tokens,
                   tokens);
     mb_importance_hash(s->model, s->options->importance, importance);
@@ -62,10 +77,9 @@ static enum mb_status describe(const struct mb_sense_job *s, char *settings, siz
     snprintf(settings, bytes,
              "%s %s revision %d, model %s, tokens %s, windows %zu x %zu, score %zu, importance "
              "%s%s%s",
-             s->measure_all ? "measures" : "kl", mb_numerics_name(s->options->numerics),
-             METHOD_REVISION, model, tokens, windows->count, windows->window,
-             s->options->score_tokens, importance, encoder != NULL ? ", feedback " : "",
-             encoder != NULL ? mb_encoder_hash(encoder) : "");
+             entries, mb_numerics_name(s->options->numerics), METHOD_REVISION, model, tokens,
+             windows->count, windows->window, s->options->score_tokens, importance,
+             encoder != NULL ? ", feedback " : "", encoder != NULL ? mb_encoder_hash(encoder) : "");
     return MB_OK;
 }
 
@@ -118,23 +132,28 @@ bool mb_sense_first(const struct mb_sense_job *s, size_t unit, size_t candidate)
     return true;
 }
 
-/* A probe is due for the first candidate that is stored as its format. */
+/* An entry is due for the first candidate that is stored as its format. */
 static bool is_due(const struct mb_sense_job *s, size_t unit, size_t candidate)
 {
     const enum mb_format format = mb_sense_stored(s, unit, candidate);
-    if (!mb_sense_owns(s, unit) || format == MB_FORMAT_NONE ||
-        (s->chosen != NULL && !s->chosen[unit * s->options->format_count + candidate]))
-        return false;
-    return mb_sense_first(s, unit, candidate) &&
+    return mb_sense_owns(s, unit) && format != MB_FORMAT_NONE &&
+           mb_sense_first(s, unit, candidate) &&
            mb_journal_find(s->journal, mb_sense_tensor(s, unit)->name, format) == NULL;
+}
+
+static size_t count_due_of(const struct mb_sense_job *s, size_t unit)
+{
+    size_t due = 0;
+    for (size_t c = 0; c < s->options->format_count; c++)
+        due += is_due(s, unit, c);
+    return due;
 }
 
 static size_t count_due(const struct mb_sense_job *s)
 {
     size_t due = mb_journal_find(s->journal, MB_JOURNAL_NOISE, MB_FORMAT_F32) == NULL;
     for (size_t u = 0; u < s->unit_count; u++)
-        for (size_t c = 0; c < s->options->format_count; c++)
-            due += is_due(s, u, c);
+        due += count_due_of(s, u);
     return due;
 }
 
@@ -217,11 +236,30 @@ static enum mb_status probe(struct mb_sense_job *s, size_t unit, enum mb_format 
 
 /* Quantizing takes time too: as much per weight as some 100 multiplications, with feedback
  * thousands. */
-static double cost_of(const struct mb_sense_job *s, size_t unit)
+static double quantizing_cost(const struct mb_sense_job *s, size_t unit)
 {
     const struct mb_tensor *tensor = mb_sense_tensor(s, unit);
+    return (s->options->encoder != NULL ? 5000.0 : 100.0) * (double)tensor->n * (double)tensor->k;
+}
+
+/* The surrogate has quantized a unit before its probes: what these need is made a second time, or
+ * kept. */
+static double probe_cost(const struct mb_sense_job *s, size_t unit)
+{
     return mb_prober_cost(s->prober, &s->units[unit].target) +
-           (s->options->encoder != NULL ? 10000.0 : 100.0) * (double)tensor->n * (double)tensor->k;
+           (s->chosen == NULL ? quantizing_cost(s, unit) : 0);
+}
+
+static double choosing_cost(const struct mb_sense_job *s, size_t unit)
+{
+    return s->chosen != NULL ? (double)count_due_of(s, unit) * quantizing_cost(s, unit) : 0;
+}
+
+static double unit_cost(const struct mb_sense_job *s, size_t unit)
+{
+    const size_t due = count_due_of(s, unit),
+                 probes = s->chosen != NULL ? mb_sense_probes(s, unit) : due;
+    return choosing_cost(s, unit) + (double)(due < probes ? due : probes) * probe_cost(s, unit);
 }
 
 static void set_note(struct mb_sense_job *s, size_t unit, const char *what)
@@ -238,7 +276,7 @@ static enum mb_status run_one(struct mb_sense_job *s, size_t unit, enum mb_forma
     const struct mb_tensor *tensor = mb_sense_tensor(s, unit);
     const bool noise = format == MB_FORMAT_NONE;
     set_note(s, unit, noise ? "noise floor" : mb_format_info(format)->name);
-    s->probe_cost = cost_of(s, unit);
+    s->probe_cost = probe_cost(s, unit);
     if (report_part(s, 0.0) != 0)
         return mb_error_set(error, MB_ERR_INTERRUPTED, -1, "interrupted; run it again to go on");
     enum mb_status status = mb_prober_seek(s->prober, &s->units[unit].target, error);
@@ -264,21 +302,59 @@ static size_t noisiest_unit(const struct mb_sense_job *s)
     return unit;
 }
 
+/* The surrogate's estimates of what a unit's probes leave open. They are kept like probes: an
+ * interrupted job need not choose again. */
+static enum mb_status estimate_rest(struct mb_sense_job *s, size_t unit, struct mb_error *error)
+{
+    enum mb_status status = MB_OK;
+    for (size_t c = 0; c < s->options->format_count && status == MB_OK; c++) {
+        if (!is_due(s, unit, c))
+            continue;
+        const struct mb_loss loss = mb_sense_estimate(s, unit, c);
+        status = mb_journal_append(s->journal, mb_sense_tensor(s, unit)->name,
+                                   mb_sense_stored(s, unit, c), &loss, s->values, error);
+    }
+    return status;
+}
+
+static enum mb_status choose(struct mb_sense_job *s, size_t unit, struct mb_error *error)
+{
+    s->probe_cost = choosing_cost(s, unit);
+    set_note(s, unit, "output errors");
+    if (report_part(s, 0.0) != 0)
+        return mb_error_set(error, MB_ERR_INTERRUPTED, -1, "interrupted; run it again to go on");
+    enum mb_status status = mb_prober_seek(s->prober, &s->units[unit].target, error);
+    if (status == MB_OK)
+        status = mb_sense_choose(s, unit, error);
+    s->done += s->probe_cost;
+    return status;
+}
+
+static enum mb_status run_unit(struct mb_sense_job *s, size_t unit, struct mb_error *error)
+{
+    const size_t formats = s->options->format_count;
+    enum mb_status status = MB_OK;
+    if (s->chosen != NULL && count_due_of(s, unit) > 0)
+        status = choose(s, unit, error);
+    for (size_t c = 0; c < formats && status == MB_OK; c++)
+        if (is_due(s, unit, c) && (s->chosen == NULL || s->chosen[unit * formats + c]))
+            status = run_one(s, unit, mb_sense_stored(s, unit, c), error);
+    return status == MB_OK && s->chosen != NULL ? estimate_rest(s, unit, error) : status;
+}
+
 static enum mb_status run_probes(struct mb_sense_job *s, struct mb_error *error)
 {
-    const size_t formats = s->options->format_count, noise_unit = noisiest_unit(s);
+    const size_t noise_unit = noisiest_unit(s);
     const bool noise_due = mb_journal_find(s->journal, MB_JOURNAL_NOISE, MB_FORMAT_F32) == NULL;
-    s->total = noise_due ? cost_of(s, noise_unit) : 0;
+    s->total = noise_due ? probe_cost(s, noise_unit) : 0;
     for (size_t u = 0; u < s->unit_count; u++)
-        for (size_t c = 0; c < formats; c++)
-            s->total += is_due(s, u, c) ? cost_of(s, u) : 0;
+        s->total += unit_cost(s, u);
     enum mb_status status = MB_OK;
     for (size_t u = 0; u < s->unit_count && status == MB_OK; u++) {
         if (u == noise_unit && noise_due)
             status = run_one(s, u, MB_FORMAT_NONE, error);
-        for (size_t c = 0; c < formats && status == MB_OK; c++)
-            if (is_due(s, u, c))
-                status = run_one(s, u, mb_sense_stored(s, u, c), error);
+        if (status == MB_OK)
+            status = run_unit(s, u, error);
     }
     if (status == MB_OK &&
         mb_progress_report(s->options->progress, s->total, s->total, "done") != MB_OK)
@@ -353,7 +429,7 @@ static enum mb_status check_options(const struct mb_sense_options *options, stru
 static enum mb_status run_job(struct mb_sense_job *s, struct mb_error *error)
 {
     const enum mb_method method = s->options->method;
-    const bool weigh = method == MB_METHOD_WEIGHT_ERROR || method == MB_METHOD_SURROGATE;
+    const bool weigh = method == MB_METHOD_WEIGHT_ERROR;
     char settings[512];
     enum mb_status status = describe(s, settings, sizeof settings, error);
     if (status == MB_OK)
@@ -365,7 +441,7 @@ static enum mb_status run_job(struct mb_sense_job *s, struct mb_error *error)
     if (status == MB_OK && weigh)
         status = mb_sense_weigh(s, error);
     if (status == MB_OK && method == MB_METHOD_SURROGATE)
-        status = mb_sense_choose(s, error);
+        status = mb_sense_prepare(s, error);
     if (status == MB_OK && method != MB_METHOD_WEIGHT_ERROR && count_due(s) > 0)
         status = run_due(s, error);
     return status;
@@ -405,6 +481,7 @@ static enum mb_status sense(struct mb_model *model, const struct mb_sense_option
     mb_network_destroy(s.network);
     mb_importance_free(s.activations);
     free(s.errors);
+    free(s.weight_errors);
     free(s.chosen);
     free(s.offsets);
     free(s.units);

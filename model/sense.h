@@ -2,8 +2,8 @@
 /* Inside of sensing: a job and what its files share.
  *
  * sense.c runs probes in the order of the list and keeps them in the journal; sense_weights.c gets
- * weight errors and chooses what the surrogate probes; sense_table.c turns all of it into a table
- * of one method. */
+ * weight errors; sense_surrogate.c chooses what the surrogate probes and estimates the rest;
+ * sense_table.c turns all of it into a table of one method. */
 #ifndef MIXBIT_MODEL_SENSE_H
 #define MIXBIT_MODEL_SENSE_H
 
@@ -27,6 +27,7 @@ struct mb_sense_job {
     size_t unit_count;
     struct mb_importance *activations; /* what every column adds to an output; NULL: not needed */
     double *errors;             /* squared output errors, [unit][candidate]; NULL: not needed */
+    double *weight_errors;      /* RMS of weight errors over that of weights, of the surrogate */
     bool *chosen;               /* what the surrogate probes, [unit][candidate]; NULL: everything */
     size_t *offsets;            /* scored rows before each window, [windows + 1] */
     double *kl, *rows, *values; /* of a probe: per scored row; all measures; what is journalled */
@@ -55,9 +56,17 @@ enum mb_status mb_sense_requantize(struct mb_sense_job *job, size_t unit, enum m
 /* Collect activations and the output error of every candidate (sense_weights.c). */
 enum mb_status mb_sense_collect(struct mb_sense_job *job, struct mb_error *error);
 enum mb_status mb_sense_weigh(struct mb_sense_job *job, struct mb_error *error);
-/* Choose the surrogate's probes: candidates spread evenly over the unit's, ordered by error. */
-enum mb_status mb_sense_choose(struct mb_sense_job *job, struct mb_error *error);
-/* KL of a candidate that was not probed, from those of its unit that were: a power of the squared
+
+/* ---- the surrogate (sense_surrogate.c) ---- */
+
+/* How many candidates of a unit are probed. */
+size_t mb_sense_probes(const struct mb_sense_job *job, size_t unit);
+/* Room for all units' errors and choices. */
+enum mb_status mb_sense_prepare(struct mb_sense_job *job, struct mb_error *error);
+/* Errors of the unit's candidates, and which are probed: spread evenly over them, ordered by error.
+ * The prober stands at the unit. */
+enum mb_status mb_sense_choose(struct mb_sense_job *job, size_t unit, struct mb_error *error);
+/* Loss of a candidate that was not probed, from those of its unit that were: a power of the squared
  * output error between the two nearest probes, in proportion to it with one probe. */
 struct mb_loss mb_sense_estimate(const struct mb_sense_job *job, size_t unit, size_t candidate);
 

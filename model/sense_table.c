@@ -41,8 +41,6 @@ static struct mb_loss loss_of(const struct mb_sense_job *job, size_t unit, size_
     }
     const char *name = mb_sense_tensor(job, unit)->name;
     const struct mb_loss *found = mb_journal_find(job->journal, name, format);
-    if (method == MB_METHOD_SURROGATE && found == NULL)
-        return mb_sense_estimate(job, unit, candidate);
     if (method == MB_METHOD_KL || method == MB_METHOD_SURROGATE)
         return *found;
     const size_t windows = job->options->windows->count;
