@@ -26,7 +26,9 @@ enum {
     DECODE_SAMPLE_NS = 5000000,
     PREFILL_SAMPLE_NS = 20000000,
     SWEEP_NS = 400000000, /* a sweep takes at least this long, however few networks there are */
-    SWEEP_MOST_NS = 2000000000, /* of one network, beyond the least rounds */
+    /* Of one network's sweep, beyond the least rounds: long samples are steady by themselves. */
+    DECODE_MOST_NS = 2000000000,
+    PREFILL_MOST_NS = 300000000,
     MOST_REPEATS = 1 << 20,
     DECODE_ROUNDS = 4, /* to one of prefill: as much time for either */
     LEAST_ROUNDS = 3,
@@ -190,17 +192,17 @@ static enum mb_status take_turns(struct timing *timings, size_t count, double sa
 }
 
 /* Find how many runs make a sample; lower *rounds, though not below `least`, where samples of large
- * models take long by themselves; make room for all of them. */
+ * models take long by themselves, more than most_ns in a sweep; make room for all of them. */
 static enum mb_status prepare_rounds(struct timing *timings, size_t count, double sample_ns,
-                                     size_t least, size_t *rounds, struct mb_measurement *results,
-                                     struct mb_error *error)
+                                     double most_ns, size_t least, size_t *rounds,
+                                     struct mb_measurement *results, struct mb_error *error)
 {
     const enum mb_status status = take_turns(timings, count, sample_ns, 1, results, error);
     double round_ns = 0;
     for (size_t i = 0; i < count && status == MB_OK; i++)
         round_ns += results[i].median_ns * (double)results[i].iterations;
     while (status == MB_OK && *rounds > least &&
-           (double)*rounds * round_ns > (double)count * SWEEP_MOST_NS)
+           (double)*rounds * round_ns > fmax((double)count * most_ns, SWEEP_NS))
         --*rounds;
     const size_t room = SWEEPS * *rounds + 1;
     for (size_t i = 0; i < count && status == MB_OK; i++) {
@@ -216,14 +218,17 @@ static enum mb_status prepare_rounds(struct timing *timings, size_t count, doubl
 }
 
 /* The next `rounds` rounds of every network. An iteration is a whole sample already, so the one
- * with which mb_measure finds that out warms the sweep up, and is not kept. */
+ * with which mb_measure finds that out is a round as well; it warms a sweep of decoding up, and is
+ * not kept there. */
 static enum mb_status sweep(struct timing *timings, size_t count, size_t rounds,
                             struct mb_measurement *results, struct mb_error *error)
 {
+    const bool warms = timings->run->cache != NULL;
     for (size_t i = 0; i < count; i++)
-        timings[i].rounds = timings[i].round + rounds + 1;
-    const enum mb_status status = take_turns(timings, count, 1, rounds, results, error);
-    for (size_t i = 0; i < count && status == MB_OK; i++) {
+        timings[i].rounds = timings[i].round + rounds + warms;
+    const enum mb_status status =
+        take_turns(timings, count, 1, warms ? rounds : rounds - 1, results, error);
+    for (size_t i = 0; warms && i < count && status == MB_OK; i++) {
         struct timing *timing = &timings[i];
         const size_t first = timing->round - rounds - 1;
         memmove(timing->ns + first, timing->ns + first + 1, rounds * sizeof *timing->ns);
@@ -356,6 +361,7 @@ static enum mb_status time_kinds(struct mb_network *const *networks, size_t coun
     /* In all as many as asked for, and two of each sweep. */
     const size_t fewest = repeats > 2 * SWEEPS ? (repeats + SWEEPS - 1) / SWEEPS : 2;
     static const double sample_ns[KINDS] = {DECODE_SAMPLE_NS, PREFILL_SAMPLE_NS};
+    static const double most_ns[KINDS] = {DECODE_MOST_NS, PREFILL_MOST_NS};
     static const char *const notes[KINDS] = {"decode", "prefill"};
     struct watch watch = {.progress = progress, .total = (double)(kinds * SWEEPS)};
     size_t vocabulary = 0;
@@ -372,8 +378,8 @@ static enum mb_status time_kinds(struct mb_network *const *networks, size_t coun
         struct timing *own = timings + kind * count;
         status = start(own, networks, speeds, count, context, (enum kind)kind, &watch, error);
         if (status == MB_OK)
-            status =
-                prepare_rounds(own, count, sample_ns[kind], fewest, &rounds[kind], results, error);
+            status = prepare_rounds(own, count, sample_ns[kind], most_ns[kind], fewest,
+                                    &rounds[kind], results, error);
     }
     for (size_t part = 0; part < kinds * SWEEPS && status == MB_OK; part++) {
         const size_t kind = part % kinds;
