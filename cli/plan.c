@@ -33,6 +33,12 @@ static const struct mb_option options[] = {
         struct mb_planning_options, numerics,
         "what a probe measures: a format as its own kernel runs it, or as dequantized in f32",
         "kernel"),
+    {.name = "surrogate",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct mb_planning_options, surrogate),
+     .value = "N|all",
+     .help = "formats to probe per tensor; the others follow from what each does to the tensor's "
+             "own product (default: 1 with quick effort, else 2); all: probe every one"},
     MB_WINDOWS_ROW(struct mb_planning_options, windows, "windows of text to sense on", 2),
     MB_WINDOW_ROW(struct mb_planning_options, window, "256"),
     {.name = "eval-windows",
@@ -125,7 +131,9 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
                                            .output = table_path,
                                            .importance = run->importance,
                                            .encoder = run->calibration.encoder,
-                                           .threads = run->threads};
+                                           .threads = run->threads,
+                                           .method = run->method,
+                                           .surrogate_probes = run->probes};
     status = table_path ? mb_step_sense(cli, run->model, &sense, &run->table) : MB_ERR_MEMORY;
     free(table_path);
     run->forecast_request.table = run->table;

@@ -9,7 +9,7 @@
 #include "cli/compare.h"
 
 struct mb_planning_options {
-    const char *output, *text, *eval_text, *profile, *device, *imatrix, *presets;
+    const char *output, *text, *eval_text, *profile, *device, *imatrix, *presets, *surrogate;
     int effort, numerics, encoder;
     size_t windows, window, eval_windows, context, threads, repeats;
     struct mb_format_list formats;
@@ -45,6 +45,8 @@ struct mb_planning {
     struct mb_offload_target target;
     struct mb_windows held_out;
     struct mb_profile *profile;
+    enum mb_method method; /* of sensing: the surrogate with so many probes, or every one */
+    size_t probes;
     struct mb_sensitivity *table;
     struct mb_importance *importance;  /* NULL: none */
     struct mb_calibration calibration; /* its encoder NULL: weights are rounded by search */

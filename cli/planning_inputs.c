@@ -5,6 +5,7 @@
 #include "dispatch/backend.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 void mb_planning_note(struct mb_planning *run, const char *text)
 {
@@ -23,12 +24,24 @@ static enum mb_status check_outputs(struct mb_planning *run)
     return status;
 }
 
+static enum mb_status choose_method(struct mb_planning *run)
+{
+    const char *text = run->options->surrogate;
+    run->method = text != NULL && strcmp(text, "all") == 0 ? MB_METHOD_KL : MB_METHOD_SURROGATE;
+    run->probes = run->options->effort == MB_EFFORT_QUICK ? 1 : 2;
+    return text != NULL && run->method == MB_METHOD_SURROGATE
+               ? mb_parse_count("--surrogate", text, 1, &run->probes, &run->cli->error)
+               : MB_OK;
+}
+
 enum mb_status mb_planning_open(struct mb_planning *run)
 {
     const struct mb_planning_options *o = run->options;
     struct mb_windows sensed = {.tokens = NULL};
     struct mb_cli *cli = run->cli;
     enum mb_status status = mb_aim_resolve(cli, &o->budget, &run->aim);
+    if (status == MB_OK)
+        status = choose_method(run);
     if (status == MB_OK)
         status = mb_presets_check(cli, o->presets);
     if (status == MB_OK)

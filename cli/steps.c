@@ -283,7 +283,8 @@ enum mb_status mb_step_windows(struct mb_cli *cli, struct mb_model *model, const
 
 const char *const mb_effort_names[] = {"quick", "normal", NULL};
 
-/* The table at `path` when it answers the request already; NULL otherwise. */
+/* The table at `path` when it answers the request already; NULL otherwise. One that probed
+ * everything answers for the surrogate. */
 static struct mb_sensitivity *finished_table(struct mb_model *model,
                                              const struct mb_sense_request *request,
                                              const struct mb_windows *windows,
@@ -303,7 +304,10 @@ static struct mb_sensitivity *finished_table(struct mb_model *model,
                        request->importance != NULL ? request->importance->hash : "") == 0 &&
                 strcmp(table->feedback_hash,
                        request->encoder != NULL ? mb_encoder_hash(request->encoder) : "") == 0 &&
-                strcmp(table->method, method) == 0 && table->shards == request->shards &&
+                (strcmp(table->method, method) == 0 ||
+                 (request->method == MB_METHOD_SURROGATE &&
+                  strcmp(table->method, mb_method_name(MB_METHOD_KL)) == 0)) &&
+                table->shards == request->shards &&
                 (request->shards == 0 || table->shard == request->shard);
     for (size_t f = 0; f < formats->count; f++) {
         bool found = false;

@@ -50,7 +50,7 @@ class Feedback(Case):
             self.write("some.txt", file.read(40000))
         feedback = ["--encoder", "feedback", "--text", "some.txt", "--window", "64"]
         small = ["some.txt" if s == CALIB else s for s in SMALL if s not in ("--encoder", "search")]
-        result = self.run_json("plan", MODEL, *small, "--max-size", "4M")
+        result = self.run_json("plan", MODEL, *small, "--max-size", "4M", "--surrogate", "all")
         [chosen] = [r for r in result["rows"] if r["recommended"]]
         rows = {r["name"]: r for r in result["rows"]}
         for name in ("q2_K", "q4_0", "q4_K"):
@@ -77,6 +77,11 @@ class Feedback(Case):
         at = other["formats"].index("q4_0")
         for a, b in zip(one["units"], other["units"]):
             self.assertEqual(a["loss"][0], b["loss"][at])
+        # A table that probed everything answers for one that need not.
+        again = self.run_mixbit("plan", MODEL, *small, "--max-size", "4M")
+        self.assertIn("sensed before", again.stderr)
+        self.fails("plan", MODEL, *small, "--surrogate", "0", status=2, says="--surrogate")
+        self.fails("plan", MODEL, *small, "--surrogate", "some", status=2, says="--surrogate")
 
 
 class Plan(Case):
@@ -95,6 +100,7 @@ class Plan(Case):
         chosen = [r for r in result["rows"] if r["recommended"]]
         self.assertEqual(len(chosen), 1)
         # The file is what the table says, to the provenance keys and alignment.
+        self.assertEqual(json.loads(self.read("out/sensitivity.json"))["method"], "surrogate 2")
         size = os.path.getsize(os.path.join(out, "mixed.gguf"))
         self.assertLess(abs(size - chosen[0]["bytes"]), 4096)
         # At 4.5 bits per weight: no larger than uniform q4_K but for the same slack.
