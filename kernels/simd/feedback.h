@@ -18,8 +18,9 @@ enum { FEEDBACK_BLOCK = 256, PARTIAL_SUMS = 8 };
 
 /* A block of 16 rows; lines of rows. */
 struct feedback_block {
-    float weight[FEEDBACK_BLOCK][MB_FEEDBACK_LANES], code[FEEDBACK_BLOCK][MB_FEEDBACK_LANES];
+    float weight[FEEDBACK_BLOCK][MB_FEEDBACK_LANES], level[FEEDBACK_BLOCK][MB_FEEDBACK_LANES];
     float scale[FEEDBACK_BLOCK / 16][MB_FEEDBACK_LANES],
+        inverse[FEEDBACK_BLOCK / 16][MB_FEEDBACK_LANES],
         offset[FEEDBACK_BLOCK / 16][MB_FEEDBACK_LANES];
     struct mb_block_fields fields[MB_FEEDBACK_LANES];
 };
@@ -50,9 +51,10 @@ MB_LANE_INLINE void feedback_column(const struct mb_lattice *l, struct feedback_
     const f_lanes weight = f_load(b->weight[c] + lane);
     const f_lanes wanted =
         (weight + f_load(target + line)) + feedback_dot(n + c * stride, error, eights, left);
-    f_lanes code, value;
-    f_nearest(l, f_load(b->scale[g] + lane), f_load(b->offset[g] + lane), wanted, &code, &value);
-    f_store(b->code[c] + lane, code);
+    const f_lanes offset = f_load(b->offset[g] + lane);
+    const f_lanes level = f_nearest(l, (wanted - offset) * f_load(b->inverse[g] + lane));
+    const f_lanes value = f_load(b->scale[g] + lane) * level + offset;
+    f_store(b->level[c] + lane, level);
     f_store(error + line, weight - value);
 }
 
@@ -95,6 +97,9 @@ static void feedback_scales(enum mb_format format, const struct mb_lattice *l,
             mb_fields_group(&b->fields[r], l->coding, l->kind, g, &b->scale[g][r],
                             &b->offset[g][r]);
     }
+    for (unsigned g = 0; g < l->block / l->group; g++)
+        for (size_t lane = 0; lane < MB_FEEDBACK_LANES; lane += F_LANES)
+            f_store(b->inverse[g] + lane, f_inverse(f_load(b->scale[g] + lane)));
 }
 
 static void feedback_rows(enum mb_format format, const float *w, size_t rows,
@@ -116,7 +121,7 @@ static void feedback_rows(enum mb_format format, const float *w, size_t rows,
                        errors + at * LANES);
         for (size_t r = 0; r < rows; r++) {
             for (size_t c = 0; c < l.block; c++)
-                block.fields[r].code[c] = (uint8_t)block.code[c][r];
+                block.fields[r].code[c] = mb_lattice_code(&l, block.level[c][r]);
             l.ops->join(&block.fields[r], stored + r * row_bytes);
         }
     }

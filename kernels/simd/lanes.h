@@ -28,6 +28,8 @@ MB_LANE_INLINE f_lanes f_choose(f_mask mask, f_lanes a, f_lanes b)
 {
     return _mm512_mask_blend_ps(mask, b, a);
 }
+/* The value or zero. */
+MB_LANE_INLINE f_lanes f_keep(f_mask mask, f_lanes v) { return _mm512_maskz_mov_ps(mask, v); }
 MB_LANE_INLINE unsigned f_bits(f_mask mask) { return mask; }
 MB_LANE_INLINE f_lanes f_truncate(f_lanes v) { return _mm512_cvtepi32_ps(_mm512_cvttps_epi32(v)); }
 MB_LANE_INLINE f_lanes f_abs(f_lanes v) { return _mm512_abs_ps(v); }
@@ -55,6 +57,7 @@ MB_LANE_INLINE f_lanes f_choose(f_mask mask, f_lanes a, f_lanes b)
 {
     return _mm256_blendv_ps(b, a, mask);
 }
+MB_LANE_INLINE f_lanes f_keep(f_mask mask, f_lanes v) { return _mm256_and_ps(mask, v); }
 MB_LANE_INLINE unsigned f_bits(f_mask mask) { return (unsigned)_mm256_movemask_ps(mask); }
 MB_LANE_INLINE f_lanes f_truncate(f_lanes v) { return _mm256_cvtepi32_ps(_mm256_cvttps_epi32(v)); }
 MB_LANE_INLINE f_lanes f_abs(f_lanes v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
@@ -84,6 +87,7 @@ MB_LANE_INLINE f_lanes f_choose(f_mask mask, f_lanes a, f_lanes b)
 {
     return (f_lanes)((mask & (f_mask)a) | (~mask & (f_mask)b));
 }
+MB_LANE_INLINE f_lanes f_keep(f_mask mask, f_lanes v) { return (f_lanes)(mask & (f_mask)v); }
 /* Two additions round as they are told, on any CPU. */
 MB_LANE_INLINE f_lanes f_round(f_lanes v) { return (v + 0x1.8p23f) - 0x1.8p23f; }
 #if defined(__SSE2__)
