@@ -24,9 +24,8 @@ bool mb_feedback_by_code(enum mb_format format)
     }
 }
 
-/* Errors and targets (or gradients) of 16 rows, and their blocks, which are no larger than floats.
- */
-size_t mb_feedback_scratch(size_t k) { return 3 * MB_FEEDBACK_LANES * k; }
+/* Of 16 rows: errors and gradients, each as rows and, for a while, as lanes. */
+size_t mb_feedback_scratch(size_t k) { return 4 * MB_FEEDBACK_LANES * k; }
 
 void mb_feedback_rows(enum mb_format format, const float *w, size_t rows,
                       const struct mb_second_moments *moments, void *dst, float *scratch)

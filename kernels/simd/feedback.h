@@ -110,7 +110,7 @@ static void feedback_rows(enum mb_format format, const float *w, size_t rows,
     const size_t k = moments->k, row_bytes = k / l.block * l.block_bytes;
     float *errors = scratch, *targets = scratch + LANES * k;
     struct feedback_block block;
-    memset(scratch, 0, mb_feedback_scratch(k) * sizeof *scratch);
+    memset(scratch, 0, 2 * LANES * k * sizeof *scratch);
     memset(&block, 0, sizeof block);
     for (size_t at = 0; at < k; at += l.block) {
         uint8_t *stored = (uint8_t *)dst + at / l.block * l.block_bytes;

@@ -16,18 +16,15 @@ enum {
     LINES = 8 / LINE_REGISTERS
 };
 
-/* out[c] += sign * sum of a[c][i] * x[i] for columns c in [c0, c1), a multiple of 8 of them. i is
- * [0, count), or the numbers in `index`, and x then has a line for each; row c of a starts at a + c
- * * stride. */
-MB_LANE_INLINE void lines_multiply(const float *a, size_t stride, size_t c0, size_t c1,
-                                   const uint16_t *index, size_t count, float sign, const float *x,
-                                   float *out)
+/* out[c] += the sum of a[c][i] * x[i] over i in [0, count), for columns c in [c0, c1), a multiple
+ * of 8 of them; row c of a starts at a + c * stride. */
+static void multiply_all(const float *a, size_t stride, size_t c0, size_t c1, size_t count,
+                         const float *x, float *out)
 {
     for (size_t c = c0; c < c1; c += LINES) {
         f_lanes sum[LINES][LINE_REGISTERS] = {{{0}}};
-        const float *first = a + c * stride;
-        for (size_t i = 0; i < count; i++) {
-            const float *column = first + (index != NULL ? index[i] : i);
+        const float *column = a + c * stride;
+        for (size_t i = 0; i < count; i++, column++) {
             f_lanes line[LINE_REGISTERS];
 #pragma GCC unroll 4
             for (size_t v = 0; v < LINE_REGISTERS; v++)
@@ -43,22 +40,9 @@ MB_LANE_INLINE void lines_multiply(const float *a, size_t stride, size_t c0, siz
 #pragma GCC unroll 4
             for (size_t v = 0; v < LINE_REGISTERS; v++) {
                 float *at = out + (c + j) * MB_FEEDBACK_LANES + v * F_LANES;
-                f_store(at, f_load(at) + sign * sum[j][v]);
+                f_store(at, f_load(at) + sum[j][v]);
             }
     }
-}
-
-static void multiply_all(const float *a, size_t stride, size_t c0, size_t c1, size_t count,
-                         const float *x, float *out)
-{
-    lines_multiply(a, stride, c0, c1, NULL, count, 1.0f, x, out);
-}
-
-/* The same for the columns of a that are named, subtracted. */
-static void multiply_some(const float *a, size_t stride, size_t c1, const uint16_t *index,
-                          size_t count, const float *x, float *out)
-{
-    lines_multiply(a, stride, 0, c1, index, count, -1.0f, x, out);
 }
 
 #endif

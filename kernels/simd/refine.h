@@ -16,6 +16,9 @@
 #include "kernels/simd/refine_scales.h"
 
 enum { BLOCK_ROUNDS = 4 };
+/* By how much of a block's error other scales must lower it: less is not worth the columns of H
+ * that each of the changed values costs. */
+#define LEAST_GAIN 2e-4f
 
 /* ---- a block, a row ---- */
 
@@ -44,79 +47,131 @@ static void refine_block(struct block *b)
     refine_codes(b);
 }
 
-/* e H e of 16 rows, e and g as lanes. */
-static void errors_of(const float *e, const float *g, size_t k, double error[MB_FEEDBACK_LANES])
+/* e H e of a row. */
+static double error_of(const float *e, const float *g, size_t k)
 {
-    enum { LANES = MB_FEEDBACK_LANES };
-    for (size_t l = 0; l < LANES; l++)
-        error[l] = 0.0;
-    for (size_t c = 0; c < k; c++)
-        for (size_t l = 0; l < LANES; l++)
-            error[l] += (double)e[c * LANES + l] * (double)g[c * LANES + l];
+    double sums[8] = {0}, error = 0.0;
+    for (size_t c = 0; c < k; c += 8)
+        for (size_t i = 0; i < 8; i++)
+            sums[i] += (double)e[c + i] * (double)g[c + i];
+    for (size_t i = 0; i < 8; i++)
+        error += sums[i];
+    return error;
 }
 
-/* Errors of blocks as lanes, and their gradient. */
+/* Errors of blocks and their gradient: [16][k], while lanes is room for both as multiply_all takes
+ * and makes them. */
 static void measure(const struct mb_lattice *l, const float *w, size_t rows,
-                    const struct mb_second_moments *moments, const void *blocks, float *e, float *g)
+                    const struct mb_second_moments *moments, const void *blocks, float *e, float *g,
+                    float *lanes)
 {
     enum { LANES = MB_FEEDBACK_LANES };
     const size_t k = moments->k, row_bytes = k / l->block * l->block_bytes;
-    memset(e, 0, LANES * k * sizeof *e);
-    memset(g, 0, LANES * k * sizeof *g);
-    for (size_t r = 0; r < rows; r++)
-        for (size_t b = 0; b < k; b += l->block) {
-            float value[REFINE_BLOCK];
-            l->ops->dequantize_row((const uint8_t *)blocks + r * row_bytes +
-                                       b / l->block * l->block_bytes,
-                                   value, l->block);
-            for (size_t c = 0; c < l->block; c++)
-                e[(b + c) * LANES + r] = w[r * k + b + c] - value[c];
+    float *right = lanes, *product = lanes + LANES * k;
+    memset(lanes, 0, 2 * LANES * k * sizeof *lanes);
+    for (size_t r = 0; r < rows; r++) {
+        l->ops->dequantize_row((const uint8_t *)blocks + r * row_bytes, e + r * k, k);
+        for (size_t c = 0; c < k; c++) {
+            e[r * k + c] = w[r * k + c] - e[r * k + c];
+            right[c * LANES + r] = e[r * k + c];
         }
-    multiply_all(moments->h, k, 0, k, k, e, g);
+    }
+    multiply_all(moments->h, k, 0, k, k, right, product);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < k; c++)
+            g[r * k + c] = product[c * LANES + r];
 }
 
-/* One row's block in place; the changes of its values go to `steps` and, subtracted, to e. */
-static void sweep_row(struct block *b, uint8_t *stored, size_t r, const float *g, float *e,
-                      float *steps)
+/* How the values of a row's block changed: the columns that did. */
+struct steps {
+    size_t count;
+    uint16_t column[REFINE_BLOCK];
+    float step[REFINE_BLOCK];
+};
+
+/* One row's block in place; e and g are its columns' own. */
+static void sweep_row(struct block *b, uint8_t *stored, float *g, float *e, struct steps *steps)
 {
     const struct mb_lattice *l = b->lattice;
     float before[REFINE_BLOCK];
     l->ops->split(stored, &b->fields);
-    for (unsigned group = 0; group < l->block / l->group; group++)
-        (void)scales_under(l, &b->fields, group, &b->scales[group]);
-    for (size_t c = 0; c < l->block; c++) {
-        const struct scales *s = &b->scales[c / l->group];
-        b->level[c] = mb_lattice_level(l, b->fields.code[c]);
-        b->value[c] = before[c] = s->scale * b->level[c] + s->offset;
-        b->gradient[c] = g[c * MB_FEEDBACK_LANES + r];
+    for (unsigned group = 0, c = 0; group < l->block / l->group; group++) {
+        struct scales *s = &b->scales[group];
+        (void)scales_under(l, &b->fields, group, s);
+        for (const unsigned end = c + l->group; c < end; c++) {
+            b->level[c] = mb_lattice_level(l, b->fields.code[c]);
+            b->value[c] = before[c] = s->scale * b->level[c] + s->offset;
+        }
     }
+    b->least = LEAST_GAIN * dot(e, g, l->block);
+    memcpy(b->gradient, g, l->block * sizeof *g);
     refine_block(b);
     for (size_t c = 0; c < l->block; c++)
         b->fields.code[c] = mb_lattice_code(l, b->level[c]);
     l->ops->join(&b->fields, stored);
+    memcpy(g, b->gradient, l->block * sizeof *g);
+    steps->count = 0;
     for (size_t c = 0; c < l->block; c++) {
         const float step = b->value[c] - before[c];
-        steps[c * MB_FEEDBACK_LANES + r] = step;
-        e[c * MB_FEEDBACK_LANES + r] -= step;
+        steps->column[steps->count] = (uint16_t)c;
+        steps->step[steps->count] = step;
+        steps->count += step != 0.0f;
+        e[c] -= step;
     }
 }
 
-/* Leaves the lines in which some row changed, with their numbers in `index`; returns how many. A
- * line of zeros would add zeros: H is finite. */
-static size_t keep_changed(float *steps, size_t n, uint16_t *index)
+/* gradient -= steps H for `registers` registers of columns. */
+MB_LANE_INLINE void follow_tile(float *gradient, const float *h, size_t stride,
+                                const struct steps *steps, const size_t registers)
 {
-    size_t count = 0;
-    for (size_t c = 0; c < n; c++) {
-        const float *line = steps + c * MB_FEEDBACK_LANES;
-        bool changed = false;
-        for (size_t r = 0; r < MB_FEEDBACK_LANES; r++)
-            changed |= line[r] != 0.0f;
-        if (!changed)
-            continue;
-        memmove(steps + count * MB_FEEDBACK_LANES, line, MB_FEEDBACK_LANES * sizeof *line);
-        index[count++] = (uint16_t)c;
+    f_lanes g[8];
+#pragma GCC unroll 8
+    for (size_t v = 0; v < registers; v++)
+        g[v] = f_load(gradient + v * F_LANES);
+    for (size_t i = 0; i < steps->count; i++) {
+        const float *line = h + steps->column[i] * stride;
+#pragma GCC unroll 8
+        for (size_t v = 0; v < registers; v++)
+            g[v] -= steps->step[i] * f_load(line + v * F_LANES);
     }
-    return count;
+#pragma GCC unroll 8
+    for (size_t v = 0; v < registers; v++)
+        f_store(gradient + v * F_LANES, g[v]);
+}
+
+/* Columns [c, end) of `follow`. */
+static void follow_columns(float *g, size_t k, const float *h, size_t block,
+                           const struct steps *steps, size_t rows, bool copied, size_t c,
+                           size_t end)
+{
+    enum { WIDE = F_LANES == 16 ? 64 : 32 };
+    float tile[REFINE_BLOCK * WIDE];
+    for (; c + WIDE <= end; c += WIDE) {
+        for (size_t i = 0; copied && i < block; i++)
+            memcpy(tile + i * WIDE, h + i * k + c, WIDE * sizeof *tile);
+        for (size_t r = 0; r < rows; r++)
+            follow_tile(g + r * k + c, copied ? tile : h + c, copied ? WIDE : k, &steps[r],
+                        WIDE / F_LANES);
+    }
+    for (; c < end; c += 16)
+        for (size_t r = 0; r < rows; r++)
+            follow_tile(g + r * k + c, h + c, k, &steps[r], 16 / F_LANES);
+}
+
+/* The gradient of all other columns follows the steps of the block at `at`, whose rows of H are h.
+ * Rows change other columns, so each has its own list of them; what they share is the tile of H,
+ * which stays in L1 while all rows go through it. Lines of a block of 256 would push each other out
+ * of there (they are a multiple of 64 lines apart for many k), so its tiles are copied, unless few
+ * are read. */
+static void follow(float *g, size_t k, const float *h, size_t at, size_t block,
+                   const struct steps *steps, size_t rows)
+{
+    size_t total = 0;
+    for (size_t r = 0; r < rows; r++)
+        total += steps[r].count;
+    const bool copied = block > 64 && total > 2 * block;
+    follow_columns(g, k, h, block, steps, rows, copied, 0, at);
+    follow_columns(g, k, h, block, steps, rows, copied, at + block, k);
 }
 
 /* What all rows need to know of a block of H. */
@@ -134,23 +189,19 @@ static void look_at_block(const struct block *b, float *inverse, float *ones)
 }
 
 static void sweep(const struct mb_lattice *l, size_t rows, const struct mb_second_moments *moments,
-                  uint8_t *blocks, size_t row_bytes, float *e, float *g)
+                  uint8_t *blocks, size_t row_bytes, float *e, float *g, bool again)
 {
-    enum { LANES = MB_FEEDBACK_LANES };
     const size_t k = moments->k;
-    float steps[REFINE_BLOCK * LANES], inverse[REFINE_BLOCK], ones[REFINE_BLOCK];
-    uint16_t index[REFINE_BLOCK];
-    struct block b = {.lattice = l, .inverse = inverse, .ones = ones, .stride = k};
-    memset(steps, 0, sizeof steps);
+    float inverse[REFINE_BLOCK], ones[REFINE_BLOCK];
+    struct steps steps[MB_FEEDBACK_LANES];
+    struct block b = {.lattice = l, .inverse = inverse, .ones = ones, .stride = k, .again = again};
     for (size_t at = 0; at < k; at += l->block) {
         uint8_t *stored = blocks + at / l->block * l->block_bytes;
         b.h = moments->h + at * k + at;
         look_at_block(&b, inverse, ones);
         for (size_t r = 0; r < rows; r++)
-            sweep_row(&b, stored + r * row_bytes, r, g + at * LANES, e + at * LANES, steps);
-        const size_t changed = keep_changed(steps, l->block, index);
-        if (changed > 0)
-            multiply_some(moments->h + at, k, k, index, changed, steps, g);
+            sweep_row(&b, stored + r * row_bytes, g + r * k + at, e + r * k + at, &steps[r]);
+        follow(g, k, moments->h + at * k, at, l->block, steps, rows);
     }
 }
 
@@ -161,19 +212,19 @@ static void refine_rows(enum mb_format format, const float *w, size_t rows,
     enum { LANES = MB_FEEDBACK_LANES };
     const struct mb_lattice l = mb_lattice_of(format);
     const size_t k = moments->k, row_bytes = k / l.block * l.block_bytes;
-    float *e = scratch, *g = scratch + LANES * k;
-    double before[LANES], after[LANES];
-    uint8_t *made = (uint8_t *)(g + LANES * k);
+    float *e = scratch, *g = scratch + LANES * k, *lanes = scratch + 2 * LANES * k;
+    uint8_t *made = (uint8_t *)lanes;
+    double before[LANES];
+    measure(&l, w, rows, moments, blocks, e, g, lanes);
+    for (size_t r = 0; r < rows; r++)
+        before[r] = error_of(e + r * k, g + r * k, k);
     memcpy(made, blocks, rows * row_bytes);
-    measure(&l, w, rows, moments, made, e, g);
-    errors_of(e, g, k, before);
     for (size_t s = 0; s < sweeps; s++)
-        sweep(&l, rows, moments, made, row_bytes, e, g);
-    measure(&l, w, rows, moments, made, e, g);
-    errors_of(e, g, k, after);
+        sweep(&l, rows, moments, made, row_bytes, e, g, s > 0);
     for (size_t r = 0; r < rows; r++) {
-        const bool lower = after[r] < before[r];
-        errors[r] = lower ? after[r] : before[r];
+        const double after = error_of(e + r * k, g + r * k, k);
+        const bool lower = after < before[r];
+        errors[r] = lower ? after : before[r];
         if (lower)
             memcpy((uint8_t *)blocks + r * row_bytes, made + r * row_bytes, row_bytes);
     }

@@ -22,6 +22,8 @@ struct block {
     /* The block's part of H; inverse: of its diagonal; ones: H 1 within each group. */
     const float *h, *inverse, *ones;
     size_t stride;
+    float least; /* by which other scales must lower the error */
+    bool again;  /* not the first sweep */
 };
 
 /* A group as it is, or as it could be. product: H level within the group. */
@@ -234,6 +236,25 @@ struct fit {
     float xx, xy, yy, gx, gy;
 };
 
+static struct fit fit_group(const struct group *g, const struct place *p, bool has_min)
+{
+    struct fit fit = {.xx = dot(g->level, g->product, p->count),
+                      .gx = dot(g->level, g->gradient, p->count)};
+    if (has_min) {
+        fit.xy = sum_of(g->product, p->count);
+        fit.yy = sum_of(p->ones, p->count);
+        fit.gy = sum_of(g->gradient, p->count);
+    }
+    return fit;
+}
+
+/* A step of u along x and v along y adds `cost`, a square, and takes `gain` off the error. */
+static void weigh(const struct fit *f, float u, float v, float *cost, float *gain)
+{
+    *cost = u * (u * f->xx + 2.0f * v * f->xy) + v * v * f->yy;
+    *gain = 2.0f * (u * f->gx + v * f->gy);
+}
+
 /* The steps along x and y that take most off the error; false where they are not determined. */
 static bool solve_fit(struct fit f, float *u, float *v)
 {
@@ -269,40 +290,41 @@ static void find_product(const struct group *from, const struct place *p, struct
     }
 }
 
-/* One scale in f16 for the group: as it is and somewhat smaller and larger, codes rounded under it,
- * refitted to these codes. */
+/* The group under a scale in f16 that is refitted to codes: those of `start`. */
+static void try_fit(struct block *b, const struct place *p, const struct group *start,
+                    struct trials *t)
+{
+    const bool has_min = mb_scale_has_min(b->lattice->kind);
+    float u, v;
+    if (!solve_fit(fit_group(start, p, has_min), &u, &v))
+        return;
+    (void)half((start->scales.scale + u) / mb_coding_unit(b->lattice->coding), &b->fields.d);
+    if (has_min)
+        (void)half(start->scales.offset + v, &b->fields.dmin);
+    try_fields(b, p, start, NULL, t);
+}
+
+/* One scale in f16 for the group, refitted to its codes as they are and as they are when rounded
+ * under somewhat smaller and larger scales. Those farthest away seldom win, and hardly ever in
+ * later sweeps. */
 static void try_halves(struct block *b, const struct place *p, struct trials *t)
 {
-    static const float factors[] = {1.0f, 0.85f, 0.92f, 0.96f, 1.04f, 1.08f, 1.15f};
+    static const float factors[] = {0.96f, 1.04f, 0.92f, 1.08f};
     const struct mb_lattice *l = b->lattice;
-    const bool has_min = mb_scale_has_min(l->kind);
     const struct mb_block_fields old = b->fields;
-    const float d = mb_half_to_float(old.d), min = mb_half_to_float(old.dmin);
-    const float unit = mb_coding_unit(l->coding);
-    struct group *fitted = &t->groups[2];
-    for (size_t f = 0; f < sizeof factors / sizeof *factors; f++) {
+    const struct scales *now = &t->now.scales;
+    const float last = mb_scale_has_min(l->kind) ? (float)l->last : 0.0f;
+    struct group *start = &t->groups[2];
+    if (now->inverse == 0.0f)
+        return;
+    try_fit(b, p, &t->now, t);
+    for (size_t f = 0; f < (b->again ? 2 : sizeof factors / sizeof *factors); f++) {
         /* About the middle of the range, where there is a minimum. */
-        const float scale = d * factors[f],
-                    offset = has_min ? min + 0.5f * (float)l->last * (d - scale) : 0.0f;
-        const struct scales s = scales_of(scale * unit, offset);
-        if (s.inverse == 0.0f)
-            continue;
-        move_group(b, p, &t->now, s, t->now.value, fitted);
-        find_product(&t->now, p, fitted);
-        struct fit fit = {.xx = dot(fitted->level, fitted->product, p->count),
-                          .gx = dot(fitted->level, fitted->gradient, p->count)};
-        if (has_min) {
-            fit.xy = sum_of(fitted->product, p->count);
-            fit.yy = sum_of(p->ones, p->count);
-            fit.gy = sum_of(fitted->gradient, p->count);
-        }
-        float u, v;
-        if (!solve_fit(fit, &u, &v))
-            continue;
-        (void)half(scale + u / unit, &b->fields.d);
-        if (has_min)
-            (void)half(offset + v, &b->fields.dmin);
-        try_fields(b, p, fitted, NULL, t);
+        const float scale = now->scale * factors[f];
+        const struct scales s = scales_of(scale, now->offset + 0.5f * last * (now->scale - scale));
+        move_group(b, p, &t->now, s, t->now.value, start);
+        find_product(&t->now, p, start);
+        try_fit(b, p, start, t);
     }
     b->fields.d = old.d;
     b->fields.dmin = old.dmin;
@@ -348,31 +370,56 @@ static void refine_group(struct block *b, unsigned g)
         try_neighbours(b, &p, &t);
     else
         try_halves(b, &p, &t);
-    if (t.choice.group != NULL)
+    if (t.choice.group != NULL && t.choice.change < -b->least)
         take(b, &p, &t.choice);
 }
 
 /* ---- the scales of a super-block ---- */
 
-/* A product of rows of H with x, n of them: dot products in 8 partial sums, as many rows at a time
- * as there are registers for their sums. */
+/* What x H x and the like need of a product of H with x, n of it: the part of each row left of its
+ * columns' eight twice and those eight once, as H is symmetric. Dot products in 8 partial sums, as
+ * many rows at a time as there are registers for their sums. */
 static void products_of(const float *h, size_t stride, const float *x, size_t n, float *product)
 {
-    enum { REGISTERS = 8 / F_PART, ROWS = 8 / REGISTERS };
+    enum { ROWS = 8 / PART_REGISTERS };
     for (size_t i = 0; i < n; i += ROWS, h += ROWS * stride) {
-        f_part sum[ROWS][REGISTERS] = {{{0}}};
-        for (size_t c = 0; c < n; c += 8)
+        const size_t eight = i / 8 * 8;
+        f_part sum[ROWS][PART_REGISTERS] = {{{0}}};
+        for (size_t c = 0; c < eight + 8; c += 8) {
+            if (c == eight)
+#pragma GCC unroll 8
+                for (size_t r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
-            for (size_t v = 0; v < REGISTERS; v++) {
+                    for (size_t v = 0; v < PART_REGISTERS; v++)
+                        sum[r][v] += sum[r][v];
+#pragma GCC unroll 2
+            for (size_t v = 0; v < PART_REGISTERS; v++) {
                 const f_part right = f_load_part(x + c + v * F_PART);
 #pragma GCC unroll 8
                 for (size_t r = 0; r < ROWS; r++)
                     sum[r][v] += f_load_part(h + r * stride + c + v * F_PART) * right;
             }
+        }
 #pragma GCC unroll 8
         for (size_t r = 0; r < ROWS; r++)
             product[i + r] = f_fold(sum[r]);
     }
+}
+
+/* Of values u * x + v * y in a block. */
+static struct fit fit_block(const struct block *b, const float *x, const float *y, bool has_min)
+{
+    const size_t n = b->lattice->block;
+    float hx[REFINE_BLOCK], hy[REFINE_BLOCK];
+    products_of(b->h, b->stride, x, n, hx);
+    struct fit fit = {.xx = dot(x, hx, n), .gx = dot(x, b->gradient, n)};
+    if (has_min) {
+        products_of(b->h, b->stride, y, n, hy);
+        fit.xy = 0.5f * (dot(y, hx, n) + dot(x, hy, n));
+        fit.yy = dot(y, hy, n);
+        fit.gy = dot(y, b->gradient, n);
+    }
+    return fit;
 }
 
 /* d and dmin refitted to the codes and sub-scales, all at once. */
@@ -380,41 +427,38 @@ static void refine_super_scales(struct block *b)
 {
     const struct mb_lattice *l = b->lattice;
     const bool has_min = mb_scale_has_min(l->kind);
-    const float unit = mb_coding_unit(l->coding);
-    float x[REFINE_BLOCK], y[REFINE_BLOCK], hx[REFINE_BLOCK], hy[REFINE_BLOCK];
-    for (unsigned c = 0; c < l->block; c++) {
-        const unsigned g = c / l->group;
-        x[c] = unit * (float)b->fields.sub_scale[g] * b->level[c];
-        y[c] = -(float)b->fields.sub_min[g];
+    float x[REFINE_BLOCK], y[REFINE_BLOCK];
+    for (unsigned g = 0, c = 0; g < l->block / l->group; g++) {
+        const float scale = mb_coding_unit(l->coding) * (float)b->fields.sub_scale[g];
+        for (const unsigned end = c + l->group; c < end; c += F_LANES) {
+            f_store(x + c, scale * f_load(b->level + c));
+            f_store(y + c, f_all(-(float)b->fields.sub_min[g]));
+        }
     }
-    products_of(b->h, b->stride, x, l->block, hx);
-    struct fit fit = {.xx = dot(x, hx, l->block), .gx = dot(x, b->gradient, l->block)};
-    if (has_min) {
-        products_of(b->h, b->stride, y, l->block, hy);
-        fit.xy = dot(y, hx, l->block);
-        fit.yy = dot(y, hy, l->block);
-        fit.gy = dot(y, b->gradient, l->block);
-    }
+    const struct fit fit = fit_block(b, x, y, has_min);
+    struct mb_block_fields fields = b->fields;
+    const float d = mb_half_to_float(fields.d), dmin = mb_half_to_float(fields.dmin);
     float u, v;
     if (!solve_fit(fit, &u, &v))
         return;
-    struct mb_block_fields fields = b->fields;
-    const float d_before = mb_half_to_float(fields.d), dmin_before = mb_half_to_float(fields.dmin);
-    const float d = half(d_before + u, &fields.d), dmin = half(dmin_before + v, &fields.dmin);
-    if (has_min && (d < 0.0f || dmin < 0.0f))
+    const float new_d = half(d + u, &fields.d), new_min = half(dmin + v, &fields.dmin);
+    if (has_min && (new_d < 0.0f || new_min < 0.0f))
         return;
-    float value[REFINE_BLOCK], gradient[REFINE_BLOCK], change;
+    float cost, gain;
+    weigh(&fit, new_d - d, has_min ? new_min - dmin : 0.0f, &cost, &gain);
+    if (!(cost - gain < -b->least))
+        return;
+    float value[REFINE_BLOCK], steps[REFINE_BLOCK], gradient[REFINE_BLOCK], change;
     struct scales scales[REFINE_GROUPS];
+    memcpy(gradient, b->gradient, l->block * sizeof *gradient);
     for (unsigned g = 0, c = 0; g < l->block / l->group; g++) {
         (void)scales_under(l, &fields, g, &scales[g]);
-        for (const unsigned end = c + l->group; c < end; c++)
-            value[c] = scales[g].scale * b->level[c] + scales[g].offset;
+        for (const unsigned end = c + l->group; c < end; c += F_LANES) {
+            f_store(value + c, scales[g].scale * f_load(b->level + c) + scales[g].offset);
+            f_store(steps + c, f_load(value + c) - f_load(b->value + c));
+        }
     }
-    for (unsigned c = 0; c < l->block; c++)
-        gradient[c] = b->gradient[c] - (d - d_before) * hx[c];
-    if (has_min)
-        for (unsigned c = 0; c < l->block; c++)
-            gradient[c] -= (dmin - dmin_before) * hy[c];
+    subtract_all(gradient, l->block, b->h, b->stride, steps, l->block);
     if (!change_of(b->value, b->gradient, value, gradient, l->block, &change))
         return;
     b->fields = fields;

@@ -15,7 +15,7 @@
 
 /* Of moments and few rows, as the reference makes them. Whoever changes what encoders with feedback
  * make takes the new one from the failure. */
-static const uint64_t expected_sum = 0x53c13db25271eabau;
+static const uint64_t expected_sum = 0x4fa78e8016fdcd55u;
 
 enum { ROWS = 16, FEW_ROWS = 6, TOKENS = 150, SWEEPS = 2 };
 static const size_t few_columns[] = {64, 160, 192}, many_columns[] = {256, 512};
