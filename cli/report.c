@@ -250,10 +250,15 @@ static void write_device(FILE *out, const struct mb_report *report)
 static void write_sensitivity(FILE *out, const struct mb_report *report)
 {
     const struct mb_sensitivity *table = report->sensitivity;
+    const char *surrogate = mb_method_name(MB_METHOD_SURROGATE);
     fprintf(out,
             "<h2>What each tensor loses</h2><p>KL(base || one tensor quantized), nats per token, "
-            "%zu windows of %zu tokens, %zu scored; noise floor %.2g.</p>\n",
-            table->windows, table->window, table->tokens, table->noise_floor);
+            "%zu windows of %zu tokens, %zu scored; noise floor %.2g.%s</p>\n",
+            table->windows, table->window, table->tokens, table->noise_floor,
+            strncmp(table->method, surrogate, strlen(surrogate)) == 0
+                ? " A format or two of each tensor were probed; the others follow from what each "
+                  "does to the tensor&rsquo;s own product (the surrogate, docs/sensing.md)."
+                : "");
     /* Small multiples: a strong, a middle and a mild format say where a model is soft and where it
      * is hard. */
     const enum mb_format shown[] = {MB_FORMAT_Q2_K, MB_FORMAT_Q4_K, MB_FORMAT_Q4_0, MB_FORMAT_Q6_K,
