@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* As they would have been in the anchor's turn. */
 static double products_ns(const struct mb_assignment *row, enum mb_quantity quantity)
@@ -95,4 +96,33 @@ enum mb_status mb_forecast_calibrate(struct mb_forecast *forecast,
         status =
             calibrate_rest(forecast, comparison, MB_QUANTITY_PREFILL, &forecast->fixed.prefill_ns);
     return status;
+}
+
+static const struct mb_unit *unit_of(const struct mb_problem *problem, size_t tensor)
+{
+    for (size_t u = 0; u < problem->unit_count; u++)
+        if (problem->units[u].tensor == tensor)
+            return &problem->units[u];
+    return NULL;
+}
+
+void mb_forecast_take_times(struct mb_forecast *forecast, const struct mb_forecast *from)
+{
+    forecast->fixed = from->fixed;
+    for (int r = 0; r < MB_RESIDENCY_COUNT; r++) {
+        struct mb_problem *problem = forecast->problem[r];
+        if (problem == NULL || from->problem[r] == NULL)
+            continue;
+        memcpy(problem->fixed, from->problem[r]->fixed, sizeof problem->fixed);
+        for (size_t u = 0; u < problem->unit_count; u++) {
+            const struct mb_unit *unit = &problem->units[u],
+                                 *known = unit_of(from->problem[r], unit->tensor);
+            for (size_t c = 0; c < unit->candidate_count; c++)
+                for (size_t k = 0; known != NULL && k < known->candidate_count; k++)
+                    if (known->candidates[k].format == unit->candidates[c].format) {
+                        unit->candidates[c].decode_ns = known->candidates[k].decode_ns;
+                        unit->candidates[c].prefill_ns = known->candidates[k].prefill_ns;
+                    }
+        }
+    }
 }

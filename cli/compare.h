@@ -72,6 +72,8 @@ enum mb_status mb_comparison_search(struct mb_cli *cli, struct mb_comparison *co
  * predictions stay what they were. */
 enum mb_status mb_forecast_calibrate(struct mb_forecast *forecast,
                                      const struct mb_comparison *comparison);
+/* Times as another forecast of the same model has them; of fewer formats, or other limits. */
+void mb_forecast_take_times(struct mb_forecast *forecast, const struct mb_forecast *from);
 
 /* Time decode of some measured rows once more, in turns with each other alone. Where they don't fit
  * the memory limit together, their figures stay as they are. */

@@ -173,10 +173,10 @@ static enum mb_status add_candidates(struct mb_planning *run, const struct mb_bu
         request.formats = &formats;
         snprintf(kind, sizeof kind, ", %s", mb_activation_name(type));
         status = mb_forecast_create(run->cli, run->model, &request, &forecast);
-        if (status == MB_OK)
-            status = mb_forecast_calibrate(&forecast, &run->comparison);
-        if (status == MB_OK)
+        if (status == MB_OK) { /* not calibrated by itself: it would know fewer of the rows */
+            mb_forecast_take_times(&forecast, &run->forecast);
             status = add_limits(run, &forecast, budget, kind);
+        }
         mb_forecast_free(&forecast);
         if (status == MB_ERR_INFEASIBLE)
             status = MB_OK; /* fewer candidates may not meet what all of them do */
