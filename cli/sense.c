@@ -266,7 +266,8 @@ static const struct mb_option table[] = {
      .offset = offsetof(struct options, surrogate),
      .value = "N",
      .minimum = 1,
-     .help = "probe N formats per tensor, estimate the others from their weight error"},
+     .help = "probe N formats per tensor; the others follow from what each does to the tensor's "
+             "own product"},
     {.name = "compare",
      .kind = MB_OPTION_FLAG,
      .offset = offsetof(struct options, compare),

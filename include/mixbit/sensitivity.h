@@ -20,7 +20,7 @@ enum mb_method {
     MB_METHOD_COSINE,       /* 1 - cosine of the logits */
     MB_METHOD_PPL,          /* ln(perplexity / the base's), 0 where it fell */
     MB_METHOD_WEIGHT_ERROR, /* squared error over squares of the weights, weighted by activations */
-    MB_METHOD_SURROGATE,    /* KL of a few formats per tensor, the others by their weight error */
+    MB_METHOD_SURROGATE, /* KL of a few formats per tensor, the others by their products' error */
     MB_METHOD_COUNT
 };
 #define MB_SURROGATE_PROBES 2 /* per tensor, where nothing else is asked for */

@@ -7,8 +7,6 @@
 
 #include "kernels/simd/lanes.h"
 
-#include <stdint.h>
-
 /* Rows at once; registers of a line of them; lines of sums that are kept in registers. */
 enum {
     MB_FEEDBACK_LANES = 16,

@@ -47,10 +47,11 @@ static void full_kl(const struct mb_prober *prober, const float *base, const flo
 }
 
 /* With one tensor quantized and floats around it, a network of either numerics is what its probe
- * stands for. */
+ * stands for. What products' outputs change by, `errors` [matrix], is the same however much is
+ * kept: made with the most, compared with less. */
 static void check_probes(struct mb_model *model, struct mb_network *network,
                          const struct mb_windows *windows, enum mb_numerics numerics, size_t limit,
-                         int economy)
+                         int economy, double *errors)
 {
     struct mb_prober *prober;
     struct mb_error error;
@@ -74,6 +75,15 @@ static void check_probes(struct mb_model *model, struct mb_network *network,
         assert_int_equal(mb_requantize(network, m, formats[network->matrices[m].tensor], numerics,
                                        NULL, NULL, NULL, &weights, &error),
                          MB_OK);
+        if (target.kind == MB_TARGET_PRODUCT) {
+            double changes;
+            assert_int_equal(
+                mb_prober_product_error(prober, &target, &weights.replacement, &changes, &error),
+                MB_OK);
+            if (economy == 0)
+                errors[m] = changes;
+            assert_true(changes > 0 && changes < 1 && changes == errors[m]);
+        }
         memset(kl, 0xff, sizeof kl);
         assert_int_equal(
             mb_prober_run(prober, &target, &weights.replacement, NULL, NULL, kl, &error), MB_OK);
@@ -106,11 +116,13 @@ static void test_restarts(void **state)
         /* What is kept at the least: the residual stream of all rows, its end of those scored. */
         const size_t least = (WINDOWS * WINDOW + 50) * network->width * sizeof(float),
                      logits = 50 * VOCABULARY * sizeof(float);
-        for (int numerics = 0; numerics < 2; numerics++) {
-            check_probes(model, network, &windows, (enum mb_numerics)numerics, 0, 0);
-            check_probes(model, network, &windows, (enum mb_numerics)numerics, least + logits, 1);
-            check_probes(model, network, &windows, (enum mb_numerics)numerics, least, 2);
-        }
+        double *errors = calloc(network->matrix_count, sizeof *errors);
+        const size_t limits[] = {0, least + logits, least};
+        for (int numerics = 0; numerics < 2; numerics++)
+            for (int economy = 0; economy < 3; economy++)
+                check_probes(model, network, &windows, (enum mb_numerics)numerics, limits[economy],
+                             economy, errors);
+        free(errors);
         mb_network_destroy(network);
         mb_model_close(model);
     }
@@ -368,9 +380,8 @@ static void assert_same_table(const struct mb_sensitivity *a, const struct mb_se
     }
 }
 
-static void test_interrupt_and_resume(void **state)
+static void check_resume(enum mb_method method)
 {
-    (void)state;
     char path[64];
     ns_temporary(path);
     struct mb_windows windows = ns_windows(WINDOWS, WINDOW, VOCABULARY);
@@ -378,6 +389,8 @@ static void test_interrupt_and_resume(void **state)
     struct mb_threads *threads;
     assert_int_equal(mb_threads_create(2, &threads), MB_OK);
     struct mb_sense_options options = sense_options(&windows);
+    options.method = method;
+    options.surrogate_probes = 1;
     struct mb_sensitivity *whole = sense(model, &options), *resumed = NULL;
     struct mb_error error;
     options.journal_path = path;
@@ -412,10 +425,15 @@ static void test_interrupt_and_resume(void **state)
     options.formats = more;
     options.format_count = 2;
     options.progress = NULL;
-    resumed = sense(model, &options);
-    assert_memory_equal(&resumed->losses[2].mean, &whole->losses[CANDIDATES].mean, sizeof(double));
-    assert_true(resumed->losses[1].known && resumed->losses[1].mean > 0);
-    mb_sensitivity_free(resumed);
+    if (method == MB_METHOD_SURROGATE) { /* that chose among others: another job */
+        assert_int_equal(mb_sense(model, &options, &resumed, &error), MB_ERR_STALE);
+    } else {
+        resumed = sense(model, &options);
+        assert_memory_equal(&resumed->losses[2].mean, &whole->losses[CANDIDATES].mean,
+                            sizeof(double));
+        assert_true(resumed->losses[1].known && resumed->losses[1].mean > 0);
+        mb_sensitivity_free(resumed);
+    }
 
     /* Another text, another job. */
     windows.tokens[3] ^= 1;
@@ -427,6 +445,13 @@ static void test_interrupt_and_resume(void **state)
     mb_threads_destroy(threads);
     mb_model_close(model);
     mb_windows_free(&windows);
+}
+
+static void test_interrupt_and_resume(void **state)
+{
+    (void)state;
+    check_resume(MB_METHOD_KL);
+    check_resume(MB_METHOD_SURROGATE);
 }
 
 static void test_refusals(void **state)
