@@ -98,31 +98,37 @@ enum mb_status mb_forecast_calibrate(struct mb_forecast *forecast,
     return status;
 }
 
-static const struct mb_unit *unit_of(const struct mb_problem *problem, size_t tensor)
+/* NULL where the problem has no such candidate. */
+static const struct mb_candidate *find_candidate(const struct mb_problem *problem, size_t tensor,
+                                                 enum mb_format format)
 {
     for (size_t u = 0; u < problem->unit_count; u++)
-        if (problem->units[u].tensor == tensor)
-            return &problem->units[u];
+        for (size_t c = 0;
+             problem->units[u].tensor == tensor && c < problem->units[u].candidate_count; c++)
+            if (problem->units[u].candidates[c].format == format)
+                return &problem->units[u].candidates[c];
     return NULL;
+}
+
+static void take_times(struct mb_problem *problem, const struct mb_problem *from)
+{
+    memcpy(problem->fixed, from->fixed, sizeof problem->fixed);
+    for (size_t u = 0; u < problem->unit_count; u++)
+        for (size_t c = 0; c < problem->units[u].candidate_count; c++) {
+            struct mb_candidate *candidate = &problem->units[u].candidates[c];
+            const struct mb_candidate *known =
+                find_candidate(from, problem->units[u].tensor, candidate->format);
+            if (known != NULL) {
+                candidate->decode_ns = known->decode_ns;
+                candidate->prefill_ns = known->prefill_ns;
+            }
+        }
 }
 
 void mb_forecast_take_times(struct mb_forecast *forecast, const struct mb_forecast *from)
 {
     forecast->fixed = from->fixed;
-    for (int r = 0; r < MB_RESIDENCY_COUNT; r++) {
-        struct mb_problem *problem = forecast->problem[r];
-        if (problem == NULL || from->problem[r] == NULL)
-            continue;
-        memcpy(problem->fixed, from->problem[r]->fixed, sizeof problem->fixed);
-        for (size_t u = 0; u < problem->unit_count; u++) {
-            const struct mb_unit *unit = &problem->units[u],
-                                 *known = unit_of(from->problem[r], unit->tensor);
-            for (size_t c = 0; c < unit->candidate_count; c++)
-                for (size_t k = 0; known != NULL && k < known->candidate_count; k++)
-                    if (known->candidates[k].format == unit->candidates[c].format) {
-                        unit->candidates[c].decode_ns = known->candidates[k].decode_ns;
-                        unit->candidates[c].prefill_ns = known->candidates[k].prefill_ns;
-                    }
-        }
-    }
+    for (int r = 0; r < MB_RESIDENCY_COUNT; r++)
+        if (forecast->problem[r] != NULL && from->problem[r] != NULL)
+            take_times(forecast->problem[r], from->problem[r]);
 }
