@@ -84,22 +84,29 @@ static int report_within(void *user, double done, double total, const char *note
            MB_OK;
 }
 
+/* A draft is for timing alone. */
+enum draft { EVALUATED, DRAFT };
+
 static enum mb_status create_network(struct mb_cli *cli, const struct mb_comparison *comparison,
                                      const struct mb_compare_options *options, size_t row,
-                                     struct mb_network **network)
+                                     enum draft draft, struct mb_network **network)
 {
     const enum mb_format *formats = comparison->rows[row].mix.formats;
     /* The stage's bar shows whole rows; encoding may take most of a row's time. */
     const struct within within = {cli, row, comparison->count};
     const struct mb_progress progress = {report_within, (void *)(uintptr_t)&within};
-    enum mb_status status =
-        comparison->encoder != NULL
-            ? mb_network_create_encoded(comparison->model, formats, comparison->encoder,
-                                        MB_NUMERICS_KERNEL, options->threads, &progress, network,
-                                        &cli->error)
-            : mb_network_create_mix(comparison->model, formats, comparison->importance,
-                                    MB_NUMERICS_KERNEL, options->threads, NULL, network,
-                                    &cli->error);
+    enum mb_status status;
+    if (comparison->encoder == NULL)
+        status =
+            mb_network_create_mix(comparison->model, formats, comparison->importance,
+                                  MB_NUMERICS_KERNEL, options->threads, NULL, network, &cli->error);
+    else if (draft == DRAFT)
+        status = mb_network_create_draft(comparison->model, formats, comparison->encoder,
+                                         options->threads, &progress, network, &cli->error);
+    else
+        status = mb_network_create_encoded(comparison->model, formats, comparison->encoder,
+                                           MB_NUMERICS_KERNEL, options->threads, &progress, network,
+                                           &cli->error);
     return status == MB_OK ? mb_network_offload(*network, options->target, &cli->error) : status;
 }
 
@@ -130,7 +137,7 @@ static enum mb_status time_batch(struct mb_cli *cli, struct mb_comparison *compa
     enum mb_status status = MB_OK;
     *drift = (struct drift){1, 1};
     if (anchor != NULL)
-        status = create_network(cli, comparison, options, row, &networks[count]);
+        status = create_network(cli, comparison, options, row, DRAFT, &networks[count]);
     if (status != MB_OK)
         return status;
     for (size_t s = 0; s <= count; s++)
@@ -208,13 +215,15 @@ static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *co
             continue;
         if (count && bytes + (size_t)row->bytes > options->memory_limit_bytes)
             break;
-        status = create_network(cli, comparison, options, i, &networks[count]);
+        row->evaluation.size = sizeof row->evaluation;
+        const bool known = is_known(comparison, row, comparison->encoder, &row->evaluation);
+        status = create_network(cli, comparison, options, i, known ? DRAFT : EVALUATED,
+                                &networks[count]);
         if (status != MB_OK)
             goto out;
         batch[count] = i;
         bytes += mb_network_bytes(networks[count]);
-        row->evaluation.size = sizeof row->evaluation;
-        if (!is_known(comparison, row, comparison->encoder, &row->evaluation))
+        if (!known)
             status = evaluate(cli, comparison, options, row, comparison->encoder, networks[count],
                               reference, &row->evaluation);
         count++;
@@ -326,7 +335,7 @@ enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparis
         goto out;
     mb_stage_begin(cli, "timing the %zu that are close to each other", count);
     for (size_t i = 0; i < count && status == MB_OK; i++)
-        status = create_network(cli, comparison, options, rows[i], &networks[i]);
+        status = create_network(cli, comparison, options, rows[i], DRAFT, &networks[i]);
     for (size_t i = 0; i < count; i++)
         speeds[i] = comparison->rows[rows[i]].speed;
     if (status == MB_OK)

@@ -2,8 +2,9 @@
 /* Whole-model assignments - uniform formats, presets, plans - measured side by side, with what was
  * predicted for them.
  *
- * One reference run serves all; every assignment is built in memory by the same encoders that write
- * files, so its numbers are the file's. Speeds of several assignments are taken in turns. */
+ * One reference run serves all; every assignment that is evaluated is built in memory by the same
+ * encoders that write files, so its loss is the file's. One whose loss is known is only timed, with
+ * weights that are quick to make. Speeds of several assignments are taken in turns. */
 #ifndef MIXBIT_CLI_COMPARE_H
 #define MIXBIT_CLI_COMPARE_H
 

@@ -19,9 +19,9 @@ struct mb_planning_options {
 enum {
     MB_PLANNING_NOTES = 8,
     MB_PLANNING_OUTPUTS = 7,
-    MB_PLANNING_LIMITS = 4,
+    MB_PLANNING_LIMITS = 8, /* mixes that are solved for the budget */
     MB_PLANNING_ANSWERS = 6,
-    MB_PLANNING_CANDIDATES = 2 * MB_PLANNING_LIMITS + MB_PLANNING_ANSWERS
+    MB_PLANNING_CANDIDATES = MB_PLANNING_LIMITS + MB_PLANNING_ANSWERS
 };
 #define MB_PLANNING_NO_RIVAL SIZE_MAX
 /* How much slower than its reference a mix may decode to be worth a mention where it loses less. */

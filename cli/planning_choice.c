@@ -134,19 +134,19 @@ static enum mb_status add_candidate(struct mb_planning *run, const struct mb_for
 }
 
 /* A prediction is off by a percent or more, and for the solver's own picks rather too fast. So
- * plans are solved for several decode limits, above and below the predicted speed of the reference;
- * measuring tells which of them keep up, and what those that don't would gain. `kind` goes into the
- * names. */
+ * plans are solved for several decode limits, above and below the predicted speed of the reference
+ * by these fractions of its time, the strictest first; measuring tells which of them keep up, and
+ * what those that don't would gain. `kind` goes into the names. */
 static enum mb_status add_limits(struct mb_planning *run, const struct mb_forecast *forecast,
-                                 const struct mb_budget *budget, const char *kind)
+                                 const struct mb_budget *budget, const double *slack, size_t count,
+                                 const char *kind)
 {
-    static const double slack[MB_PLANNING_LIMITS] = {-0.02, 0.0, 0.01, 0.03};
     enum mb_status status = MB_OK;
-    for (size_t i = 0; i < MB_PLANNING_LIMITS; i++) {
+    for (size_t i = 0; i < count; i++) {
         struct mb_budget limits = *budget;
         char name[48];
         limits.max[MB_QUANTITY_DECODE] *= 1 + slack[i];
-        snprintf(name, sizeof name, "plan (%+.1f %% time%s)", 100 * slack[i], kind);
+        snprintf(name, sizeof name, "plan (%+.1f %% time%.12s)", 100 * slack[i], kind);
         status = add_candidate(run, forecast, &limits, name, MB_PLANNING_NO_RIVAL);
         if (status != MB_OK && status != MB_ERR_INFEASIBLE)
             return status;
@@ -160,12 +160,14 @@ static enum mb_status add_limits(struct mb_planning *run, const struct mb_foreca
 static enum mb_status add_candidates(struct mb_planning *run, const struct mb_budget *budget,
                                      enum mb_format reference)
 {
+    static const double slack[] = {-0.04, -0.02, 0.0, 0.01, 0.03}, same_type[] = {-0.02, 0.0, 0.01};
     const enum mb_activation type = mb_matmul_activation(reference);
     struct mb_forecast_request request = run->forecast_request;
     struct mb_format_list formats = {.count = 0};
     struct mb_forecast forecast = {.model = NULL};
     char kind[32];
-    enum mb_status status = add_limits(run, &run->forecast, budget, "");
+    enum mb_status status =
+        add_limits(run, &run->forecast, budget, slack, sizeof slack / sizeof *slack, "");
     for (size_t i = 0; i < run->formats.count; i++)
         if (mb_matmul_activation(run->formats.at[i]) == type)
             formats.at[formats.count++] = run->formats.at[i];
@@ -175,7 +177,8 @@ static enum mb_status add_candidates(struct mb_planning *run, const struct mb_bu
         status = mb_forecast_create(run->cli, run->model, &request, &forecast);
         if (status == MB_OK) { /* not calibrated by itself: it would know fewer of the rows */
             mb_forecast_take_times(&forecast, &run->forecast);
-            status = add_limits(run, &forecast, budget, kind);
+            status = add_limits(run, &forecast, budget, same_type,
+                                sizeof same_type / sizeof *same_type, kind);
         }
         mb_forecast_free(&forecast);
         if (status == MB_ERR_INFEASIBLE)

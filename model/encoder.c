@@ -22,6 +22,7 @@ enum { ENCODER_REVISION = 3 };
 struct entry {
     size_t tensor;
     enum mb_format format;
+    bool draft; /* rounded by search */
     void *rows;
 };
 
@@ -79,9 +80,10 @@ const char *mb_encoder_hash(const struct mb_encoder *encoder) { return encoder->
 struct job {
     const struct mb_tensor *tensor;
     enum mb_format format;
-    struct mb_encoding encoding;
-    size_t row0, row1; /* the rows to make */
-    uint8_t *out;      /* of the whole tensor */
+    bool draft;
+    struct mb_encoding encoding; /* a draft has no moments */
+    size_t row0, row1;           /* the rows to make */
+    uint8_t *out;                /* of the whole tensor */
     atomic_int status;
 };
 
@@ -116,8 +118,8 @@ static enum mb_status encode_matrix(struct mb_encoder *e, struct job *job, size_
     const struct mb_tensor *tensor = job->tensor;
     const size_t batches = WEIGHTS_AT_ONCE / (BATCH * tensor->k) + 1;
     char note[128];
-    (void)snprintf(note, sizeof note, "%s %s, with feedback", mb_printable(tensor->name).text,
-                   mb_format_info(job->format)->name);
+    (void)snprintf(note, sizeof note, "%s %s%s", mb_printable(tensor->name).text,
+                   mb_format_info(job->format)->name, job->draft ? "" : ", with feedback");
     for (; job->row0 < end; job->row0 = job->row1) {
         if (mb_progress_report(progress, done, total, note) != MB_OK)
             return mb_error_set(error, MB_ERR_INTERRUPTED, -1,
@@ -144,8 +146,9 @@ static enum mb_status encode_tensor(struct mb_encoder *e, size_t index, struct j
     const size_t each = (size_t)job->tensor->ne[1];
     enum mb_status status = MB_OK;
     for (size_t m = 0; m < mb_tensor_matrices(job->tensor) && status == MB_OK; m++) {
-        status = mb_moments_get(e->moments, index, m, progress, done, total, &job->encoding.moments,
-                                error);
+        if (!job->draft)
+            status = mb_moments_get(e->moments, index, m, progress, done, total,
+                                    &job->encoding.moments, error);
         if (status == MB_OK)
             status = encode_matrix(e, job, (m + 1) * each, progress, done, total, error);
     }
@@ -154,12 +157,27 @@ static enum mb_status encode_tensor(struct mb_encoder *e, size_t index, struct j
 
 /* ---- what is kept ---- */
 
-/* Takes over the rows; false: out of memory. */
-static bool keep(struct mb_encoder *e, size_t tensor, enum mb_format format, void *rows,
-                 size_t bytes)
+static struct entry *find(const struct mb_encoder *e, size_t tensor, enum mb_format format)
 {
+    for (size_t i = 0; i < e->count; i++)
+        if (e->entries[i].tensor == tensor && e->entries[i].format == format)
+            return &e->entries[i];
+    return NULL;
+}
+
+/* Takes over the rows, in the place of a draft where there is one; false: out of memory. */
+static bool keep(struct mb_encoder *e, size_t tensor, const struct job *job, size_t bytes)
+{
+    void *rows = job->out;
+    struct entry *entry = find(e, tensor, job->format);
     mb_free_aligned(e->spare);
     e->spare = NULL;
+    if (entry != NULL) {
+        mb_free_aligned(entry->rows);
+        entry->rows = rows;
+        entry->draft = job->draft;
+        return true;
+    }
     if (bytes > e->limit - e->bytes) {
         e->spare = rows;
         return true;
@@ -174,27 +192,28 @@ static bool keep(struct mb_encoder *e, size_t tensor, enum mb_format format, voi
         e->entries = entries;
         e->room = room;
     }
-    e->entries[e->count++] = (struct entry){tensor, format, rows};
+    e->entries[e->count++] = (struct entry){tensor, job->format, job->draft, rows};
     e->bytes += bytes;
     return true;
 }
 
-enum mb_status mb_encoder_rows(struct mb_encoder *e, size_t tensor, enum mb_format format,
-                               const struct mb_progress *progress, double done, double total,
-                               const void **rows, struct mb_error *error)
+static enum mb_status kept_or_made(struct mb_encoder *e, size_t tensor, enum mb_format format,
+                                   bool draft, const struct mb_progress *progress, double done,
+                                   double total, const void **rows, struct mb_error *error)
 {
+    const struct entry *kept = find(e, tensor, format);
     const struct mb_tensor *t = mb_model_tensor_at(e->model, tensor);
     *rows = t->data;
     if (format == t->format)
         return MB_OK;
-    for (size_t i = 0; i < e->count; i++)
-        if (e->entries[i].tensor == tensor && e->entries[i].format == format) {
-            *rows = e->entries[i].rows;
-            return MB_OK;
-        }
+    if (kept != NULL && (draft || !kept->draft)) {
+        *rows = kept->rows;
+        return MB_OK;
+    }
     const size_t row_bytes = mb_format_row_bytes(format, t->k);
     struct job job = {.tensor = t,
                       .format = format,
+                      .draft = draft,
                       .encoding = {.importance = e->importance ? e->importance[tensor] : NULL,
                                    .sweeps = e->sweeps}};
     size_t bytes;
@@ -211,8 +230,22 @@ enum mb_status mb_encoder_rows(struct mb_encoder *e, size_t tensor, enum mb_form
         mb_free_aligned(job.out);
         return status;
     }
-    if (!keep(e, tensor, format, job.out, bytes))
+    if (!keep(e, tensor, &job, bytes))
         return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for encoded tensors");
     *rows = job.out;
     return MB_OK;
+}
+
+enum mb_status mb_encoder_rows(struct mb_encoder *e, size_t tensor, enum mb_format format,
+                               const struct mb_progress *progress, double done, double total,
+                               const void **rows, struct mb_error *error)
+{
+    return kept_or_made(e, tensor, format, false, progress, done, total, rows, error);
+}
+
+enum mb_status mb_encoder_draft(struct mb_encoder *e, size_t tensor, enum mb_format format,
+                                const struct mb_progress *progress, double done, double total,
+                                const void **rows, struct mb_error *error)
+{
+    return kept_or_made(e, tensor, format, true, progress, done, total, rows, error);
 }

@@ -151,8 +151,8 @@ static enum mb_status pack_matrix(struct mb_network *network, size_t index,
     enum mb_status status = MB_OK;
     if (network->encoder != NULL && matrix->format != tensor->format) {
         const void *rows;
-        status = mb_encoder_rows(network->encoder, matrix->tensor, matrix->format, progress, done,
-                                 total, &rows, error);
+        status = (network->draft ? mb_encoder_draft : mb_encoder_rows)(
+            network->encoder, matrix->tensor, matrix->format, progress, done, total, &rows, error);
         if (status != MB_OK)
             return status;
         pack.encoded = rows;
@@ -234,11 +234,17 @@ static enum mb_status check_formats(const struct mb_model *model, const enum mb_
     return MB_OK;
 }
 
+/* How the weights of a network are rounded: by an encoder, or where there is none by search. */
+struct rounding {
+    const float *const *importance;
+    struct mb_encoder *encoder;
+    bool draft;
+};
+
 static enum mb_status create(struct mb_model *model, const enum mb_format *formats,
-                             const float *const *importance, struct mb_encoder *encoder,
-                             enum mb_numerics numerics, struct mb_threads *threads,
-                             const struct mb_progress *progress, struct mb_network **network,
-                             struct mb_error *error)
+                             const struct rounding *rounding, enum mb_numerics numerics,
+                             struct mb_threads *threads, const struct mb_progress *progress,
+                             struct mb_network **network, struct mb_error *error)
 {
     const struct mb_architecture *architecture;
     *network = NULL;
@@ -254,8 +260,9 @@ static enum mb_status create(struct mb_model *model, const enum mb_format *forma
                                     .threads = threads,
                                     .numerics = numerics,
                                     .formats = formats,
-                                    .importance = importance,
-                                    .encoder = encoder,
+                                    .importance = rounding->importance,
+                                    .encoder = rounding->encoder,
+                                    .draft = rounding->draft,
                                     .claimed = calloc(tensors + 1, sizeof *made->claimed)};
     if (made == NULL || made->claimed == NULL)
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for a network");
@@ -281,7 +288,8 @@ enum mb_status mb_network_create_mix(struct mb_model *model, const enum mb_forma
                                      struct mb_threads *threads, const struct mb_progress *progress,
                                      struct mb_network **network, struct mb_error *error)
 {
-    return create(model, formats, importance, NULL, numerics, threads, progress, network, error);
+    const struct rounding rounding = {.importance = importance};
+    return create(model, formats, &rounding, numerics, threads, progress, network, error);
 }
 
 enum mb_status mb_network_create_encoded(struct mb_model *model, const enum mb_format *formats,
@@ -290,7 +298,17 @@ enum mb_status mb_network_create_encoded(struct mb_model *model, const enum mb_f
                                          const struct mb_progress *progress,
                                          struct mb_network **network, struct mb_error *error)
 {
-    return create(model, formats, NULL, encoder, numerics, threads, progress, network, error);
+    const struct rounding rounding = {.encoder = encoder};
+    return create(model, formats, &rounding, numerics, threads, progress, network, error);
+}
+
+enum mb_status mb_network_create_draft(struct mb_model *model, const enum mb_format *formats,
+                                       struct mb_encoder *encoder, struct mb_threads *threads,
+                                       const struct mb_progress *progress,
+                                       struct mb_network **network, struct mb_error *error)
+{
+    const struct rounding rounding = {.encoder = encoder, .draft = true};
+    return create(model, formats, &rounding, MB_NUMERICS_KERNEL, threads, progress, network, error);
 }
 
 const char *const mb_numerics_names[] = {"kernel", "f32", NULL};

@@ -147,6 +147,7 @@ struct mb_network {
     const enum mb_format *formats;  /* the mix, during creation only; NULL: as in the file */
     const float *const *importance; /* likewise; NULL: none */
     struct mb_encoder *encoder;     /* likewise; NULL: search, weighted by importance */
+    bool draft;                     /* likewise: as the encoder drafts */
     /* hyperparameters */
     size_t width, vocabulary, layers, heads, kv_heads, head_dim, context;
     float eps, attention_scale;
@@ -240,6 +241,11 @@ enum mb_status mb_network_create_encoded(struct mb_model *model, const enum mb_f
                                          struct mb_threads *threads,
                                          const struct mb_progress *progress,
                                          struct mb_network **network, struct mb_error *error);
+/* For timing alone: kernel numerics, weights as the encoder has or drafts them. */
+enum mb_status mb_network_create_draft(struct mb_model *model, const enum mb_format *formats,
+                                       struct mb_encoder *encoder, struct mb_threads *threads,
+                                       const struct mb_progress *progress,
+                                       struct mb_network **network, struct mb_error *error);
 /* The format that holds a tensor's dequantized values exactly and runs in f32 arithmetic: itself
  * for floats, f32 for all others. */
 enum mb_format mb_f32_format(enum mb_format format);

@@ -28,7 +28,7 @@ enum {
     SWEEP_NS = 400000000, /* a sweep takes at least this long, however few networks there are */
     /* Of one network's sweep, beyond the least rounds: long samples are steady by themselves. */
     DECODE_MOST_NS = 2000000000,
-    PREFILL_MOST_NS = 300000000,
+    PREFILL_MOST_NS = 150000000,
     MOST_REPEATS = 1 << 20,
     DECODE_ROUNDS = 4, /* to one of prefill: as much time for either */
     LEAST_ROUNDS = 3,

@@ -373,6 +373,19 @@ static void test_not_finite(void **state)
 
 /* ---- the encoder ---- */
 
+static void assert_same_weights(const struct mb_network *network, const struct mb_network *expected)
+{
+    for (size_t i = 0; i < expected->matrix_count; i++) {
+        const struct mb_matrix *a = &network->matrices[i], *b = &expected->matrices[i];
+        size_t bytes;
+        assert_int_equal(a->format, b->format);
+        if (b->weights.data == NULL)
+            continue;
+        assert_int_equal(mb_pack_size(b->weights.format, b->n, b->k, &bytes), MB_OK);
+        assert_memory_equal(a->weights.data, b->weights.data, bytes);
+    }
+}
+
 /* Its rows are those of the file, kept or made again, and a network of them is the file's. */
 static void encoder_is_as_files(const char *model)
 {
@@ -406,15 +419,7 @@ static void encoder_is_as_files(const char *model)
         assert_int_equal(mb_network_create_encoded(f.model, formats, encoder, MB_NUMERICS_KERNEL,
                                                    f.threads, NULL, &encoded, &error),
                          MB_OK);
-        for (size_t i = 0; i < read->matrix_count; i++) {
-            const struct mb_matrix *a = &encoded->matrices[i], *b = &read->matrices[i];
-            size_t bytes;
-            assert_int_equal(a->format, b->format);
-            if (b->weights.data == NULL)
-                continue;
-            assert_int_equal(mb_pack_size(b->weights.format, b->n, b->k, &bytes), MB_OK);
-            assert_memory_equal(a->weights.data, b->weights.data, bytes);
-        }
+        assert_same_weights(encoded, read);
         mb_network_destroy(encoded);
         mb_network_destroy(read);
         char again[64];
@@ -441,6 +446,61 @@ static void test_encoder(void **state)
     (void)state;
     encoder_is_as_files(TINY_MODEL);
     encoder_is_as_files(EXPERTS_MODEL);
+}
+
+static void assert_rows(enum mb_status status, const void *rows, const struct mb_tensor *expected)
+{
+    assert_int_equal(status, MB_OK);
+    assert_memory_equal(rows, expected->data, expected->bytes);
+}
+
+/* A draft is what search writes, until there are blocks with feedback; those never are a draft. */
+static void test_encoder_drafts(void **state)
+{
+    (void)state;
+    struct fixture f;
+    set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 2, 0);
+    enum mb_format *formats = some_of(f.model, MB_FORMAT_Q4_0);
+    struct mb_error error;
+    char paths[2][64];
+    ns_temporary(paths[0]);
+    ns_temporary(paths[1]);
+    struct mb_model *fed =
+        convert(f.model, formats, paths[0],
+                (struct mb_convert_options){.moments = f.moments, .sweeps = MB_SWEEPS});
+    struct mb_model *searched =
+        convert(f.model, formats, paths[1], (struct mb_convert_options){.sweeps = MB_SWEEPS});
+    for (size_t limit = 0; limit < 2; limit++) {
+        struct mb_encoder *encoder =
+            mb_encoder_create(f.model, f.moments, NULL, MB_SWEEPS, limit, f.threads);
+        struct mb_network *draft, *read = ns_network(searched, NULL, MB_NUMERICS_KERNEL, NULL);
+        assert_non_null(encoder);
+        assert_int_equal(
+            mb_network_create_draft(f.model, formats, encoder, f.threads, NULL, &draft, &error),
+            MB_OK);
+        assert_same_weights(draft, read);
+        for (size_t i = 0; i < mb_model_tensor_count(f.model); i++) {
+            const struct mb_tensor *by_feedback = mb_model_tensor_at(fed, i);
+            const struct mb_tensor *by_search = mb_model_tensor_at(searched, i);
+            const enum mb_format format = by_feedback->format;
+            const void *rows = NULL;
+            enum mb_status status = mb_encoder_draft(encoder, i, format, NULL, 0, 1, &rows, &error);
+            assert_rows(status, rows, by_search);
+            status = mb_encoder_rows(encoder, i, format, NULL, 0, 1, &rows, &error);
+            assert_rows(status, rows, by_feedback);
+            status = mb_encoder_draft(encoder, i, format, NULL, 0, 1, &rows, &error);
+            assert_rows(status, rows, limit == 0 ? by_feedback : by_search);
+        }
+        mb_network_destroy(draft);
+        mb_network_destroy(read);
+        mb_encoder_destroy(encoder);
+    }
+    mb_model_close(fed);
+    mb_model_close(searched);
+    unlink(paths[0]);
+    unlink(paths[1]);
+    free(formats);
+    tear_down(&f);
 }
 
 /* A hash for what the blocks depend on; an interrupt is heard; no rows of a wrong length. */
@@ -476,10 +536,11 @@ static void test_encoder_edges(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_against_rows), cmocka_unit_test(test_limit_and_threads),
-        cmocka_unit_test(test_scarce),       cmocka_unit_test(test_files),
-        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_encoder),      cmocka_unit_test(test_encoder_edges),
+        cmocka_unit_test(test_against_rows),   cmocka_unit_test(test_limit_and_threads),
+        cmocka_unit_test(test_encoder_drafts), cmocka_unit_test(test_scarce),
+        cmocka_unit_test(test_files),          cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_not_finite),     cmocka_unit_test(test_encoder),
+        cmocka_unit_test(test_encoder_edges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
