@@ -11,9 +11,11 @@
 #include "tuner/space.h"
 
 #include <math.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char *const residency_names[MB_RESIDENCY_COUNT] = {"L2", "L3", "memory"};
 
@@ -223,16 +225,31 @@ char *mb_profile_default_path(void)
     return mb_device_info(&device) == MB_OK ? mb_profile_path_of(&device) : NULL;
 }
 
+/* HOME, else what the user database says: services and clean environments have no HOME. It lies in
+ * `room` then. NULL: neither. */
+static const char *home_folder(struct passwd *entry, char *room, size_t bytes)
+{
+    const char *home = getenv("HOME");
+    struct passwd *found = NULL;
+    if (home == NULL || home[0] == '\0')
+        home = getpwuid_r(getuid(), entry, room, bytes, &found) == 0 && found != NULL
+                   ? found->pw_dir
+                   : NULL;
+    return home != NULL && home[0] != '\0' ? home : NULL;
+}
+
 char *mb_profile_path_of(const struct mb_device_info *device)
 {
     const char *named = getenv("MIXBIT_PROFILE");
     if (named != NULL && named[0] != '\0')
         return strdup(named);
     const char *cache = getenv("XDG_CACHE_HOME");
-    const char *home = getenv("HOME");
+    struct passwd entry;
+    char room[4096];
+    const char *home = home_folder(&entry, room, sizeof room);
     /* The XDG rules: a relative path in the variable is to be ignored. */
     const bool from_cache = cache != NULL && cache[0] == '/';
-    if (!from_cache && (home == NULL || home[0] == '\0'))
+    if (!from_cache && home == NULL)
         return NULL;
     const char *folder = from_cache ? cache : home;
     const char *between = from_cache ? "" : "/.cache";

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 #include <jansson.h>
 #include <math.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -472,6 +473,20 @@ static void the_default_path_follows_the_environment(void **state)
     snprintf(expected, sizeof expected, "/home/u/.cache/mixbit/profiles/%s.json", device.key);
     assert_string_equal(found, expected);
     free(found);
+    /* Without HOME the user database knows the folder. */
+    const struct passwd *user = getpwuid(getuid());
+    static const char *const none[] = {NULL, ""};
+    for (size_t i = 0; user != NULL && user->pw_dir[0] == '/' && i < 2; i++) {
+        if (none[i] == NULL)
+            unsetenv("HOME");
+        else
+            setenv("HOME", none[i], 1);
+        found = mb_profile_default_path();
+        snprintf(expected, sizeof expected, "%s/.cache/mixbit/profiles/%s.json", user->pw_dir,
+                 device.key);
+        assert_string_equal(found, expected);
+        free(found);
+    }
 }
 
 int main(void)
