@@ -161,13 +161,17 @@ static enum mb_status add_candidates(struct mb_planning *run, const struct mb_bu
                                      enum mb_format reference)
 {
     static const double slack[] = {-0.04, -0.02, 0.0, 0.01, 0.03}, same_type[] = {-0.02, 0.0, 0.01};
+    enum {
+        LIMITS = sizeof slack / sizeof *slack,
+        SAME_TYPE = sizeof same_type / sizeof *same_type
+    };
+    _Static_assert(LIMITS + SAME_TYPE <= MB_PLANNING_LIMITS, "candidates have room for each");
     const enum mb_activation type = mb_matmul_activation(reference);
     struct mb_forecast_request request = run->forecast_request;
     struct mb_format_list formats = {.count = 0};
     struct mb_forecast forecast = {.model = NULL};
     char kind[32];
-    enum mb_status status =
-        add_limits(run, &run->forecast, budget, slack, sizeof slack / sizeof *slack, "");
+    enum mb_status status = add_limits(run, &run->forecast, budget, slack, LIMITS, "");
     for (size_t i = 0; i < run->formats.count; i++)
         if (mb_matmul_activation(run->formats.at[i]) == type)
             formats.at[formats.count++] = run->formats.at[i];
@@ -177,8 +181,7 @@ static enum mb_status add_candidates(struct mb_planning *run, const struct mb_bu
         status = mb_forecast_create(run->cli, run->model, &request, &forecast);
         if (status == MB_OK) { /* not calibrated by itself: it would know fewer of the rows */
             mb_forecast_take_times(&forecast, &run->forecast);
-            status = add_limits(run, &forecast, budget, same_type,
-                                sizeof same_type / sizeof *same_type, kind);
+            status = add_limits(run, &forecast, budget, same_type, SAME_TYPE, kind);
         }
         mb_forecast_free(&forecast);
         if (status == MB_ERR_INFEASIBLE)

@@ -536,10 +536,10 @@ static void test_encoder_edges(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_against_rows),   cmocka_unit_test(test_limit_and_threads),
-        cmocka_unit_test(test_encoder_drafts), cmocka_unit_test(test_scarce),
-        cmocka_unit_test(test_files),          cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_not_finite),     cmocka_unit_test(test_encoder),
+        cmocka_unit_test(test_against_rows),  cmocka_unit_test(test_limit_and_threads),
+        cmocka_unit_test(test_scarce),        cmocka_unit_test(test_files),
+        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_encoder),       cmocka_unit_test(test_encoder_drafts),
         cmocka_unit_test(test_encoder_edges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
