@@ -67,24 +67,17 @@ static enum mb_status read_back(struct mb_network *network, const struct mb_chan
 /* ---- a tensor ---- */
 
 /* Room for products with `count` matrices. */
-static enum mb_status make_room(struct mb_network *network, struct mb_matrix *matrix, size_t count)
+/* Floats have their place among the network's other weights. */
+static enum mb_status make_room(const struct mb_network *network, struct mb_matrix *matrix,
+                                size_t count)
 {
-    size_t bytes;
-    if (network->numerics == MB_NUMERICS_KERNEL) {
-        /* one more, which ends the array */
-        void *books = calloc(count + 1, sizeof(struct mb_codebook_weights));
-        matrix->weights = (struct mb_weights){sizeof matrix->weights, MB_FORMAT_NONE, matrix->n,
-                                              matrix->k, books};
-        return books != NULL ? MB_OK : MB_ERR_MEMORY;
-    }
-    const enum mb_status status = mb_pack_size(MB_FORMAT_F32, matrix->n, matrix->k, &bytes);
-    void *data = status == MB_OK ? mb_alloc_aligned(bytes) : NULL;
-    if (status == MB_OK && data == NULL)
-        return MB_ERR_MEMORY;
-    network->bytes += bytes;
-    return status == MB_OK
-               ? mb_weights_init(&matrix->weights, MB_FORMAT_F32, matrix->n, matrix->k, data)
-               : status;
+    if (network->numerics != MB_NUMERICS_KERNEL)
+        return MB_OK;
+    /* one more, which ends the array */
+    void *books = calloc(count + 1, sizeof(struct mb_codebook_weights));
+    matrix->weights =
+        (struct mb_weights){sizeof matrix->weights, MB_FORMAT_NONE, matrix->n, matrix->k, books};
+    return books != NULL ? MB_OK : MB_ERR_MEMORY;
 }
 
 /* Matrix `index` of a stack, for products. */

@@ -17,7 +17,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PACK_ROWS = 16 }; /* rows a thread packs at once: one panel, which no two threads share */
+enum {
+    PACK_ROWS = 16, /* rows a thread packs at once: one panel, which no two threads share */
+    LINE_BYTES = 64 /* what weights are aligned to */
+};
 
 struct split {
     size_t count;
@@ -118,19 +121,74 @@ static void pack_panels(void *arg, size_t first, size_t last, size_t thread)
     free(floats);
 }
 
-static enum mb_status allocate_weights(struct mb_network *network, struct mb_matrix *matrix)
+/* ---- room for the weights ----
+ *
+ * All packed matrices lie in one block, in the order in which a token reads them. It gets huge
+ * pages, which a block of each would be too small for: decoding then walks no page tables, and as
+ * addresses within a huge page spread evenly over the sets of a cache, how fast a network is does
+ * not depend on which pages it happened to get. */
+
+static bool is_multiplied(const struct mb_network *network, size_t index)
 {
-    const enum mb_format format =
-        network->numerics == MB_NUMERICS_F32 ? mb_f32_format(matrix->format) : matrix->format;
-    size_t bytes;
-    enum mb_status status = mb_pack_size(format, matrix->n, matrix->k, &bytes);
+    return index != network->embedding || index == network->output;
+}
+
+/* As it is packed; NONE: as codebooks, which bring memory of their own. */
+static enum mb_format packed_format(const struct mb_network *network,
+                                    const struct mb_matrix *matrix)
+{
+    const bool books = mb_codebook_matrices(network->model, matrix->tensor) > 0;
+    if (network->numerics == MB_NUMERICS_F32)
+        return books ? MB_FORMAT_F32 : mb_f32_format(matrix->format);
+    return books ? MB_FORMAT_NONE : matrix->format;
+}
+
+/* The place of each matrix in the block, or without one its size. */
+static enum mb_status place_weights(struct mb_network *network, void *block, size_t *total)
+{
+    enum mb_status status = MB_OK;
+    *total = 0;
+    for (size_t i = 0; i < network->matrix_count && status == MB_OK; i++) {
+        struct mb_matrix *matrix = &network->matrices[i];
+        const enum mb_format format = packed_format(network, matrix);
+        size_t bytes;
+        if (!is_multiplied(network, i) || format == MB_FORMAT_NONE)
+            continue;
+        status = mb_pack_size(format, matrix->n, matrix->k, &bytes);
+        if (status == MB_OK && block != NULL)
+            status = mb_weights_init(&matrix->weights, format, matrix->n, matrix->k,
+                                     (uint8_t *)block + *total);
+        if (status == MB_OK && (!mb_add_size(bytes, LINE_BYTES - 1, &bytes) ||
+                                !mb_add_size(*total, bytes - bytes % LINE_BYTES, total)))
+            status = MB_ERR_SHAPE;
+    }
+    return status;
+}
+
+static enum mb_status allocate_weights(struct mb_network *network, struct mb_error *error)
+{
+    size_t total;
+    enum mb_status status = place_weights(network, NULL, &total);
+    if (status == MB_OK && total > 0) {
+        network->packed = mb_alloc_aligned(total);
+        status = network->packed ? place_weights(network, network->packed, &total) : MB_ERR_MEMORY;
+    }
     if (status != MB_OK)
-        return status;
-    void *data = mb_alloc_aligned(bytes);
-    if (data == NULL)
-        return MB_ERR_MEMORY;
-    network->bytes += bytes;
-    return mb_weights_init(&matrix->weights, format, matrix->n, matrix->k, data);
+        return mb_error_set(error, status, -1, "cannot make room for %s's weights: %s",
+                            mb_model_path(network->model), mb_status_string(status));
+    network->packed_bytes = total;
+    network->bytes += total;
+    return MB_OK;
+}
+
+void mb_network_move(struct mb_network *network, void *block)
+{
+    size_t total;
+    if (network->packed == NULL)
+        return;
+    if (block != NULL)
+        memcpy(block, network->packed, network->packed_bytes);
+    (void)place_weights(network, block != NULL ? block : network->packed, &total);
 }
 
 static enum mb_status pack_matrix(struct mb_network *network, size_t index,
@@ -142,7 +200,7 @@ static enum mb_status pack_matrix(struct mb_network *network, size_t index,
     const bool looked_up = index == network->embedding;
     if (mb_codebook_matrices(network->model, matrix->tensor) > 0)
         return mb_network_pack_codebooks(network, index, error);
-    const bool products = !looked_up || index == network->output;
+    const bool products = is_multiplied(network, index);
     struct pack pack = {.tensor = tensor,
                         .matrix = matrix,
                         .importance =
@@ -168,8 +226,6 @@ static enum mb_status pack_matrix(struct mb_network *network, size_t index,
     }
     if (looked_up && !products)
         network->bytes += matrix->n * mb_format_row_bytes(matrix->format, matrix->k);
-    if (status == MB_OK && products)
-        status = allocate_weights(network, matrix);
     if (status == MB_OK && (products || matrix->owned_rows != NULL)) {
         mb_split(network->threads, (matrix->n + PACK_ROWS - 1) / PACK_ROWS, matrix->n * matrix->k,
                  pack_panels, &pack);
@@ -204,6 +260,9 @@ static enum mb_status pack_all(struct mb_network *network, const struct mb_progr
                                struct mb_error *error)
 {
     double total = 0, done = 0;
+    const enum mb_status room = allocate_weights(network, error);
+    if (room != MB_OK)
+        return room;
     for (size_t i = 0; i < network->matrix_count; i++)
         total += (double)network->matrices[i].n * (double)network->matrices[i].k;
     for (size_t i = 0; i < network->matrix_count; i++) {
@@ -332,11 +391,11 @@ void mb_network_destroy(struct mb_network *network)
     mb_offload_free(network->offload);
     for (size_t i = 0; i < network->matrix_count; i++) {
         mb_network_free_codebooks(&network->matrices[i]);
-        mb_free_aligned(network->matrices[i].weights.data);
         free(network->matrices[i].owned_rows);
     }
     for (size_t i = 0; i < network->vector_count; i++)
         free(network->vectors[i]);
+    mb_free_aligned(network->packed);
     free(network->matrices);
     free(network->vectors);
     free(network->steps);

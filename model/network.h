@@ -165,12 +165,18 @@ struct mb_network {
     size_t embedding, output; /* matrices; equal when tied */
     size_t vector_count, vector_room;
     float **vectors;
-    bool *claimed;              /* per tensor of the model: the list uses it */
-    size_t bytes;               /* packed weights */
+    bool *claimed; /* per tensor of the model: the list uses it */
+    void *packed;  /* all matrices' packed weights */
+    size_t packed_bytes;
+    size_t bytes;               /* of them, and of rows that are looked up */
     struct mb_offload *offload; /* products run on another device (offload.h); NULL: here */
     /* Of what products read, for simulations; NULL: none. */
     const struct mb_rounding *rounding;
 };
+
+/* Run from a copy of the packed weights in `block` (of packed_bytes, aligned to 64; the caller's);
+ * NULL: from its own again. */
+void mb_network_move(struct mb_network *network, void *block);
 
 /* ---- architectures (graph.c, graph_*.c) ---- */
 

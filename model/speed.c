@@ -32,6 +32,7 @@ enum {
     MOST_REPEATS = 1 << 20,
     DECODE_ROUNDS = 4, /* to one of prefill: as much time for either */
     LEAST_ROUNDS = 3,
+    STAGE_MOST = 32 << 20,
 };
 
 /* What all cases of one call share. */
@@ -40,6 +41,7 @@ struct watch {
     double done, total;
     const char *note;
     float *logits; /* one buffer for all: nobody reads them */
+    void *stage;   /* memory that small networks decode from, one after the other; NULL: none */
     bool stopped;
     enum mb_status status;
 };
@@ -48,6 +50,7 @@ struct timing {
     struct watch *watch;
     struct mb_run *run;
     struct mb_cache cache;
+    bool borrowed; /* the cache is another timing's */
     int32_t *ids;
     uint32_t *scored;       /* rows of the last tokens; NULL: all rows have logits */
     size_t repeats;         /* runs in an iteration: what makes a sample long enough */
@@ -65,7 +68,8 @@ static uint32_t next_random(uint32_t *state)
 static void timing_free(struct timing *timing)
 {
     mb_run_destroy(timing->run);
-    mb_cache_free(&timing->cache);
+    if (!timing->borrowed)
+        mb_cache_free(&timing->cache);
     free(timing->ids);
     free(timing->scored);
     free(timing->ns);
@@ -74,10 +78,27 @@ static void timing_free(struct timing *timing)
     *timing = (struct timing){0};
 }
 
-/* A run of `sequences` x `tokens` behind `past` tokens of cache (0: no cache). */
+/* Random numbers behind `past` tokens. Mixes of one model share them: where a cache lies in memory
+ * is worth percents of a small model's token, which is no difference between mixes. */
+static enum mb_status fill_cache(struct timing *timing, struct mb_network *network,
+                                 size_t positions, const struct timing *lender, uint32_t *state)
+{
+    if (lender != NULL && lender->run->network->model == network->model) {
+        timing->cache = lender->cache;
+        timing->borrowed = true;
+        return MB_OK;
+    }
+    const enum mb_status status = mb_cache_create(network, positions, &timing->cache);
+    for (size_t i = 0; status == MB_OK && i < timing->cache.floats; i++)
+        timing->cache.data[i] = (float)next_random(state) / (float)(1 << 23) - 1.0f;
+    return status;
+}
+
+/* A run of `sequences` x `tokens` behind `past` tokens of cache (0: no cache), which may be that of
+ * `lender` (NULL: none). */
 static enum mb_status timing_init(struct timing *timing, struct watch *watch,
                                   struct mb_network *network, size_t sequences, size_t tokens,
-                                  size_t past, struct mb_error *error)
+                                  size_t past, const struct timing *lender, struct mb_error *error)
 {
     const size_t rows = sequences * tokens;
     uint32_t state = 1;
@@ -86,12 +107,11 @@ static enum mb_status timing_init(struct timing *timing, struct watch *watch,
     if (status != MB_OK)
         return status;
     timing->ids = malloc(rows * sizeof *timing->ids);
-    if (!timing->ids || (past && mb_cache_create(network, past + tokens, &timing->cache) != MB_OK))
+    if (timing->ids == NULL ||
+        (past && fill_cache(timing, network, past + tokens, lender, &state) != MB_OK))
         return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
     for (size_t i = 0; i < rows; i++)
         timing->ids[i] = (int32_t)(next_random(&state) % network->vocabulary);
-    for (size_t i = 0; i < timing->cache.floats; i++)
-        timing->cache.data[i] = (float)next_random(&state) / (float)(1 << 23) - 1.0f;
     timing->run->ids = timing->ids;
     timing->run->sequences = sequences;
     timing->run->tokens = tokens;
@@ -155,6 +175,8 @@ static void warm_up(void *arg)
     struct timing *timing = arg;
     if (timing->run->cache == NULL || timing->watch->stopped || timing->watch->status != MB_OK)
         return;
+    if (timing->watch->stage != NULL)
+        mb_network_move(timing->run->network, timing->watch->stage);
     timing->watch->status = mb_run_steps(timing->run, 0, timing->run->network->step_count);
     if (timing->watch->status == MB_OK)
         timing->watch->status = mb_run_head(timing->run, 0, 1, timing->watch->logits);
@@ -215,6 +237,28 @@ static enum mb_status prepare_rounds(struct timing *timings, size_t count, doubl
             return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
     }
     return status;
+}
+
+/* Where weights lie in memory decides which of them share a cache's sets, and is worth up to five
+ * percent of a token of a model that just fits it: more than formats differ by. So networks of that
+ * size decode from the same memory, and from other memory in each sweep. Larger ones are read from
+ * memory anyway. */
+static enum mb_status set_stage(struct timing *timings, size_t count, struct mb_error *error)
+{
+    struct watch *watch = timings->watch;
+    void *before = watch->stage;
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        const size_t own = timings[i].run->network->packed_bytes;
+        bytes = own > bytes ? own : bytes;
+    }
+    if (timings->run->cache == NULL || bytes == 0 || bytes > STAGE_MOST)
+        return MB_OK;
+    watch->stage = mb_alloc_aligned(bytes);
+    mb_free_aligned(before); /* only now: other memory is wanted */
+    return watch->stage != NULL
+               ? MB_OK
+               : mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
 }
 
 /* The next `rounds` rounds of every network. An iteration is a whole sample already, so the one
@@ -332,10 +376,10 @@ static enum mb_status start(struct timing *timings, struct mb_network *const *ne
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         const size_t room = networks[i]->context < PREFILL ? networks[i]->context : PREFILL;
         const size_t sequences = (PREFILL + room - 1) / room;
-        status = kind == DECODE_KIND
-                     ? timing_init(&timings[i], watch, networks[i], 1, 1, context - 1, error)
-                     : timing_init(&timings[i], watch, networks[i], sequences, PREFILL / sequences,
-                                   0, error);
+        status = kind == DECODE_KIND ? timing_init(&timings[i], watch, networks[i], 1, 1,
+                                                   context - 1, i > 0 ? timings : NULL, error)
+                                     : timing_init(&timings[i], watch, networks[i], sequences,
+                                                   PREFILL / sequences, 0, NULL, error);
         if (status == MB_OK && kind == PREFILL_KIND && speeds[i].last_logits)
             status = keep_last(&timings[i], error);
     }
@@ -385,7 +429,11 @@ static enum mb_status time_kinds(struct mb_network *const *networks, size_t coun
         const size_t kind = part % kinds;
         watch.done = (double)part;
         watch.note = notes[kind];
-        status = sweep(timings + kind * count, count, rounds[kind], results, error);
+        status = set_stage(timings + kind * count, count, error);
+        if (status == MB_OK)
+            status = sweep(timings + kind * count, count, rounds[kind], results, error);
+        for (size_t i = 0; i < count; i++)
+            mb_network_move(networks[i], NULL);
     }
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         finish_decode(&timings[i], rounds[DECODE_KIND], scratch, &speeds[i]);
@@ -394,6 +442,7 @@ static enum mb_status time_kinds(struct mb_network *const *networks, size_t coun
     }
     for (size_t i = 0; timings != NULL && i < kinds * count; i++)
         timing_free(&timings[i]);
+    mb_free_aligned(watch.stage);
     mb_free_aligned(watch.logits);
     free(timings);
     free(results);

@@ -22,9 +22,11 @@ void *mb_alloc_aligned(size_t bytes)
     padded -= padded % alignment; /* aligned_alloc wants a multiple */
     void *memory = aligned_alloc(alignment, padded);
 #ifdef MADV_HUGEPAGE
-    if (memory != NULL && alignment == HUGE_PAGE_BYTES)
-        (void)madvise(memory, padded,
-                      MADV_HUGEPAGE); /* advice only: refused where huge pages are off */
+    /* Advice only: refused where huge pages are off. What was in use before has small pages until
+     * they are given back. */
+    if (memory != NULL && alignment == HUGE_PAGE_BYTES &&
+        madvise(memory, padded, MADV_HUGEPAGE) == 0)
+        (void)madvise(memory, padded, MADV_DONTNEED);
 #endif
     return memory;
 }

@@ -379,6 +379,13 @@ static void test_speed_fields(void **state)
     struct mb_error error;
     int calls = 0;
     const struct mb_progress progress = {stop, &calls};
+    int32_t ids[8] = {5, 4, 3, 2, 1, 6, 7, 8};
+    const struct mb_windows windows = {.tokens = ids, .count = 1, .window = 8};
+    struct mb_evaluation before[2], after[2];
+    for (size_t i = 0; i < 2; i++) {
+        before[i] = after[i] = (struct mb_evaluation){.size = sizeof before[i]};
+        assert_int_equal(mb_evaluate(networks[i], NULL, &windows, NULL, &before[i], &error), MB_OK);
+    }
     assert_int_equal(mb_network_speed(networks, 2, 200, 3, NULL, speeds, &error), MB_OK);
     for (size_t i = 0; i < 2; i++) {
         assert_int_equal(speeds[i].weight_bytes, mb_network_bytes(networks[i]));
@@ -416,6 +423,13 @@ static void test_speed_fields(void **state)
     }
     assert_int_equal(mb_network_speed(networks, 2, 200, 3, &progress, speeds, &error),
                      MB_ERR_INTERRUPTED);
+    /* Weights are where they were, after a stop too. */
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(mb_evaluate(networks[i], NULL, &windows, NULL, &after[i], &error), MB_OK);
+        assert_true(before[i].perplexity == after[i].perplexity);
+        mb_evaluation_free(&before[i]);
+        mb_evaluation_free(&after[i]);
+    }
     assert_int_equal(mb_network_speed(networks, 2, 1, 3, NULL, speeds, &error), MB_ERR_ARGUMENT);
     assert_int_equal(mb_network_speed(networks, 2, 200, SIZE_MAX / 2, NULL, speeds, &error),
                      MB_ERR_ARGUMENT);
