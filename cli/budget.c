@@ -57,28 +57,16 @@ enum mb_status mb_budget_resolve(struct mb_cli *cli, const struct mb_forecast *f
     return MB_OK;
 }
 
-#define SIZE_SLACK 5e-4 /* padding and metadata of a file */
-size_t mb_budget_default(const struct mb_forecast *forecast, const struct mb_mix *mixes,
-                         size_t count, struct mb_budget *budget)
+void mb_budget_default(const struct mb_model *model, struct mb_budget *budget)
 {
-    size_t fastest = SIZE_MAX;
-    double least = INFINITY;
     *budget = (struct mb_budget){{0}};
-    budget->max[MB_QUANTITY_BYTES] = bytes_of_bits(forecast->model, DEFAULT_BITS);
-    for (size_t i = 0; i < count; i++) {
-        const struct mb_format_info *info = mb_format_info(mb_format_by_name(mixes[i].name));
-        double total[MB_QUANTITY_COUNT];
-        if (mixes[i].kind != MB_MIX_UNIFORM || info == NULL || info->bits < FASTEST_BITS)
-            continue;
-        mb_forecast_mix(forecast, &mixes[i], total);
-        /* One that is larger than the budget would be a speed that perhaps no mix in it has. */
-        if (total[MB_QUANTITY_BYTES] <= budget->max[MB_QUANTITY_BYTES] * (1 + SIZE_SLACK) &&
-            total[MB_QUANTITY_DECODE] > 0 && total[MB_QUANTITY_DECODE] < least) {
-            least = total[MB_QUANTITY_DECODE];
-            fastest = i;
-        }
-    }
-    if (fastest < count)
-        budget->max[MB_QUANTITY_DECODE] = least;
-    return fastest;
+    budget->max[MB_QUANTITY_BYTES] = bytes_of_bits(model, DEFAULT_BITS);
+}
+
+bool mb_budget_may_refer(const struct mb_mix *mix, double bytes, const struct mb_budget *budget)
+{
+    const double slack = 5e-4; /* padding and metadata of a file */
+    const struct mb_format_info *info = mb_format_info(mb_format_by_name(mix->name));
+    return mix->kind == MB_MIX_UNIFORM && info != NULL && info->bits >= FASTEST_BITS &&
+           bytes <= budget->max[MB_QUANTITY_BYTES] * (1 + slack);
 }

@@ -8,7 +8,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* As they would have been in the anchor's turn. */
 static double products_ns(const struct mb_assignment *row, enum mb_quantity quantity)
@@ -23,8 +22,8 @@ static double rest_ns(const struct mb_assignment *row, enum mb_quantity quantity
                                           : row->speed.prefill_ns - row->speed.prefill_matmul_ns;
 }
 
-/* Rows that were measured and are made of the problem's candidates. `choices` holds count x
- * unit_count. */
+/* Rows and trials that were timed and are made of the problem's candidates; trials have no prefill.
+ * `choices` holds unit_count for each. */
 static size_t timed_mixes(const struct mb_forecast *forecast, const struct mb_problem *problem,
                           const struct mb_comparison *comparison, enum mb_quantity quantity,
                           size_t *choices, struct mb_timed_mix *mixes)
@@ -35,6 +34,12 @@ static size_t timed_mixes(const struct mb_forecast *forecast, const struct mb_pr
         size_t *choice = choices + count * problem->unit_count;
         if (row->measured && mb_forecast_choice(forecast, problem, &row->mix, choice))
             mixes[count++] = (struct mb_timed_mix){choice, products_ns(row, quantity)};
+    }
+    for (size_t i = 0; quantity == MB_QUANTITY_DECODE && i < comparison->trial_count; i++) {
+        const struct mb_trial *trial = &comparison->trials[i];
+        size_t *choice = choices + count * problem->unit_count;
+        if (mb_forecast_choice(forecast, problem, &trial->mix, choice))
+            mixes[count++] = (struct mb_timed_mix){choice, trial->products_ns};
     }
     return count;
 }
@@ -47,8 +52,9 @@ static enum mb_status calibrate_products(struct mb_forecast *forecast,
         struct mb_problem *problem = forecast->problem[r];
         if (problem == NULL)
             continue;
-        size_t *choices = calloc(comparison->count * problem->unit_count + 1, sizeof *choices);
-        struct mb_timed_mix *mixes = calloc(comparison->count + 1, sizeof *mixes);
+        const size_t most = comparison->count + comparison->trial_count;
+        size_t *choices = calloc(most * problem->unit_count + 1, sizeof *choices);
+        struct mb_timed_mix *mixes = calloc(most + 1, sizeof *mixes);
         status = choices != NULL && mixes != NULL ? MB_OK : MB_ERR_MEMORY;
         for (int q = MB_QUANTITY_DECODE; q <= MB_QUANTITY_PREFILL && status == MB_OK; q++) {
             const size_t count =
@@ -96,39 +102,4 @@ enum mb_status mb_forecast_calibrate(struct mb_forecast *forecast,
         status =
             calibrate_rest(forecast, comparison, MB_QUANTITY_PREFILL, &forecast->fixed.prefill_ns);
     return status;
-}
-
-/* NULL where the problem has no such candidate. */
-static const struct mb_candidate *find_candidate(const struct mb_problem *problem, size_t tensor,
-                                                 enum mb_format format)
-{
-    for (size_t u = 0; u < problem->unit_count; u++)
-        for (size_t c = 0;
-             problem->units[u].tensor == tensor && c < problem->units[u].candidate_count; c++)
-            if (problem->units[u].candidates[c].format == format)
-                return &problem->units[u].candidates[c];
-    return NULL;
-}
-
-static void take_times(struct mb_problem *problem, const struct mb_problem *from)
-{
-    memcpy(problem->fixed, from->fixed, sizeof problem->fixed);
-    for (size_t u = 0; u < problem->unit_count; u++)
-        for (size_t c = 0; c < problem->units[u].candidate_count; c++) {
-            struct mb_candidate *candidate = &problem->units[u].candidates[c];
-            const struct mb_candidate *known =
-                find_candidate(from, problem->units[u].tensor, candidate->format);
-            if (known != NULL) {
-                candidate->decode_ns = known->decode_ns;
-                candidate->prefill_ns = known->prefill_ns;
-            }
-        }
-}
-
-void mb_forecast_take_times(struct mb_forecast *forecast, const struct mb_forecast *from)
-{
-    forecast->fixed = from->fixed;
-    for (int r = 0; r < MB_RESIDENCY_COUNT; r++)
-        if (forecast->problem[r] != NULL && from->problem[r] != NULL)
-            take_times(forecast->problem[r], from->problem[r]);
 }

@@ -22,6 +22,9 @@ void mb_comparison_free(struct mb_comparison *comparison)
         mb_evaluation_free(&comparison->rows[i].evaluation);
         mb_speed_free(&comparison->rows[i].speed);
     }
+    for (size_t i = 0; i < comparison->trial_count; i++)
+        mb_mix_free(&comparison->trials[i].mix);
+    free(comparison->trials);
     free(comparison->rows);
     *comparison = (struct mb_comparison){.model = NULL};
 }
@@ -87,12 +90,13 @@ static int report_within(void *user, double done, double total, const char *note
 /* A draft is for timing alone. */
 enum draft { EVALUATED, DRAFT };
 
+/* `row`: of the stage, whose bar shows whole ones; encoding may take most of a row's time. */
 static enum mb_status create_network(struct mb_cli *cli, const struct mb_comparison *comparison,
-                                     const struct mb_compare_options *options, size_t row,
-                                     enum draft draft, struct mb_network **network)
+                                     const struct mb_compare_options *options,
+                                     const struct mb_mix *mix, size_t row, enum draft draft,
+                                     struct mb_network **network)
 {
-    const enum mb_format *formats = comparison->rows[row].mix.formats;
-    /* The stage's bar shows whole rows; encoding may take most of a row's time. */
+    const enum mb_format *formats = mix->formats;
     const struct within within = {cli, row, comparison->count};
     const struct mb_progress progress = {report_within, (void *)(uintptr_t)&within};
     enum mb_status status;
@@ -137,7 +141,8 @@ static enum mb_status time_batch(struct mb_cli *cli, struct mb_comparison *compa
     enum mb_status status = MB_OK;
     *drift = (struct drift){1, 1};
     if (anchor != NULL)
-        status = create_network(cli, comparison, options, row, DRAFT, &networks[count]);
+        status =
+            create_network(cli, comparison, options, &anchor->mix, row, DRAFT, &networks[count]);
     if (status != MB_OK)
         return status;
     for (size_t s = 0; s <= count; s++)
@@ -217,7 +222,7 @@ static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *co
             break;
         row->evaluation.size = sizeof row->evaluation;
         const bool known = is_known(comparison, row, comparison->encoder, &row->evaluation);
-        status = create_network(cli, comparison, options, i, known ? DRAFT : EVALUATED,
+        status = create_network(cli, comparison, options, &row->mix, i, known ? DRAFT : EVALUATED,
                                 &networks[count]);
         if (status != MB_OK)
             goto out;
@@ -335,7 +340,8 @@ enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparis
         goto out;
     mb_stage_begin(cli, "timing the %zu that are close to each other", count);
     for (size_t i = 0; i < count && status == MB_OK; i++)
-        status = create_network(cli, comparison, options, rows[i], DRAFT, &networks[i]);
+        status = create_network(cli, comparison, options, &comparison->rows[rows[i]].mix, rows[i],
+                                DRAFT, &networks[i]);
     for (size_t i = 0; i < count; i++)
         speeds[i] = comparison->rows[rows[i]].speed;
     if (status == MB_OK)
@@ -384,18 +390,23 @@ void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b,
 
 /* A speed that changes for seconds moves both rows of a pair; the median of the ratios is deaf to
  * the single rounds in which only one of them was disturbed. */
-void mb_compare_decode(const struct mb_assignment *a, const struct mb_assignment *b, double *ratio,
-                       double *low, double *high)
+static void compare_rounds(const struct mb_speed *a, const struct mb_speed *b, double *ratio,
+                           double *low, double *high)
 {
-    const size_t rounds = a->speed.decode_round_count < b->speed.decode_round_count
-                              ? a->speed.decode_round_count
-                              : b->speed.decode_round_count;
+    const size_t rounds = a->decode_round_count < b->decode_round_count ? a->decode_round_count
+                                                                        : b->decode_round_count;
     double *ratios = malloc((rounds + 1) * sizeof *ratios);
     for (size_t i = 0; ratios && i < rounds; i++)
-        ratios[i] = a->speed.decode_rounds[i] / b->speed.decode_rounds[i];
+        ratios[i] = a->decode_rounds[i] / b->decode_rounds[i];
     *ratio = mb_median(ratios, ratios ? rounds : 0);
     mb_median_interval(ratios, ratios ? rounds : 0, low, high);
     free(ratios);
+}
+
+void mb_compare_decode(const struct mb_assignment *a, const struct mb_assignment *b, double *ratio,
+                       double *low, double *high)
+{
+    compare_rounds(&a->speed, &b->speed, ratio, low, high);
 }
 
 bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b)
@@ -434,156 +445,81 @@ const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comp
     return best;
 }
 
-/* ---- output
- * ---------------------------------------------------------------------------------------------------
+/* ---- trials
+ * ----------------------------------------------------------------------------------------------
  */
 
-static double rate(double ns) { return ns > 0 ? 1e9 / ns : NAN; }
-
-static int by_bytes(const void *a, const void *b)
+/* What a mix's products took, had it been timed when the anchor first was: the rest of a token is
+ * the same for both. */
+static double products_of(const struct mb_assignment *anchor, double decode)
 {
-    const struct mb_assignment *const *x = a, *const *y = b;
-    return ((*x)->bytes > (*y)->bytes) - ((*x)->bytes < (*y)->bytes);
+    return anchor->speed.decode_matmul_ns + (decode - 1) * anchor->speed.decode_ns;
 }
 
-/* Row pointers in the order people read: by size. */
-static const struct mb_assignment **sorted_rows(const struct mb_comparison *comparison)
+/* Those of `count` mixes that fit the memory limit beside the anchor, one at least. */
+static size_t fitting(const struct mb_comparison *comparison,
+                      const struct mb_compare_options *options, const struct mb_assignment *anchor,
+                      const struct mb_mix *mixes, size_t count)
 {
-    const struct mb_assignment **rows = malloc((comparison->count + 1) * sizeof *rows);
-    if (!rows)
-        return NULL;
-    for (size_t i = 0; i < comparison->count; i++)
-        rows[i] = &comparison->rows[i];
-    qsort(rows, comparison->count, sizeof *rows, by_bytes);
-    return rows;
-}
-
-/* A row beside the recommended one: loss minus its loss, decode time over its decode time, with
- * paired intervals; NaN for that row itself and where there is none. */
-struct against {
-    double kl, kl_low, kl_high, decode, decode_low, decode_high;
-};
-
-static struct against against_plan(const struct mb_assignment *row,
-                                   const struct mb_assignment *plan)
-{
-    struct against a = {NAN, NAN, NAN, NAN, NAN, NAN};
-    if (plan && row != plan) {
-        mb_compare_kl(row, plan, &a.kl, &a.kl_low, &a.kl_high);
-        if (row->turn == plan->turn) /* or no round of one lies beside one of the other */
-            mb_compare_decode(row, plan, &a.decode, &a.decode_low, &a.decode_high);
+    double bytes = anchor->bytes;
+    size_t fit = 0;
+    while (fit < count) {
+        bytes += mb_mix_bytes(comparison->model, &mixes[fit]);
+        if (fit > 0 && bytes > (double)options->memory_limit_bytes)
+            break;
+        fit++;
     }
-    return a;
+    return fit;
 }
 
-static const struct mb_assignment *recommended(const struct mb_comparison *comparison)
+static enum mb_status try_batch(struct mb_cli *cli, struct mb_comparison *comparison,
+                                const struct mb_compare_options *options,
+                                const struct mb_assignment *anchor, struct mb_mix *mixes,
+                                size_t count)
 {
-    for (size_t i = 0; i < comparison->count; i++)
-        if (comparison->rows[i].recommended)
-            return &comparison->rows[i];
-    return NULL;
-}
-
-struct mb_table *mb_comparison_table(const struct mb_comparison *comparison)
-{
-    struct mb_table *table = mb_table_create();
-    mb_table_column(table, "name", "assignment", MB_ALIGN_LEFT);
-    mb_table_column(table, "kind", "kind", MB_ALIGN_LEFT);
-    mb_table_column(table, "megabytes", "MB", MB_ALIGN_RIGHT);
-    mb_table_column(table, "decode_tok_s", "decode tok/s", MB_ALIGN_RIGHT);
-    mb_table_column(table, "predicted_decode_tok_s", "predicted", MB_ALIGN_RIGHT);
-    mb_table_column(table, "prefill_tok_s", "prefill tok/s", MB_ALIGN_RIGHT);
-    mb_table_column(table, "predicted_prefill_tok_s", "predicted", MB_ALIGN_RIGHT);
-    mb_table_column(table, "kl", "KL", MB_ALIGN_RIGHT);
-    mb_table_column(table, "predicted_kl", "predicted", MB_ALIGN_RIGHT);
-    if (comparison->encoder != NULL)
-        mb_table_column(table, "kl_search", "KL by search", MB_ALIGN_RIGHT);
-    mb_table_column(table, "perplexity", "perplexity", MB_ALIGN_RIGHT);
-    mb_table_column(table, "bytes", NULL, MB_ALIGN_RIGHT);
-    mb_table_column(table, "kl_low", NULL, MB_ALIGN_RIGHT);
-    mb_table_column(table, "kl_high", NULL, MB_ALIGN_RIGHT);
-    mb_table_column(table, "decode_matmul_ns", NULL, MB_ALIGN_RIGHT);
-    mb_table_column(table, "predicted_decode_matmul_ns", NULL, MB_ALIGN_RIGHT);
-    mb_table_column(table, "prefill_matmul_ns", NULL, MB_ALIGN_RIGHT);
-    mb_table_column(table, "predicted_prefill_matmul_ns", NULL, MB_ALIGN_RIGHT);
-    mb_table_column(table, "kl_over_plan", NULL, MB_ALIGN_RIGHT);
-    mb_table_column(table, "kl_over_plan_low", NULL, MB_ALIGN_RIGHT);
-    mb_table_column(table, "kl_over_plan_high", NULL, MB_ALIGN_RIGHT);
-    mb_table_column(table, "decode_time_over_plan", NULL, MB_ALIGN_RIGHT);
-    mb_table_column(table, "decode_time_over_plan_low", NULL, MB_ALIGN_RIGHT);
-    mb_table_column(table, "decode_time_over_plan_high", NULL, MB_ALIGN_RIGHT);
-    mb_table_column(table, "recommended", NULL, MB_ALIGN_RIGHT);
-    const struct mb_assignment **rows = sorted_rows(comparison), *plan = recommended(comparison);
-    for (size_t i = 0; rows && i < comparison->count; i++) {
-        const struct mb_assignment *row = rows[i];
-        double low, high;
-        mb_kl_interval(row, &low, &high);
-        mb_table_text(table, row->mix.name);
-        mb_table_text(table, mb_row_kind_names[row->kind]);
-        mb_table_number(table, row->bytes / 1e6, "%.3f");
-        mb_table_number(table, rate(row->speed.decode_ns), "%.1f");
-        mb_table_number(table, rate(row->predicted[MB_QUANTITY_DECODE]), "%.1f");
-        mb_table_number(table, rate(row->speed.prefill_ns), "%.0f");
-        mb_table_number(table, rate(row->predicted[MB_QUANTITY_PREFILL]), "%.0f");
-        mb_table_number(table, row->evaluation.kl_mean, "%.5f");
-        mb_table_number(table, row->predicted[MB_QUANTITY_LOSS], "%.5f");
-        if (comparison->encoder != NULL)
-            mb_table_number(table, row->kl_search, "%.5f");
-        mb_table_number(table, row->evaluation.perplexity, "%.3f");
-        mb_table_number(table, row->bytes, "%.0f");
-        mb_table_number(table, low, "%.5f");
-        mb_table_number(table, high, "%.5f");
-        mb_table_number(table, row->speed.decode_matmul_ns, "%.0f");
-        mb_table_number(table, row->predicted_decode_matmul_ns, "%.0f");
-        mb_table_number(table, row->speed.prefill_matmul_ns, "%.0f");
-        mb_table_number(table, row->predicted_prefill_matmul_ns, "%.0f");
-        const struct against against = against_plan(row, plan);
-        mb_table_number(table, against.kl, "%.5f");
-        mb_table_number(table, against.kl_low, "%.5f");
-        mb_table_number(table, against.kl_high, "%.5f");
-        mb_table_number(table, against.decode, "%.3f");
-        mb_table_number(table, against.decode_low, "%.3f");
-        mb_table_number(table, against.decode_high, "%.3f");
-        mb_table_count(table, (size_t)row->recommended);
-        if (row->recommended)
-            mb_table_mark(table);
+    struct mb_network **networks = calloc(count + 1, sizeof *networks);
+    struct mb_speed *speeds = calloc(count + 1, sizeof *speeds);
+    enum mb_status status = networks && speeds ? MB_OK : MB_ERR_MEMORY;
+    for (size_t i = 0; i <= count && status == MB_OK; i++) {
+        speeds[i].size = sizeof speeds[i];
+        status = create_network(cli, comparison, options, i < count ? &mixes[i] : &anchor->mix, 0,
+                                DRAFT, &networks[i]);
     }
-    free(rows);
-    return table;
+    if (status == MB_OK)
+        status = mb_network_decode_again(networks, count + 1, options->context, options->repeats,
+                                         mb_stage_progress(cli), speeds, &cli->error);
+    for (size_t i = 0; i < count && status == MB_OK; i++) {
+        struct mb_trial *trial = &comparison->trials[comparison->trial_count++];
+        *trial = (struct mb_trial){.mix = mixes[i]};
+        mixes[i] = (struct mb_mix){.formats = NULL};
+        compare_rounds(&speeds[i], &speeds[count], &trial->decode, &trial->low, &trial->high);
+        trial->products_ns = products_of(anchor, trial->decode);
+    }
+    for (size_t i = 0; i <= count; i++) {
+        if (networks)
+            mb_network_destroy(networks[i]);
+        if (speeds)
+            mb_speed_free(&speeds[i]);
+    }
+    free(networks);
+    free(speeds);
+    return status;
 }
 
-struct mb_report_row *mb_comparison_report_rows(const struct mb_comparison *comparison)
+enum mb_status mb_comparison_try(struct mb_cli *cli, struct mb_comparison *comparison,
+                                 const struct mb_compare_options *options, struct mb_mix *mixes,
+                                 size_t count)
 {
-    const struct mb_assignment **rows = sorted_rows(comparison), *plan = recommended(comparison);
-    struct mb_report_row *report = calloc(comparison->count + 1, sizeof *report);
-    for (size_t i = 0; rows && report && i < comparison->count; i++) {
-        const struct mb_assignment *row = rows[i];
-        struct mb_report_row *out = &report[i];
-        *out = (struct mb_report_row){
-            .kind = row->kind,
-            .bytes = row->bytes,
-            .decode_ns = row->speed.decode_ns,
-            .prefill_ns = row->speed.prefill_ns,
-            .kl = row->evaluation.kl_mean,
-            .perplexity = row->evaluation.perplexity,
-            .predicted_decode_ns = row->predicted[MB_QUANTITY_DECODE],
-            .predicted_prefill_ns = row->predicted[MB_QUANTITY_PREFILL],
-            .predicted_kl = row->predicted[MB_QUANTITY_LOSS],
-            .kl_search = row->kl_search,
-            .decode_matmul_ns = row->speed.decode_matmul_ns,
-            .prefill_matmul_ns = row->speed.prefill_matmul_ns,
-            .predicted_decode_matmul_ns = row->predicted_decode_matmul_ns,
-            .predicted_prefill_matmul_ns = row->predicted_prefill_matmul_ns,
-            .recommended = row->recommended,
-        };
-        const struct against against = against_plan(row, plan);
-        out->worse_low = against.kl_low;
-        out->worse_high = against.kl_high;
-        out->slower_low = against.decode_low;
-        out->slower_high = against.decode_high;
-        snprintf(out->name, sizeof out->name, "%s", row->mix.name);
-        mb_kl_interval(row, &out->kl_low, &out->kl_high);
+    const struct mb_assignment *anchor = &comparison->rows[*options->anchor];
+    struct mb_trial *trials =
+        realloc(comparison->trials, (comparison->trial_count + count + 1) * sizeof *trials);
+    if (!trials)
+        return MB_ERR_MEMORY;
+    comparison->trials = trials;
+    enum mb_status status = MB_OK;
+    for (size_t first = 0, batch; first < count && status == MB_OK; first += batch) {
+        batch = fitting(comparison, options, anchor, &mixes[first], count - first);
+        status = try_batch(cli, comparison, options, anchor, &mixes[first], batch);
     }
-    free(rows);
-    return report;
+    return status;
 }

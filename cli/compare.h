@@ -32,6 +32,13 @@ struct mb_assignment {
     int recommended;
 };
 
+/* A mix of which only decode was timed, in turns with the anchor: its time over the anchor's with
+ * the 95 % interval, and what its products would have taken when the anchor was first timed. */
+struct mb_trial {
+    struct mb_mix mix; /* owned */
+    double decode, low, high, products_ns;
+};
+
 struct mb_comparison {
     struct mb_model *model;
     const float *const *importance; /* of every row's weights; NULL: none */
@@ -39,6 +46,8 @@ struct mb_comparison {
     struct mb_losses *losses;       /* what was evaluated before; NULL: nothing is kept */
     size_t count, capacity, turns;
     struct mb_assignment *rows;
+    size_t trial_count;
+    struct mb_trial *trials;
 };
 
 void mb_comparison_init(struct mb_comparison *comparison, struct mb_model *model);
@@ -69,12 +78,16 @@ enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *c
 enum mb_status mb_comparison_search(struct mb_cli *cli, struct mb_comparison *comparison,
                                     const struct mb_compare_options *options, double most_bytes);
 
-/* Bring the forecast's times in line with the rows measured so far (calibrate.c). Their own
- * predictions stay what they were. */
+/* Take over mixes as trials: decode of each is timed in turns with the anchor, which there has to
+ * be. On failure the mixes that were not taken over stay the caller's. Within a stage. */
+enum mb_status mb_comparison_try(struct mb_cli *cli, struct mb_comparison *comparison,
+                                 const struct mb_compare_options *options, struct mb_mix *mixes,
+                                 size_t count);
+
+/* Bring the forecast's times in line with the rows and trials measured so far (calibrate.c). Their
+ * own predictions stay what they were. */
 enum mb_status mb_forecast_calibrate(struct mb_forecast *forecast,
                                      const struct mb_comparison *comparison);
-/* Times as another forecast of the same model has them; of fewer formats, or other limits. */
-void mb_forecast_take_times(struct mb_forecast *forecast, const struct mb_forecast *from);
 
 /* Time decode of some measured rows once more, in turns with each other alone. Where they don't fit
  * the memory limit together, their figures stay as they are. */
@@ -101,7 +114,8 @@ void mb_kl_interval(const struct mb_assignment *row, double *low, double *high);
 const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comparison,
                                                 const struct mb_assignment *plan);
 
-/* The comparison as a table (text and JSON), and as the report's rows (array to free). */
+/* The comparison as a table (text and JSON), and as the report's rows (array to free)
+ * (compare_table.c). */
 struct mb_table *mb_comparison_table(const struct mb_comparison *comparison);
 struct mb_report_row *mb_comparison_report_rows(const struct mb_comparison *comparison);
 

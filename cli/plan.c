@@ -186,7 +186,7 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
     if (status == MB_OK)
         status = mb_forecast_calibrate(&run.forecast, &run.comparison);
     if (status == MB_OK)
-        status = mb_planning_solve(&run);
+        status = mb_planning_solve(&run, &compare);
     if (status == MB_OK)
         status = mb_comparison_measure(cli, &run.comparison, &compare);
     if (status == MB_OK)

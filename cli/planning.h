@@ -19,7 +19,7 @@ struct mb_planning_options {
 enum {
     MB_PLANNING_NOTES = 8,
     MB_PLANNING_OUTPUTS = 7,
-    MB_PLANNING_LIMITS = 8, /* mixes that are solved for the budget */
+    MB_PLANNING_LIMITS = 3, /* mixes that are measured for the budget */
     MB_PLANNING_ANSWERS = 6,
     MB_PLANNING_CANDIDATES = MB_PLANNING_LIMITS + MB_PLANNING_ANSWERS
 };
@@ -83,7 +83,18 @@ enum mb_status mb_planning_open(struct mb_planning *run);
  * is calibrated by them (planning_choice.c). */
 enum mb_status mb_planning_list(struct mb_planning *run);
 /* Solve, and add plans and what surrounds them to the comparison (planning_choice.c). */
-enum mb_status mb_planning_solve(struct mb_planning *run);
+enum mb_status mb_planning_solve(struct mb_planning *run, const struct mb_compare_options *options);
+/* One solution, as a plan and as a mix; both are the caller's (planning_choice.c). */
+enum mb_status mb_planning_solve_for(struct mb_planning *run, const struct mb_budget *budget,
+                                     struct mb_planning_candidate *candidate, struct mb_mix *mix);
+/* Take a solution over as a candidate and its mix as a row; one that is a candidate already, or its
+ * own rival, is dropped (planning_choice.c). */
+enum mb_status mb_planning_add(struct mb_planning *run, struct mb_planning_candidate *candidate,
+                               struct mb_mix *mix, const char *name);
+/* Add the mixes that keep up with the reference, timed, and some about its speed, the strictest
+ * first; budget's decode limit is set anew (planning_trials.c). */
+enum mb_status mb_planning_try(struct mb_planning *run, const struct mb_budget *budget,
+                               const struct mb_compare_options *options);
 /* Time what is close once more, longer (planning_verdict.c). */
 enum mb_status mb_planning_confirm(struct mb_planning *run,
                                    const struct mb_compare_options *options);

@@ -42,7 +42,7 @@ static void describe_objective(struct mb_planning *run, const struct mb_budget *
     if (reference && at < room)
         snprintf(text + at, room - at,
                  " (no budget was given: 4.5 bits per weight, the fastest uniform format of 4 bits "
-                 "or more)");
+                 "or more; of those as fast, the one that loses least)");
 }
 
 static enum mb_status mix_of_solution(struct mb_planning *run, const struct mb_problem *problem,
@@ -106,88 +106,48 @@ static enum mb_status add_neighbours(struct mb_planning *run, const struct mb_bu
     return status;
 }
 
-/* Solve under one budget and take the plan's mix over as a row; one that an earlier solution found
- * already is dropped. */
-static enum mb_status add_candidate(struct mb_planning *run, const struct mb_forecast *forecast,
-                                    const struct mb_budget *budget, const char *name, size_t rival)
+enum mb_status mb_planning_solve_for(struct mb_planning *run, const struct mb_budget *budget,
+                                     struct mb_planning_candidate *candidate, struct mb_mix *mix)
 {
-    const enum mb_row_kind kind = rival == MB_PLANNING_NO_RIVAL ? MB_ROW_PLAN : MB_ROW_ANSWER;
+    enum mb_status status = mb_forecast_solve(
+        run->cli, &run->forecast, mb_minimize_quantity(run->options->budget.minimize), budget,
+        run->options->budget.max_ram.bytes, &candidate->plan, &candidate->residency);
+    if (status == MB_OK)
+        status = mb_mix_plan(run->cli, run->model, candidate->plan, mix);
+    if (status != MB_OK) {
+        mb_plan_free(candidate->plan);
+        candidate->plan = NULL;
+    }
+    return status;
+}
+
+enum mb_status mb_planning_add(struct mb_planning *run, struct mb_planning_candidate *candidate,
+                               struct mb_mix *mix, const char *name)
+{
+    const enum mb_row_kind kind =
+        candidate->rival == MB_PLANNING_NO_RIVAL ? MB_ROW_PLAN : MB_ROW_ANSWER;
+    snprintf(mix->name, sizeof mix->name, "%s", name);
+    const enum mb_status status =
+        mb_comparison_add(&run->comparison, mix, kind, &run->forecast, &candidate->row);
+    bool known = status == MB_OK && candidate->row == candidate->rival;
+    for (size_t i = 0; status == MB_OK && i < run->candidate_count; i++)
+        known = known || run->candidates[i].row == candidate->row;
+    if (status == MB_OK && !known)
+        run->candidates[run->candidate_count++] = *candidate;
+    else
+        mb_plan_free(candidate->plan);
+    candidate->plan = NULL;
+    return status;
+}
+
+/* Solve under one budget and take the mix over as a row. */
+static enum mb_status add_candidate(struct mb_planning *run, const struct mb_budget *budget,
+                                    const char *name, size_t rival)
+{
     struct mb_planning_candidate made = {.plan = NULL, .rival = rival};
     struct mb_mix mix;
-    enum mb_status status =
-        mb_forecast_solve(run->cli, forecast, mb_minimize_quantity(run->options->budget.minimize),
-                          budget, run->options->budget.max_ram.bytes, &made.plan, &made.residency);
-    if (status == MB_OK)
-        status = mb_mix_plan(run->cli, run->model, made.plan, &mix);
-    if (status == MB_OK) {
-        snprintf(mix.name, sizeof mix.name, "%s", name);
-        status = mb_comparison_add(&run->comparison, &mix, kind, &run->forecast, &made.row);
-    }
-    bool known = status == MB_OK && made.row == rival;
-    for (size_t i = 0; status == MB_OK && i < run->candidate_count; i++)
-        known = known || run->candidates[i].row == made.row;
-    if (status == MB_OK && !known)
-        run->candidates[run->candidate_count++] = made;
-    else
-        mb_plan_free(made.plan);
-    return status;
-}
-
-/* A prediction is off by a percent or more, and for the solver's own picks rather too fast. So
- * plans are solved for several decode limits, above and below the predicted speed of the reference
- * by these fractions of its time, the strictest first; measuring tells which of them keep up, and
- * what those that don't would gain. `kind` goes into the names. */
-static enum mb_status add_limits(struct mb_planning *run, const struct mb_forecast *forecast,
-                                 const struct mb_budget *budget, const double *slack, size_t count,
-                                 const char *kind)
-{
-    enum mb_status status = MB_OK;
-    for (size_t i = 0; i < count; i++) {
-        struct mb_budget limits = *budget;
-        char name[48];
-        limits.max[MB_QUANTITY_DECODE] *= 1 + slack[i];
-        snprintf(name, sizeof name, "plan (%+.1f %% time%.12s)", 100 * slack[i], kind);
-        status = add_candidate(run, forecast, &limits, name, MB_PLANNING_NO_RIVAL);
-        if (status != MB_OK && status != MB_ERR_INFEASIBLE)
-            return status;
-    }
-    return status; /* that of the widest limit: it says what is missing */
-}
-
-/* The same limits with formats of the reference's activation type only: products that share an
- * input then share its preparation, and a second one, which the sum over tensors cannot see, never
- * happens. It is a percent of a small model's token. */
-static enum mb_status add_candidates(struct mb_planning *run, const struct mb_budget *budget,
-                                     enum mb_format reference)
-{
-    static const double slack[] = {-0.04, -0.02, 0.0, 0.01, 0.03}, same_type[] = {-0.02, 0.0, 0.01};
-    enum {
-        LIMITS = sizeof slack / sizeof *slack,
-        SAME_TYPE = sizeof same_type / sizeof *same_type
-    };
-    _Static_assert(LIMITS + SAME_TYPE <= MB_PLANNING_LIMITS, "candidates have room for each");
-    const enum mb_activation type = mb_matmul_activation(reference);
-    struct mb_forecast_request request = run->forecast_request;
-    struct mb_format_list formats = {.count = 0};
-    struct mb_forecast forecast = {.model = NULL};
-    char kind[32];
-    enum mb_status status = add_limits(run, &run->forecast, budget, slack, LIMITS, "");
-    for (size_t i = 0; i < run->formats.count; i++)
-        if (mb_matmul_activation(run->formats.at[i]) == type)
-            formats.at[formats.count++] = run->formats.at[i];
-    if (status == MB_OK && formats.count < run->formats.count) {
-        request.formats = &formats;
-        snprintf(kind, sizeof kind, ", %s", mb_activation_name(type));
-        status = mb_forecast_create(run->cli, run->model, &request, &forecast);
-        if (status == MB_OK) { /* not calibrated by itself: it would know fewer of the rows */
-            mb_forecast_take_times(&forecast, &run->forecast);
-            status = add_limits(run, &forecast, budget, same_type, SAME_TYPE, kind);
-        }
-        mb_forecast_free(&forecast);
-        if (status == MB_ERR_INFEASIBLE)
-            status = MB_OK; /* fewer candidates may not meet what all of them do */
-    }
-    return status;
+    const enum mb_status status = mb_planning_solve_for(run, budget, &made, &mix);
+    return status == MB_OK ? mb_planning_add(run, &made, &mix, name) : status;
 }
 
 /* The uniform or preset row within the size budget that is to lose least of those with more loss
@@ -233,7 +193,7 @@ static enum mb_status add_answers(struct mb_planning *run, const struct mb_budge
             .max = {[MB_QUANTITY_BYTES] = row->bytes,
                     [MB_QUANTITY_DECODE] = (1 - spare) * total[MB_QUANTITY_DECODE]}};
         (void)snprintf(name, sizeof name, "plan (as %.30s)", row->mix.name);
-        status = add_candidate(run, &run->forecast, &limits, name, rival);
+        status = add_candidate(run, &limits, name, rival);
         if (status != MB_OK && status != MB_ERR_INFEASIBLE)
             return status;
         rival = next_rival(run, budget, loss);
@@ -245,16 +205,16 @@ static enum mb_status add_answers(struct mb_planning *run, const struct mb_budge
 static enum mb_status check_budget(struct mb_planning *run)
 {
     struct mb_planning_candidate any = {.plan = NULL};
+    struct mb_mix mix = {.formats = NULL};
     struct mb_budget budget = {{0}};
     if (!mb_budget_given(&run->options->budget))
         return MB_OK;
     enum mb_status status =
         mb_budget_resolve(run->cli, &run->forecast, &run->options->budget, &budget);
     if (status == MB_OK)
-        status = mb_forecast_solve(run->cli, &run->forecast,
-                                   mb_minimize_quantity(run->options->budget.minimize), &budget,
-                                   run->options->budget.max_ram.bytes, &any.plan, &any.residency);
+        status = mb_planning_solve_for(run, &budget, &any, &mix);
     mb_plan_free(any.plan);
+    mb_mix_free(&mix);
     return status;
 }
 
@@ -280,44 +240,59 @@ enum mb_status mb_planning_list(struct mb_planning *run)
     return status;
 }
 
-/* Without a budget: the default one, and the row that decode is held to. */
-static enum mb_status choose_reference(struct mb_planning *run, struct mb_budget *budget,
-                                       enum mb_format *reference)
+/* Measured, and predicted: limits are fractions of its prediction. */
+static bool may_refer(const struct mb_assignment *row, const struct mb_budget *budget)
 {
-    struct mb_mix *mixes = NULL;
-    size_t count = 0;
-    enum mb_status status =
-        mb_mix_list(run->cli, run->model, &run->formats, run->options->presets, &mixes, &count);
-    const size_t fastest =
-        status == MB_OK ? mb_budget_default(&run->forecast, mixes, count, budget) : SIZE_MAX;
-    if (fastest < count) {
-        *reference = mb_format_by_name(mixes[fastest].name);
-        status = mb_comparison_add(&run->comparison, &mixes[fastest], MB_ROW_UNIFORM,
-                                   &run->forecast, &run->reference);
+    return row->measured && row->predicted[MB_QUANTITY_DECODE] > 0 &&
+           mb_budget_may_refer(&row->mix, row->bytes, budget);
+}
+
+/* Without a budget: the default one, and the row that decode is held to. That is the uniform format
+ * which decoded fastest, or of those that timing cannot tell from it the one that loses least:
+ * what somebody would take who has no mix. */
+static void choose_reference(struct mb_planning *run, struct mb_budget *budget)
+{
+    const struct mb_comparison *c = &run->comparison;
+    const struct mb_assignment *fastest = NULL, *best = NULL;
+    mb_budget_default(run->model, budget);
+    for (size_t i = 0; i < c->count; i++) {
+        const struct mb_assignment *row = &c->rows[i];
+        if (may_refer(row, budget) &&
+            (fastest == NULL || row->speed.decode_ns < fastest->speed.decode_ns))
+            fastest = row;
     }
-    for (size_t i = 0; i < count; i++)
-        mb_mix_free(&mixes[i]);
-    free(mixes);
-    return status;
+    for (size_t i = 0; i < c->count; i++) {
+        const struct mb_assignment *row = &c->rows[i];
+        if (may_refer(row, budget) && row->turn == fastest->turn &&
+            mb_decodes_no_slower(row, fastest) &&
+            (best == NULL || row->evaluation.kl_mean < best->evaluation.kl_mean))
+            best = row;
+    }
+    if (best == NULL)
+        return;
+    double total[MB_QUANTITY_COUNT];
+    mb_forecast_mix(&run->forecast, &best->mix, total);
+    budget->max[MB_QUANTITY_DECODE] = total[MB_QUANTITY_DECODE];
+    run->reference = (size_t)(best - c->rows);
 }
 
 /* The plans, then answers and neighbours: a plan that is a uniform format keeps that name. */
-enum mb_status mb_planning_solve(struct mb_planning *run)
+enum mb_status mb_planning_solve(struct mb_planning *run, const struct mb_compare_options *options)
 {
     struct mb_budget budget = {{0}};
-    enum mb_format reference = MB_FORMAT_NONE;
+    enum mb_status status = MB_OK;
     run->reference = SIZE_MAX;
-    enum mb_status status =
-        mb_budget_given(&run->options->budget)
-            ? mb_budget_resolve(run->cli, &run->forecast, &run->options->budget, &budget)
-            : choose_reference(run, &budget, &reference);
+    if (mb_budget_given(&run->options->budget))
+        status = mb_budget_resolve(run->cli, &run->forecast, &run->options->budget, &budget);
+    else
+        choose_reference(run, &budget);
     if (status != MB_OK)
         return status;
     describe_objective(run, &budget,
-                       reference != MB_FORMAT_NONE ? mb_format_info(reference)->name : NULL);
-    status = run->reference != SIZE_MAX
-                 ? add_candidates(run, &budget, reference)
-                 : add_candidate(run, &run->forecast, &budget, "plan", MB_PLANNING_NO_RIVAL);
+                       run->reference != SIZE_MAX ? run->comparison.rows[run->reference].mix.name
+                                                  : NULL);
+    status = run->reference != SIZE_MAX ? mb_planning_try(run, &budget, options)
+                                        : add_candidate(run, &budget, "plan", MB_PLANNING_NO_RIVAL);
     if (status == MB_OK && run->reference != SIZE_MAX)
         status = add_answers(run, &budget);
     return status == MB_OK ? add_neighbours(run, &budget) : status;

@@ -6,14 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The plan of a row whose formats are all candidates, with the same header as a solver's. */
+/* The plan of a row whose formats are all candidates, by costs as they are now, with the header of
+ * a solver's. */
 static enum mb_status plan_of_row(struct mb_planning *run, const struct mb_assignment *row,
-                                  struct mb_plan **plan)
+                                  const struct mb_planning_candidate *like, struct mb_plan **plan)
 {
-    const struct mb_planning_candidate *first = &run->candidates[0];
-    /* The first candidate's plan may have moved to run->plan already. */
-    const struct mb_plan *like = run->plan != NULL ? run->plan : first->plan;
-    const struct mb_problem *problem = run->forecast.problem[first->residency];
+    const struct mb_plan *header = like->plan;
+    const struct mb_problem *problem = run->forecast.problem[like->residency];
     struct mb_solution solution = {.choice = calloc(problem->unit_count + 1, sizeof(size_t))};
     if (!solution.choice)
         return MB_ERR_MEMORY;
@@ -29,13 +28,13 @@ static enum mb_status plan_of_row(struct mb_planning *run, const struct mb_assig
     mb_solution_free(&solution);
     if (status != MB_OK)
         return status;
-    memcpy((*plan)->model_hash, like->model_hash, sizeof like->model_hash);
-    memcpy((*plan)->device_key, like->device_key, sizeof like->device_key);
-    memcpy((*plan)->objective, like->objective, sizeof like->objective);
-    memcpy((*plan)->importance_hash, like->importance_hash, sizeof like->importance_hash);
-    memcpy((*plan)->feedback_hash, like->feedback_hash, sizeof like->feedback_hash);
-    memcpy((*plan)->groups, like->groups, sizeof like->groups);
-    (*plan)->budget = like->budget;
+    memcpy((*plan)->model_hash, header->model_hash, sizeof header->model_hash);
+    memcpy((*plan)->device_key, header->device_key, sizeof header->device_key);
+    memcpy((*plan)->objective, header->objective, sizeof header->objective);
+    memcpy((*plan)->importance_hash, header->importance_hash, sizeof header->importance_hash);
+    memcpy((*plan)->feedback_hash, header->feedback_hash, sizeof header->feedback_hash);
+    memcpy((*plan)->groups, header->groups, sizeof header->groups);
+    (*plan)->budget = header->budget;
     return MB_OK;
 }
 
@@ -97,13 +96,35 @@ static void say(struct mb_planning *run, const char *text)
     mb_warn(run->cli, "%s", text);
 }
 
-/* Recommend a solution of the solver. */
-static void choose_candidate(struct mb_planning *run, struct mb_planning_candidate *candidate)
+/* Recommend a row, with a plan like a candidate's. */
+static enum mb_status choose(struct mb_planning *run, const struct mb_assignment *row,
+                             const struct mb_planning_candidate *like)
 {
+    struct mb_plan *plan = NULL;
+    const enum mb_status status = plan_of_row(run, row, like, &plan);
+    if (status != MB_OK)
+        return status;
     mb_plan_free(run->plan);
-    run->plan = candidate->plan;
-    run->chosen = candidate->row;
-    candidate->plan = NULL;
+    run->plan = plan;
+    run->chosen = (size_t)(row - run->comparison.rows);
+    return MB_OK;
+}
+
+/* Recommend a solution of the solver. It may have been found before the costs were what they are.
+ */
+static enum mb_status choose_candidate(struct mb_planning *run,
+                                       const struct mb_planning_candidate *candidate)
+{
+    const enum mb_status status = choose(run, &run->comparison.rows[candidate->row], candidate);
+    if (status == MB_OK)
+        run->plan->gap = candidate->plan->gap;
+    return status;
+}
+
+/* Recommend a row instead. */
+static enum mb_status choose_row(struct mb_planning *run, const struct mb_assignment *row)
+{
+    return choose(run, row, &run->candidates[0]);
 }
 
 /* Of the solver's mixes for other speeds, one that beats a row which was going to be recommended:
@@ -118,25 +139,11 @@ static struct mb_planning_candidate *answer_to(struct mb_planning *run,
         const struct mb_assignment *answer = &rows[candidate->row];
         double difference, low, high;
         mb_compare_kl(answer, row, &difference, &low, &high);
-        if (candidate->plan != NULL && answer != row && difference < 0 &&
-            mb_decodes_no_slower(answer, row) &&
+        if (answer != row && difference < 0 && mb_decodes_no_slower(answer, row) &&
             (best == NULL || answer->evaluation.kl_mean < rows[best->row].evaluation.kl_mean))
             best = candidate;
     }
     return best;
-}
-
-/* Recommend a row instead of a solver's plan. */
-static enum mb_status choose_row(struct mb_planning *run, const struct mb_assignment *row)
-{
-    struct mb_plan *plan = NULL;
-    const enum mb_status status = plan_of_row(run, row, &plan);
-    if (status != MB_OK)
-        return status;
-    mb_plan_free(run->plan);
-    run->plan = plan;
-    run->chosen = (size_t)(row - run->comparison.rows);
-    return MB_OK;
 }
 
 /* No plan keeps up: the reference itself does, where its size is within the budget; else the plan
@@ -153,8 +160,7 @@ static enum mb_status choose_without_plan(struct mb_planning *run)
     say(run, text);
     if (fits)
         return choose_row(run, reference);
-    choose_candidate(run, &run->candidates[0]);
-    return MB_OK;
+    return choose_candidate(run, &run->candidates[0]);
 }
 
 /* Rows between which a percent of speed decides: candidates, what they are held to, and what loses
@@ -188,7 +194,7 @@ static size_t contested(const struct mb_planning *run, size_t *rows)
 enum mb_status mb_planning_confirm(struct mb_planning *run,
                                    const struct mb_compare_options *options)
 {
-    enum { MORE = 4 };
+    enum { MORE = 2 };
     struct mb_compare_options longer = *options;
     size_t *rows = calloc(run->comparison.count + 1, sizeof *rows);
     if (!rows)
@@ -248,12 +254,7 @@ enum mb_status mb_planning_recommend(struct mb_planning *run)
 {
     struct mb_assignment *rows = run->comparison.rows;
     struct mb_planning_candidate *best = best_candidate(run);
-    enum mb_status status = MB_OK;
-    if (best) {
-        choose_candidate(run, best);
-    } else {
-        status = choose_without_plan(run);
-    }
+    enum mb_status status = best ? choose_candidate(run, best) : choose_without_plan(run);
     if (status != MB_OK)
         return status;
     /* What takes the plan's place may itself be beaten by a row that was slower than the plan only;
@@ -262,10 +263,7 @@ enum mb_status mb_planning_recommend(struct mb_planning *run)
     const struct mb_assignment *better = mb_comparison_beats(&run->comparison, &rows[run->chosen]);
     while (status == MB_OK && better && is_allowed(run, better)) {
         struct mb_planning_candidate *answer = answer_to(run, better);
-        if (answer)
-            choose_candidate(run, answer);
-        else
-            status = choose_row(run, better);
+        status = answer ? choose_candidate(run, answer) : choose_row(run, better);
         better = mb_comparison_beats(&run->comparison, &rows[run->chosen]);
     }
     if (status != MB_OK)

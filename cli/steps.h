@@ -337,10 +337,11 @@ bool mb_budget_given(const struct mb_budget_options *options);
  */
 enum mb_status mb_budget_resolve(struct mb_cli *cli, const struct mb_forecast *forecast,
                                  const struct mb_budget_options *options, struct mb_budget *budget);
-/* With no budget at all: 4.5 bits per weight, and as fast as the uniform format of 4 bits or more
- * that is predicted to decode fastest. Its index among the mixes; SIZE_MAX: speeds are unknown. */
-size_t mb_budget_default(const struct mb_forecast *forecast, const struct mb_mix *mixes,
-                         size_t count, struct mb_budget *budget);
+/* With no budget at all: 4.5 bits per weight, */
+void mb_budget_default(const struct mb_model *model, struct mb_budget *budget);
+/* and as fast as the fastest of these: uniform formats of 4 bits or more within that size. A larger
+ * one would be a speed that perhaps no mix in it has. */
+bool mb_budget_may_refer(const struct mb_mix *mix, double bytes, const struct mb_budget *budget);
 /* Solve once per residency class and keep the best plan whose own size has that residency.
  * max_ram_bytes 0: none. Infeasible: MB_ERR_INFEASIBLE and the nearest feasible budget in words. */
 enum mb_status mb_forecast_solve(struct mb_cli *cli, const struct mb_forecast *forecast,

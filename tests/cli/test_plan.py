@@ -90,7 +90,7 @@ class Plan(Case):
             return f.read()
 
     def test_whole_loop(self):
-        done = self.run_mixbit("plan", MODEL, *SMALL, "--json")
+        done = self.run_mixbit("plan", MODEL, *SMALL, "--json", "--verbose")
         result = json.loads(done.stdout)
         out = self.path("out")
         self.assertEqual(sorted(os.listdir(out)), sorted(WRITTEN))
@@ -105,6 +105,13 @@ class Plan(Case):
         self.assertLess(abs(size - chosen[0]["bytes"]), 4096)
         # At 4.5 bits per weight: no larger than uniform q4_K but for the same slack.
         self.assertLess(chosen[0]["bytes"], rows["q4_K"]["bytes"] + 4096 if "q4_K" in rows else 1e99)
+        # Mixes were tried for the reference's speed; few of them became rows.
+        self.assertIn("for the speed of uniform", done.stderr)
+        self.assertIn("tried: KL", done.stderr)
+        plans = [r for r in result["rows"] if r["kind"] == "plan"]
+        self.assertLessEqual(len(plans), 3)
+        for r in plans:
+            self.assertLess(r["bytes"], rows["q4_0"]["bytes"] + 4096)
         # The solver's answer to a row is as small and loses no more than a percent of speed is worth. (It is as fast by
         # calibrated costs; the row's own predicted speed stands as it was before, so the two don't compare.)
         for r in result["rows"]:
