@@ -32,7 +32,14 @@ enum {
     MOST_REPEATS = 1 << 20,
     DECODE_ROUNDS = 4, /* to one of prefill: as much time for either */
     LEAST_ROUNDS = 3,
-    STAGE_MOST = 32 << 20,
+    PLACES = 16,
+    STAGE_BYTES = 128 << 20, /* of all places */
+};
+
+/* Room for a network's packed weights, and keys and values. */
+struct place {
+    void *weights;
+    struct mb_cache cache;
 };
 
 /* What all cases of one call share. */
@@ -40,8 +47,9 @@ struct watch {
     const struct mb_progress *progress;
     double done, total;
     const char *note;
-    float *logits; /* one buffer for all: nobody reads them */
-    void *stage;   /* memory that small networks decode from, one after the other; NULL: none */
+    float *logits;               /* one buffer for all: nobody reads them */
+    struct place places[PLACES]; /* what all networks decode from, each of a round from the same */
+    size_t count;                /* of places; 0: networks decode from their own memory */
     bool stopped;
     enum mb_status status;
 };
@@ -49,8 +57,7 @@ struct watch {
 struct timing {
     struct watch *watch;
     struct mb_run *run;
-    struct mb_cache cache;
-    bool borrowed; /* the cache is another timing's */
+    struct mb_cache cache; /* its own; empty where the stage has some for all */
     int32_t *ids;
     uint32_t *scored;       /* rows of the last tokens; NULL: all rows have logits */
     size_t repeats;         /* runs in an iteration: what makes a sample long enough */
@@ -68,8 +75,7 @@ static uint32_t next_random(uint32_t *state)
 static void timing_free(struct timing *timing)
 {
     mb_run_destroy(timing->run);
-    if (!timing->borrowed)
-        mb_cache_free(&timing->cache);
+    mb_cache_free(&timing->cache);
     free(timing->ids);
     free(timing->scored);
     free(timing->ns);
@@ -78,27 +84,70 @@ static void timing_free(struct timing *timing)
     *timing = (struct timing){0};
 }
 
-/* Random numbers behind `past` tokens. Mixes of one model share them: where a cache lies in memory
- * is worth percents of a small model's token, which is no difference between mixes. */
-static enum mb_status fill_cache(struct timing *timing, struct mb_network *network,
-                                 size_t positions, const struct timing *lender, uint32_t *state)
+static enum mb_status make_cache(struct mb_network *network, size_t positions,
+                                 struct mb_cache *cache)
 {
-    if (lender != NULL && lender->run->network->model == network->model) {
-        timing->cache = lender->cache;
-        timing->borrowed = true;
-        return MB_OK;
-    }
-    const enum mb_status status = mb_cache_create(network, positions, &timing->cache);
-    for (size_t i = 0; status == MB_OK && i < timing->cache.floats; i++)
-        timing->cache.data[i] = (float)next_random(state) / (float)(1 << 23) - 1.0f;
+    uint32_t state = 1;
+    const enum mb_status status = mb_cache_create(network, positions, cache);
+    for (size_t i = 0; status == MB_OK && i < cache->floats; i++)
+        cache->data[i] = (float)next_random(&state) / (float)(1 << 23) - 1.0f;
     return status;
 }
 
-/* A run of `sequences` x `tokens` behind `past` tokens of cache (0: no cache), which may be that of
- * `lender` (NULL: none). */
+/* ---- the stage ----
+ *
+ * Where weights, keys and values lie in memory decides which of them share a cache's sets, and is
+ * worth up to five percent of a token of a model that just fits it: more than formats differ by,
+ * and another format gains elsewhere. So small networks of one model decode from the same memory,
+ * and from other memory in each round. Large ones are not in the caches anyway. */
+
+static enum mb_status set_stage(struct watch *watch, struct mb_network *const *networks,
+                                size_t count, size_t positions)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (networks[i]->model != networks[0]->model)
+            return MB_OK;
+        bytes = networks[i]->packed_bytes > bytes ? networks[i]->packed_bytes : bytes;
+    }
+    if (bytes == 0 || bytes > STAGE_BYTES / 4)
+        return MB_OK;
+    do {
+        struct place *place = &watch->places[watch->count];
+        place->weights = mb_alloc_aligned(bytes);
+        if (place->weights == NULL || make_cache(networks[0], positions, &place->cache) != MB_OK)
+            return MB_ERR_MEMORY;
+        watch->count++;
+    } while (watch->count < PLACES &&
+             (watch->count + 1) * (bytes + watch->places[0].cache.bytes) <= STAGE_BYTES);
+    return MB_OK;
+}
+
+static void free_stage(struct watch *watch)
+{
+    for (size_t i = 0; i < PLACES; i++) {
+        mb_free_aligned(watch->places[i].weights);
+        mb_cache_free(&watch->places[i].cache);
+    }
+}
+
+/* Have a network's next sample run from this round's place. */
+static void go_on_stage(struct timing *timing)
+{
+    struct watch *watch = timing->watch;
+    if (watch->count == 0)
+        return;
+    struct place *place = &watch->places[timing->round % watch->count];
+    mb_network_move(timing->run->network, place->weights);
+    timing->run->cache = &place->cache;
+}
+
+/* ---- runs ---- */
+
+/* A run of `sequences` x `tokens` behind `past` tokens of cache (0: no cache). */
 static enum mb_status timing_init(struct timing *timing, struct watch *watch,
                                   struct mb_network *network, size_t sequences, size_t tokens,
-                                  size_t past, const struct timing *lender, struct mb_error *error)
+                                  size_t past, struct mb_error *error)
 {
     const size_t rows = sequences * tokens;
     uint32_t state = 1;
@@ -108,7 +157,7 @@ static enum mb_status timing_init(struct timing *timing, struct watch *watch,
         return status;
     timing->ids = malloc(rows * sizeof *timing->ids);
     if (timing->ids == NULL ||
-        (past && fill_cache(timing, network, past + tokens, lender, &state) != MB_OK))
+        (past && watch->count == 0 && make_cache(network, past + tokens, &timing->cache) != MB_OK))
         return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
     for (size_t i = 0; i < rows; i++)
         timing->ids[i] = (int32_t)(next_random(&state) % network->vocabulary);
@@ -116,7 +165,9 @@ static enum mb_status timing_init(struct timing *timing, struct watch *watch,
     timing->run->sequences = sequences;
     timing->run->tokens = tokens;
     timing->run->past = past;
-    timing->run->cache = past ? &timing->cache : NULL;
+    timing->run->cache = past == 0           ? NULL
+                         : watch->count == 0 ? &timing->cache
+                                             : &watch->places[0].cache;
     timing->run->timed = true;
     return MB_OK;
 }
@@ -175,8 +226,7 @@ static void warm_up(void *arg)
     struct timing *timing = arg;
     if (timing->run->cache == NULL || timing->watch->stopped || timing->watch->status != MB_OK)
         return;
-    if (timing->watch->stage != NULL)
-        mb_network_move(timing->run->network, timing->watch->stage);
+    go_on_stage(timing);
     timing->watch->status = mb_run_steps(timing->run, 0, timing->run->network->step_count);
     if (timing->watch->status == MB_OK)
         timing->watch->status = mb_run_head(timing->run, 0, 1, timing->watch->logits);
@@ -202,6 +252,8 @@ static enum mb_status take_turns(struct timing *timings, size_t count, double sa
         cases[i] = (struct mb_timed){run_sample, &timings[i]};
     if (status == MB_OK)
         status = mb_measure(cases, count, &options, results);
+    for (size_t i = 0; i < count; i++)
+        mb_network_move(timings[i].run->network, NULL); /* off the stage, stopped or not */
     free(cases);
     if (watch->stopped)
         return mb_error_set(error, MB_ERR_INTERRUPTED, -1, "interrupted while measuring speed");
@@ -237,28 +289,6 @@ static enum mb_status prepare_rounds(struct timing *timings, size_t count, doubl
             return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
     }
     return status;
-}
-
-/* Where weights lie in memory decides which of them share a cache's sets, and is worth up to five
- * percent of a token of a model that just fits it: more than formats differ by. So networks of that
- * size decode from the same memory, and from other memory in each sweep. Larger ones are read from
- * memory anyway. */
-static enum mb_status set_stage(struct timing *timings, size_t count, struct mb_error *error)
-{
-    struct watch *watch = timings->watch;
-    void *before = watch->stage;
-    size_t bytes = 0;
-    for (size_t i = 0; i < count; i++) {
-        const size_t own = timings[i].run->network->packed_bytes;
-        bytes = own > bytes ? own : bytes;
-    }
-    if (timings->run->cache == NULL || bytes == 0 || bytes > STAGE_MOST)
-        return MB_OK;
-    watch->stage = mb_alloc_aligned(bytes);
-    mb_free_aligned(before); /* only now: other memory is wanted */
-    return watch->stage != NULL
-               ? MB_OK
-               : mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
 }
 
 /* The next `rounds` rounds of every network. An iteration is a whole sample already, so the one
@@ -342,7 +372,7 @@ static void finish_decode(struct timing *timing, size_t rounds, double *scratch,
     speed->decode_mad_ns = figures.mad_ns;
     speed->decode_matmul_ns = figures.matmul_ns;
     speed->decode_round_count = SWEEPS * rounds;
-    speed->kv_bytes = timing->cache.bytes;
+    speed->kv_bytes = timing->run->cache->bytes;
 }
 
 static void finish_prefill(struct timing *timing, size_t rounds, double *scratch,
@@ -376,10 +406,10 @@ static enum mb_status start(struct timing *timings, struct mb_network *const *ne
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         const size_t room = networks[i]->context < PREFILL ? networks[i]->context : PREFILL;
         const size_t sequences = (PREFILL + room - 1) / room;
-        status = kind == DECODE_KIND ? timing_init(&timings[i], watch, networks[i], 1, 1,
-                                                   context - 1, i > 0 ? timings : NULL, error)
-                                     : timing_init(&timings[i], watch, networks[i], sequences,
-                                                   PREFILL / sequences, 0, NULL, error);
+        status = kind == DECODE_KIND
+                     ? timing_init(&timings[i], watch, networks[i], 1, 1, context - 1, error)
+                     : timing_init(&timings[i], watch, networks[i], sequences, PREFILL / sequences,
+                                   0, error);
         if (status == MB_OK && kind == PREFILL_KIND && speeds[i].last_logits)
             status = keep_last(&timings[i], error);
     }
@@ -418,6 +448,8 @@ static enum mb_status time_kinds(struct mb_network *const *networks, size_t coun
     enum mb_status status = MB_OK;
     if (timings == NULL || results == NULL || scratch == NULL || watch.logits == NULL)
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
+    if (status == MB_OK && set_stage(&watch, networks, count, context) != MB_OK)
+        status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
     for (size_t kind = 0; kind < kinds && status == MB_OK; kind++) {
         struct timing *own = timings + kind * count;
         status = start(own, networks, speeds, count, context, (enum kind)kind, &watch, error);
@@ -429,11 +461,7 @@ static enum mb_status time_kinds(struct mb_network *const *networks, size_t coun
         const size_t kind = part % kinds;
         watch.done = (double)part;
         watch.note = notes[kind];
-        status = set_stage(timings + kind * count, count, error);
-        if (status == MB_OK)
-            status = sweep(timings + kind * count, count, rounds[kind], results, error);
-        for (size_t i = 0; i < count; i++)
-            mb_network_move(networks[i], NULL);
+        status = sweep(timings + kind * count, count, rounds[kind], results, error);
     }
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         finish_decode(&timings[i], rounds[DECODE_KIND], scratch, &speeds[i]);
@@ -442,7 +470,7 @@ static enum mb_status time_kinds(struct mb_network *const *networks, size_t coun
     }
     for (size_t i = 0; timings != NULL && i < kinds * count; i++)
         timing_free(&timings[i]);
-    mb_free_aligned(watch.stage);
+    free_stage(&watch);
     mb_free_aligned(watch.logits);
     free(timings);
     free(results);
