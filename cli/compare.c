@@ -326,27 +326,43 @@ enum mb_status mb_comparison_search(struct mb_cli *cli, struct mb_comparison *co
     return status;
 }
 
+/* Decode of drafts of some mixes, in turns. Earlier figures in speeds are replaced. */
+static enum mb_status time_drafts(struct mb_cli *cli, const struct mb_comparison *comparison,
+                                  const struct mb_compare_options *options,
+                                  const struct mb_mix *const *mixes, size_t count,
+                                  struct mb_speed *speeds)
+{
+    struct mb_network **networks = calloc(count + 1, sizeof(struct mb_network *));
+    enum mb_status status = networks ? MB_OK : MB_ERR_MEMORY;
+    for (size_t i = 0; i < count && status == MB_OK; i++)
+        status = create_network(cli, comparison, options, mixes[i], i, DRAFT, &networks[i]);
+    if (status == MB_OK)
+        status = mb_network_decode_again(networks, count, options->context, options->repeats,
+                                         mb_stage_progress(cli), speeds, &cli->error);
+    for (size_t i = 0; networks && i < count; i++)
+        mb_network_destroy(networks[i]);
+    free(networks);
+    return status;
+}
+
 enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparison *comparison,
                                           const struct mb_compare_options *options,
                                           const size_t *rows, size_t count)
 {
-    struct mb_network **networks = calloc(count + 1, sizeof *networks);
+    const struct mb_mix **mixes = calloc(count + 1, sizeof(const struct mb_mix *));
     struct mb_speed *speeds = calloc(count + 1, sizeof *speeds);
-    enum mb_status status = networks && speeds ? MB_OK : MB_ERR_MEMORY;
+    enum mb_status status = mixes && speeds ? MB_OK : MB_ERR_MEMORY;
     double bytes = 0;
     for (size_t i = 0; i < count; i++)
         bytes += comparison->rows[rows[i]].bytes;
     if (status != MB_OK || bytes > (double)options->memory_limit_bytes)
         goto out;
-    mb_stage_begin(cli, "timing the %zu that are close to each other", count);
-    for (size_t i = 0; i < count && status == MB_OK; i++)
-        status = create_network(cli, comparison, options, &comparison->rows[rows[i]].mix, rows[i],
-                                DRAFT, &networks[i]);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
+        mixes[i] = &comparison->rows[rows[i]].mix;
         speeds[i] = comparison->rows[rows[i]].speed;
-    if (status == MB_OK)
-        status = mb_network_decode_again(networks, count, options->context, options->repeats,
-                                         mb_stage_progress(cli), speeds, &cli->error);
+    }
+    mb_stage_begin(cli, "timing the %zu that are close to each other", count);
+    status = time_drafts(cli, comparison, options, mixes, count, speeds);
     comparison->turns++;
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         comparison->rows[rows[i]].speed = speeds[i];
@@ -354,9 +370,7 @@ enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparis
     }
     mb_stage_end(cli);
 out:
-    for (size_t i = 0; networks && i < count; i++)
-        mb_network_destroy(networks[i]);
-    free(networks);
+    free(mixes);
     free(speeds);
     return status;
 }
@@ -477,17 +491,15 @@ static enum mb_status try_batch(struct mb_cli *cli, struct mb_comparison *compar
                                 const struct mb_assignment *anchor, struct mb_mix *mixes,
                                 size_t count)
 {
-    struct mb_network **networks = calloc(count + 1, sizeof *networks);
+    const struct mb_mix **timed = calloc(count + 1, sizeof(const struct mb_mix *));
     struct mb_speed *speeds = calloc(count + 1, sizeof *speeds);
-    enum mb_status status = networks && speeds ? MB_OK : MB_ERR_MEMORY;
+    enum mb_status status = timed && speeds ? MB_OK : MB_ERR_MEMORY;
     for (size_t i = 0; i <= count && status == MB_OK; i++) {
         speeds[i].size = sizeof speeds[i];
-        status = create_network(cli, comparison, options, i < count ? &mixes[i] : &anchor->mix, 0,
-                                DRAFT, &networks[i]);
+        timed[i] = i < count ? &mixes[i] : &anchor->mix;
     }
     if (status == MB_OK)
-        status = mb_network_decode_again(networks, count + 1, options->context, options->repeats,
-                                         mb_stage_progress(cli), speeds, &cli->error);
+        status = time_drafts(cli, comparison, options, timed, count + 1, speeds);
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         struct mb_trial *trial = &comparison->trials[comparison->trial_count++];
         *trial = (struct mb_trial){.mix = mixes[i]};
@@ -495,13 +507,9 @@ static enum mb_status try_batch(struct mb_cli *cli, struct mb_comparison *compar
         compare_rounds(&speeds[i], &speeds[count], &trial->decode, &trial->low, &trial->high);
         trial->products_ns = products_of(anchor, trial->decode);
     }
-    for (size_t i = 0; i <= count; i++) {
-        if (networks)
-            mb_network_destroy(networks[i]);
-        if (speeds)
-            mb_speed_free(&speeds[i]);
-    }
-    free(networks);
+    for (size_t i = 0; speeds && i <= count; i++)
+        mb_speed_free(&speeds[i]);
+    free(timed);
     free(speeds);
     return status;
 }

@@ -237,7 +237,8 @@ const struct mb_verb mb_verb_plan = {
                "format and preset, "
                "measured. Without a budget: least loss at 4.5 bits per weight, decoding no slower "
                "than the fastest "
-               "uniform format of 4 bits or more. Interrupted runs go on where they stopped, "
+               "uniform format of 4 bits or more (of those as fast, the one that loses least), as "
+               "far as timing can tell. Interrupted runs go on where they stopped, "
                "by the journals there (losses.journal stays: a later run evaluates what is new to "
                "it).",
     .example = "mixbit plan model.f16.gguf --max-size 4.25bpw --min-decode 20 -o out",

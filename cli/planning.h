@@ -21,6 +21,7 @@ enum {
     MB_PLANNING_OUTPUTS = 7,
     MB_PLANNING_LIMITS = 3, /* mixes that are measured for the budget */
     MB_PLANNING_ANSWERS = 6,
+    MB_PLANNING_LONGER = 2, /* times as many rounds as for a row, where a percent decides */
     MB_PLANNING_CANDIDATES = MB_PLANNING_LIMITS + MB_PLANNING_ANSWERS
 };
 #define MB_PLANNING_NO_RIVAL SIZE_MAX

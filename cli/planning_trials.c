@@ -17,12 +17,7 @@ static const double slack[] = {0.0, 0.007, 0.025};
  * mention. */
 static const double kept[] = {0.0, 0.007, 0.03};
 
-enum {
-    ROUNDS = 4,
-    SLACKS = sizeof slack / sizeof *slack,
-    KEPT = sizeof kept / sizeof *kept,
-    MORE = 2 /* times as many rounds of timing as for a row */
-};
+enum { ROUNDS = 4, SLACKS = sizeof slack / sizeof *slack, KEPT = sizeof kept / sizeof *kept };
 _Static_assert((int)KEPT <= (int)MB_PLANNING_LIMITS, "candidates have room for each");
 
 /* Solutions beside the comparison's trials, in the same order. */
@@ -125,7 +120,7 @@ static enum mb_status try_rounds(struct mb_planning *run, const struct mb_budget
 {
     struct mb_compare_options longer = *options;
     enum mb_status status = MB_OK;
-    longer.repeats *= MORE;
+    longer.repeats *= MB_PLANNING_LONGER;
     for (size_t round = 0; round < ROUNDS && status == MB_OK; round++) {
         struct mb_mix mixes[SLACKS] = {{.formats = NULL}};
         size_t count;
@@ -192,11 +187,7 @@ enum mb_status mb_planning_try(struct mb_planning *run, const struct mb_budget *
                                const struct mb_compare_options *options)
 {
     struct trials trials = {.count = 0};
-    /* A reference larger than the model itself was not among the rows. */
-    enum mb_status status = mb_comparison_measure(run->cli, &run->comparison, options);
-    if (status != MB_OK)
-        return status;
-    status = try_rounds(run, budget, options, &trials);
+    enum mb_status status = try_rounds(run, budget, options, &trials);
     if (status == MB_OK)
         status = keep_best(run, &trials);
     for (size_t i = 0; i < trials.count; i++)

@@ -194,12 +194,11 @@ static size_t contested(const struct mb_planning *run, size_t *rows)
 enum mb_status mb_planning_confirm(struct mb_planning *run,
                                    const struct mb_compare_options *options)
 {
-    enum { MORE = 2 };
     struct mb_compare_options longer = *options;
     size_t *rows = calloc(run->comparison.count + 1, sizeof *rows);
     if (!rows)
         return MB_ERR_MEMORY;
-    longer.repeats *= MORE;
+    longer.repeats *= MB_PLANNING_LONGER;
     const size_t count = contested(run, rows);
     const enum mb_status status =
         count > 1 ? mb_comparison_decode_again(run->cli, &run->comparison, &longer, rows, count)

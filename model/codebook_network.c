@@ -130,7 +130,7 @@ enum mb_status mb_network_pack_codebooks(struct mb_network *network, size_t inde
     struct mb_matrix *matrix = &network->matrices[index];
     const struct mb_tensor *tensor = mb_model_tensor_at(network->model, matrix->tensor);
     const bool looked_up = index == network->embedding;
-    const bool products = !looked_up || index == network->output;
+    const bool products = mb_network_multiplies(network, index);
     const size_t count = mb_codebook_matrices(network->model, matrix->tensor);
     struct mb_error inner = {0};
     const enum mb_status status =

@@ -124,11 +124,11 @@ static void pack_panels(void *arg, size_t first, size_t last, size_t thread)
 /* ---- room for the weights ----
  *
  * All packed matrices lie in one block, in the order in which a token reads them. It gets huge
- * pages, which a block of each would be too small for: decoding then walks no page tables, and as
- * addresses within a huge page spread evenly over the sets of a cache, how fast a network is does
- * not depend on which pages it happened to get. */
+ * pages, which a block of each would be too small for: decoding then walks fewer page tables, and
+ * as addresses within a huge page spread evenly over the sets of a cache, how fast a network is
+ * depends less on which pages it happened to get. */
 
-static bool is_multiplied(const struct mb_network *network, size_t index)
+bool mb_network_multiplies(const struct mb_network *network, size_t index)
 {
     return index != network->embedding || index == network->output;
 }
@@ -152,7 +152,7 @@ static enum mb_status place_weights(struct mb_network *network, void *block, siz
         struct mb_matrix *matrix = &network->matrices[i];
         const enum mb_format format = packed_format(network, matrix);
         size_t bytes;
-        if (!is_multiplied(network, i) || format == MB_FORMAT_NONE)
+        if (!mb_network_multiplies(network, i) || format == MB_FORMAT_NONE)
             continue;
         status = mb_pack_size(format, matrix->n, matrix->k, &bytes);
         if (status == MB_OK && block != NULL)
@@ -200,7 +200,7 @@ static enum mb_status pack_matrix(struct mb_network *network, size_t index,
     const bool looked_up = index == network->embedding;
     if (mb_codebook_matrices(network->model, matrix->tensor) > 0)
         return mb_network_pack_codebooks(network, index, error);
-    const bool products = is_multiplied(network, index);
+    const bool products = mb_network_multiplies(network, index);
     struct pack pack = {.tensor = tensor,
                         .matrix = matrix,
                         .importance =

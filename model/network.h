@@ -174,6 +174,8 @@ struct mb_network {
     const struct mb_rounding *rounding;
 };
 
+/* Whether a matrix is one of products; an embedding that is no output is looked up only. */
+bool mb_network_multiplies(const struct mb_network *network, size_t index);
 /* Run from a copy of the packed weights in `block` (of packed_bytes, aligned to 64; the caller's);
  * NULL: from its own again. */
 void mb_network_move(struct mb_network *network, void *block);
