@@ -140,22 +140,20 @@ enum mb_status mb_codebook_prepare(const struct mb_codebook_weights *weights, co
 /* A product that is ready to run, range by range. */
 struct product {
     const struct mb_kernel *kernel;
-    size_t crossover; /* more rows are decoded */
+    const struct mb_selection *selection; /* of q8_0: decoded chunks are its own */
     struct mb_codebook book;
     struct mb_gemm_plan gemm;
     struct mb_activation_layout layout;
     struct mb_codebook_args args; /* of the whole matrix; pointers to the above are set at a run */
 };
 
-/* Decoded chunks are those of q8_0, so its choices hold. */
 static void choose(struct product *p)
 {
     const struct mb_selection *s = mb_select_as(MB_FORMAT_Q8_0, MB_ACTIVATION_I8G32);
     p->kernel = mb_select_alone(MB_OP_CODEBOOK);
-    p->crossover = s->crossover;
+    p->selection = s;
     p->gemm = (struct mb_gemm_plan){
         .decode = p->kernel, .gemm = s->gemm.gemm, .k_block = s->gemm.k_block};
-    p->args.prefetch = s->prefetch;
 }
 
 static void make_product(struct product *p, const struct mb_codebook_weights *w,
@@ -216,12 +214,13 @@ static void run(const struct product *p, size_t n0, size_t n1, void *workspace)
     args.outlier_first += args.outlier_first != NULL ? n0 / ROWS : 0;
     args.n = n1 - n0;
     args.y += n0;
-    if (args.m > p->crossover) {
+    if (args.m > p->selection->crossover) {
         run_decoded(p, &args, workspace);
         return;
     }
     for (size_t left = args.m; left > 0; left -= args.m) {
         args.m = left < p->kernel->mr ? left : p->kernel->mr;
+        args.prefetch = mb_selection_prefetch(p->selection, args.m);
         p->kernel->fn.codebook->multiply(&args);
         args.activations += args.m * p->layout.row_bytes;
         args.bias_sum += args.m * args.bias_stride;
@@ -234,7 +233,7 @@ static size_t workspace_bytes(size_t m)
 {
     struct product p = {0};
     choose(&p);
-    return m > p.crossover ? (mb_gemm_workspace_bytes(&p.gemm) + 63) / 64 * 64 : 0;
+    return m > p.selection->crossover ? (mb_gemm_workspace_bytes(&p.gemm) + 63) / 64 * 64 : 0;
 }
 
 enum mb_status mb_codebook_workspace_size(const struct mb_codebook_weights *weights, size_t m,
@@ -350,7 +349,8 @@ enum mb_status mb_codebook_matmul(struct mb_threads *threads,
     else
         mb_threads_run(threads, prepare_part, &call);
     make_product(&call.product, weights, call.activations, m, y, y_stride);
-    const size_t step = m > call.product.crossover ? mb_kernel_step(call.product.gemm.gemm, 1) : 1;
+    const size_t step =
+        m > call.product.selection->crossover ? mb_kernel_step(call.product.gemm.gemm, 1) : 1;
     mb_split_panels(threads, panels_of(weights->n), step, m * weights->n * weights->k, run_panels,
                     &call);
     mb_free_aligned(call.own);

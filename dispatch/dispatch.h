@@ -44,8 +44,9 @@ struct mb_selection {
     const struct mb_kernel *gemv[8]; /* candidates by mr; gemv[i] serves m = i + 1 (the smallest mr
                                         >= i + 1, or chunks) */
     struct mb_gemm_plan gemm;
-    size_t crossover; /* largest m that gemv serves */
-    size_t prefetch;  /* bytes that gemv asks for ahead of its stream at several rows; 0: none */
+    size_t crossover;              /* largest m that gemv serves */
+    size_t prefetch, row_prefetch; /* bytes that gemv asks for ahead of its stream at several rows
+                                      and at one; 0: none */
     size_t gemv_step, gemm_step; /* panels that a thread takes at once at least; rounded up to what
                                     the kernel has in flight */
 };

@@ -228,7 +228,6 @@ void mb_job_init(struct mb_job *job, const struct mb_selection *selection,
         .m = activations->m,
         .y = y,
         .y_stride = y_stride,
-        .prefetch = selection->prefetch,
     };
 }
 
@@ -246,11 +245,17 @@ void mb_job_run(const struct mb_job *job, size_t n0, size_t n1)
     for (size_t left = args.m; left > 0; left -= args.m) {
         const struct mb_kernel *kernel = job->selection->gemv[left < 8 ? left - 1 : 7];
         args.m = left < kernel->mr ? left : kernel->mr;
+        args.prefetch = mb_selection_prefetch(job->selection, args.m);
         kernel->fn.gemv(&args);
         args.activations += args.m * job->layout.row_bytes;
         args.bias_sum += args.bias_sum != NULL ? args.m * args.bias_stride : 0;
         args.y += args.m * args.y_stride;
     }
+}
+
+size_t mb_selection_prefetch(const struct mb_selection *selection, size_t m)
+{
+    return m == 1 ? selection->row_prefetch : selection->prefetch;
 }
 
 size_t mb_kernel_step(const struct mb_kernel *kernel, size_t wanted)

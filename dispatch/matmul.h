@@ -30,5 +30,7 @@ void mb_job_run(const struct mb_job *job, size_t n0, size_t n1);
 size_t mb_kernel_step(const struct mb_kernel *kernel, size_t wanted);
 /* The same for the kernel that serves m rows. */
 size_t mb_selection_step(const struct mb_selection *selection, size_t m);
+/* Bytes that gemv of m rows asks for ahead of its stream. */
+size_t mb_selection_prefetch(const struct mb_selection *selection, size_t m);
 
 #endif

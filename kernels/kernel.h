@@ -115,7 +115,7 @@ struct mb_gemv_args {
     size_t m;
     float *y;
     size_t y_stride; /* floats */
-    size_t prefetch; /* bytes ahead of the stream to ask for when there are several rows; 0: none */
+    size_t prefetch; /* bytes ahead of the stream to ask for; 0: none */
 };
 typedef void (*mb_gemv_fn)(const struct mb_gemv_args *args);
 

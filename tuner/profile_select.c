@@ -131,10 +131,12 @@ static void merge(struct mb_selection *selection, const struct mb_selection *own
         return;
     }
     selection->gemv[slot] = own->gemv[slot];
-    if (m == 1)
+    if (m == 1) {
         selection->gemv_step = own->gemv_step;
-    else if (m <= GEMV_SLOTS)
+        selection->row_prefetch = own->row_prefetch;
+    } else if (m <= GEMV_SLOTS) {
         selection->prefetch = own->prefetch;
+    }
 }
 
 /* Between the largest m where gemv won and the smallest where gemm did, the default stands. */

@@ -20,7 +20,7 @@ static const struct dimension {
     size_t count, values[VALUES_MOST];
 } dimensions[MB_KNOB_COUNT] = {
     [MB_KNOB_K_BLOCK] = {"k_block", false, true, 2, 4, {256, 512, 1024, 2048}},
-    [MB_KNOB_PREFETCH] = {"prefetch", true, false, 2, 5, {0, 4096, 8192, 16384, 32768}},
+    [MB_KNOB_PREFETCH] = {"prefetch", true, false, 1, 6, {0, 1024, 4096, 8192, 16384, 32768}},
     [MB_KNOB_STEP] = {"step", true, true, 1, 4, {1, 2, 4, 8}},
     [MB_KNOB_SPLIT] = {"split", false, false, 1, 0, {0}}, /* of GPU kernels: they bring their own */
 };
@@ -66,7 +66,7 @@ void mb_space_knobs(const struct mb_selection *selection, const struct mb_kernel
 {
     const size_t values[MB_KNOB_COUNT] = {
         [MB_KNOB_K_BLOCK] = selection->gemm.k_block,
-        [MB_KNOB_PREFETCH] = selection->prefetch,
+        [MB_KNOB_PREFETCH] = mb_selection_prefetch(selection, m),
         [MB_KNOB_STEP] = mb_kernel_step(kernel, kernel->op == MB_OP_GEMM ? selection->gemm_step
                                                                          : selection->gemv_step),
     };
@@ -82,7 +82,7 @@ static void turn_knobs(struct mb_selection *selection, const struct mb_kernel *k
     if (applies(MB_KNOB_K_BLOCK, kernel, m) && knobs[MB_KNOB_K_BLOCK] != 0)
         selection->gemm.k_block = knobs[MB_KNOB_K_BLOCK];
     if (applies(MB_KNOB_PREFETCH, kernel, m))
-        selection->prefetch = knobs[MB_KNOB_PREFETCH];
+        *(m == 1 ? &selection->row_prefetch : &selection->prefetch) = knobs[MB_KNOB_PREFETCH];
     if (knobs[MB_KNOB_STEP] != 0)
         *step = knobs[MB_KNOB_STEP];
 }

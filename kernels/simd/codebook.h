@@ -41,16 +41,14 @@ MB_INLINE void mb_codebook_multiply_run(const struct mb_codebook_args *a, const 
     const struct mb_stream w = {panel + run->codes - at.codes, a->panel_bytes, a->prefetch,
                                 mb_codebook_own_table(a->book, coding)};
     v_float d[V_PARTS];
-    if (rows > 1) /* scales are lines of the stream like others */
-        mb_stream_prefetch(&w, panel + run->scale, 1);
+    mb_stream_prefetch(&w, panel + run->scale, 1); /* scales are lines like others */
     MB_EACH (v, V_PARTS)
         d[v] = v_load_f16(panel + run->scale + 2 * v * V_LANES);
     for (size_t c = 0; c < run->chunks; c++) {
         const size_t chunk = run->chunk + c, k = chunk * MB_CHUNK_K;
         mb_tile_int dot;
         mb_stream_start(row, k, rows, V_PARTS, coding, MB_SCALE_G32, dot);
-        if (rows > 1)
-            mb_stream_prefetch(&w, panel + run->codes + c * at.chunk_bytes, at.chunk_bytes);
+        mb_stream_prefetch(&w, panel + run->codes + c * at.chunk_bytes, at.chunk_bytes);
         mb_stream_dots(&w, row, c, 0, k, rows, V_PARTS, coding, MB_SCALE_G32, dot);
         MB_EACH (r, rows) {
             const v_float as = v_broadcast_float(row[r].scale + chunk);

@@ -14,8 +14,7 @@ struct mb_stream {
 };
 
 /* With several rows a line lasts longer than hardware prefetchers look ahead: ask L2 for the
- * stream, as far ahead as the selection says. One row does best alone, as a plain rising stream:
- * asking would hide the misses that train the hardware, and cost a quarter of the rate. */
+ * stream, as far ahead as the selection says. With one row it depends on the CPU (select.c). */
 MB_INLINE void mb_stream_prefetch(const struct mb_stream *w, const uint8_t *p, const unsigned bytes)
 {
     if (w->ahead == 0)
@@ -128,8 +127,7 @@ MB_INLINE void mb_stream_one_level(const struct mb_stream *w, const struct mb_ro
         mb_stream_start(row, at_k, rows, registers, coding, scale, dot);
         for (unsigned i = 0; i < group; i += step) {
             const unsigned in = g * group + i;
-            if (rows > 1)
-                mb_stream_prefetch(w, w->block + in / step * share, share);
+            mb_stream_prefetch(w, w->block + in / step * share, share);
             mb_stream_dots(w, row, in / MB_CHUNK_K, q0, at_k + i, rows, registers, coding, scale,
                            dot);
         }
@@ -218,8 +216,7 @@ MB_INLINE void mb_stream_two_level(const struct mb_stream *w, const struct mb_ro
     MB_EACH (p, registers / V_PARTS)
         mb_decode_header(mb_stream_block(w, p * V_PARTS), &header[p], coding, scale);
     for (size_t c = 0; c < chunks; c++) {
-        if (rows > 1)
-            mb_stream_prefetch(w, w->block + c * share, share);
+        mb_stream_prefetch(w, w->block + c * share, share);
         MB_EACH (g, MB_CHUNK_K / group) {
             const size_t at_k = k + c * MB_CHUNK_K + g * group;
             mb_tile_int dot;
@@ -297,9 +294,8 @@ MB_INLINE void mb_stream_all_floats(const struct mb_stream *w, const struct mb_r
     const size_t bytes = at.bytes / at.k;
     size_t i = 0;
     for (; i + 4 <= k; i += 4) {
-        if (rows > 1)
-            MB_EACH (p, registers / V_PARTS)
-                mb_stream_prefetch(w, mb_stream_block(w, p * V_PARTS) + i * bytes, 4 * bytes);
+        MB_EACH (p, registers / V_PARTS)
+            mb_stream_prefetch(w, mb_stream_block(w, p * V_PARTS) + i * bytes, 4 * bytes);
         mb_stream_some_floats(w, row, i, 4, rows, registers, coding, type, f);
     }
     for (; i < k; i += at.k)

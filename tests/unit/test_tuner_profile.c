@@ -386,6 +386,25 @@ static void knobs_are_turned_when_that_gains_enough(void **state)
     }
 }
 
+static void one_row_and_several_ask_ahead_by_distances_of_their_own(void **state)
+{
+    (void)state;
+    struct mb_profile *profile = empty_profile();
+    const struct mb_kernel *one = kernel_for(1, MB_OP_GEMV, 0);
+    const struct mb_kernel *several = kernel_for(8, MB_OP_GEMV, 0);
+    put_knobs(profile, one, 1, MB_KNOB_PREFETCH, SIZE_MAX, 100);
+    put_knobs(profile, one, 1, MB_KNOB_PREFETCH, 8192, 60);
+    put_knobs(profile, several, 8, MB_KNOB_PREFETCH, SIZE_MAX, 300);
+    put_knobs(profile, several, 8, MB_KNOB_PREFETCH, 32768, 200);
+    mb_profile_apply(profile);
+    const struct mb_selection *s = mb_select(MB_FORMAT_Q4_0);
+    assert_int_equal(mb_selection_prefetch(s, 1), 8192);
+    assert_int_equal(mb_selection_prefetch(s, 2), 32768);
+    assert_int_equal(mb_selection_prefetch(s, 8), 32768);
+    mb_select_set(MB_FORMAT_Q4_0, NULL);
+    mb_profile_free(profile);
+}
+
 /* Knobs that were tried at one shape only are out of the running at the others. */
 static void knobs_must_have_been_confirmed(void **state)
 {
@@ -441,6 +460,7 @@ int main(void)
         cmocka_unit_test(a_failed_winner_is_never_applied),
         cmocka_unit_test(the_crossover_lies_between_what_was_measured),
         cmocka_unit_test(knobs_are_turned_when_that_gains_enough),
+        cmocka_unit_test(one_row_and_several_ask_ahead_by_distances_of_their_own),
         cmocka_unit_test(knobs_must_have_been_confirmed),
         cmocka_unit_test(the_fewest_of_equally_fast_threads_are_advised),
     };
