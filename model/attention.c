@@ -6,6 +6,7 @@
  * decoded behind a cache gets the bits it gets inside a window. */
 #include "model/network.h"
 
+#include "dispatch/dispatch.h"
 #include "model/vector.h"
 #include "support/support.h"
 
@@ -132,7 +133,8 @@ void mb_cache_free(struct mb_cache *cache)
 size_t mb_attention_scratch(const struct mb_network *network, size_t positions)
 {
     const size_t padded = round_up(positions, MB_KEY_BLOCK);
-    return padded * (MB_QUERY_BLOCK + network->head_dim + round_up(network->head_dim, 16));
+    const size_t alone = MB_QUERY_BLOCK + network->head_dim + round_up(network->head_dim, 16);
+    return padded * (alone > network->heads ? alone : network->heads);
 }
 
 /* Keys and values of one head: where they are, or where the new ones go. */
@@ -140,6 +142,16 @@ struct head_cache {
     float *keys, *values;
     size_t values_stride;
 };
+
+static struct head_cache cached_head(const struct mb_run *run, const struct mb_step *step,
+                                     size_t kv_head)
+{
+    const struct mb_cache *all = run->cache;
+    const size_t index = step->cached * run->network->kv_heads + kv_head;
+    return (struct head_cache){.keys = all->keys + index * run->network->head_dim * all->capacity,
+                               .values = all->values + index * all->values_stride * all->capacity,
+                               .values_stride = all->values_stride};
+}
 
 static void append(const struct mb_run *run, size_t sequence, size_t kv_head,
                    const struct head_cache *cache)
@@ -163,24 +175,34 @@ struct query_block {
     size_t at, stride, rows, visible, less;
 };
 
+/* Whole blocks of keys that a query who sees `visible` of them has left behind its window. */
+static size_t keys_passed(size_t visible, size_t window)
+{
+    return window && visible > window ? (visible - window) / MB_KEY_BLOCK * MB_KEY_BLOCK : 0;
+}
+
+/* Of the first `length` scores those in the window, or all, become weights. */
+static void weights_of(const struct mb_vector *vector, float *s, size_t length, size_t padded,
+                       size_t window)
+{
+    for (size_t j = 0; window && j + window < length; j++)
+        s[j] = -INFINITY;
+    vector->softmax(s, length, padded);
+}
+
 /* Blocks of keys that no query's window reaches are passed over; of those in between, the scores
  * before the window become nothing. */
 static void attend_block(const struct mb_run *run, const struct head_cache *cache,
                          const struct query_block *q, size_t window, float *s)
 {
     const size_t dim = run->network->head_dim, fewest = q->visible - q->less * (q->rows - 1);
-    const size_t passed =
-        window && fewest > window ? (fewest - window) / MB_KEY_BLOCK * MB_KEY_BLOCK : 0;
+    const size_t passed = keys_passed(fewest, window);
     const size_t visible = q->visible - passed, padded = round_up(visible, MB_KEY_BLOCK);
     const struct mb_vector *vector = run->vector;
     vector->scores(s, padded, run->slots[MB_SLOT_QUERY] + q->at, q->stride, q->rows,
                    cache->keys + passed * dim, dim, padded, run->network->attention_scale);
-    for (size_t r = 0; r < q->rows; r++) {
-        const size_t length = visible - q->less * (q->rows - 1 - r);
-        for (size_t j = 0; window && j + window < length; j++)
-            s[r * padded + j] = -INFINITY;
-        vector->softmax(s + r * padded, length, padded);
-    }
+    for (size_t r = 0; r < q->rows; r++)
+        weights_of(vector, s + r * padded, visible - q->less * (q->rows - 1 - r), padded, window);
     vector->weigh(run->slots[MB_SLOT_ATTENDED] + q->at, q->stride, s, padded, q->rows,
                   cache->values + passed * cache->values_stride, cache->values_stride, dim,
                   visible);
@@ -225,24 +247,103 @@ static void attend_heads(void *arg, size_t first, size_t last, size_t thread)
         memset(cache.keys, 0, padded * (dim + cache.values_stride) * sizeof(float));
     for (size_t i = first; i < last; i++) {
         const size_t sequence = i / network->kv_heads, kv_head = i % network->kv_heads;
-        if (run->cache != NULL) {
-            const struct mb_cache *all = run->cache;
-            const size_t index = task->step->cached * network->kv_heads + kv_head;
-            cache = (struct head_cache){.keys = all->keys + index * dim * all->capacity,
-                                        .values = all->values +
-                                                  index * all->values_stride * all->capacity,
-                                        .values_stride = all->values_stride};
-        }
+        if (run->cache != NULL)
+            cache = cached_head(run, task->step, kv_head);
         append(run, sequence, kv_head, &cache);
         attend_group(run, sequence, kv_head, &cache, task->step->window, s);
     }
+}
+
+/* ---- one token among threads that its key/value heads don't divide by ---- */
+
+/* Parts [first, last) of all heads' parts, `each` a head, as one run of parts per head. */
+typedef void (*part_fn)(const struct step_task *task, size_t kv_head, size_t begin, size_t end);
+static void for_parts(const struct step_task *task, size_t each, size_t index, size_t count,
+                      part_fn run_part)
+{
+    const size_t total = task->run->network->kv_heads * each;
+    const size_t last = total * (index + 1) / count;
+    for (size_t part = total * index / count, some; part < last; part += some) {
+        const size_t begin = part % each;
+        some = last - part < each - begin ? last - part : each - begin;
+        run_part(task, part / each, begin, begin + some);
+    }
+}
+
+/* What the token sees: keys passed over, the others, and their scores' room. */
+struct sight {
+    size_t passed, visible, padded;
+};
+static struct sight sight_of(const struct step_task *task)
+{
+    const size_t seen = task->run->past + 1, passed = keys_passed(seen, task->step->window);
+    return (struct sight){passed, seen - passed, round_up(seen - passed, MB_KEY_BLOCK)};
+}
+
+static void score_blocks(const struct step_task *task, size_t kv_head, size_t begin, size_t end)
+{
+    const struct mb_run *run = task->run;
+    const struct sight sight = sight_of(task);
+    const size_t dim = run->network->head_dim, group = run->network->heads / run->network->kv_heads;
+    const float *keys =
+        cached_head(run, task->step, kv_head).keys + (sight.passed + begin * MB_KEY_BLOCK) * dim;
+    for (size_t h = 0; h < group; h += MB_QUERY_BLOCK) {
+        const size_t head = kv_head * group + h, left = group - h;
+        run->vector->scores(run->scratch + head * sight.padded + begin * MB_KEY_BLOCK, sight.padded,
+                            run->slots[MB_SLOT_QUERY] + head * dim, dim,
+                            left < MB_QUERY_BLOCK ? left : MB_QUERY_BLOCK, keys, dim,
+                            (end - begin) * MB_KEY_BLOCK, run->network->attention_scale);
+    }
+}
+
+enum { VALUE_COLUMNS = 16 };
+static void weigh_columns(const struct step_task *task, size_t kv_head, size_t begin, size_t end)
+{
+    const struct mb_run *run = task->run;
+    const struct sight sight = sight_of(task);
+    const size_t dim = run->network->head_dim, group = run->network->heads / run->network->kv_heads;
+    const struct head_cache cache = cached_head(run, task->step, kv_head);
+    const size_t column = begin * VALUE_COLUMNS, to = end * VALUE_COLUMNS;
+    for (size_t h = 0; h < group; h += MB_QUERY_BLOCK) {
+        const size_t head = kv_head * group + h, left = group - h;
+        run->vector->weigh(run->slots[MB_SLOT_ATTENDED] + head * dim + column, dim,
+                           run->scratch + head * sight.padded, sight.padded,
+                           left < MB_QUERY_BLOCK ? left : MB_QUERY_BLOCK,
+                           cache.values + sight.passed * cache.values_stride + column,
+                           cache.values_stride, (to < dim ? to : dim) - column, sight.visible);
+    }
+}
+
+/* The same sums in the same order as a head by itself. */
+static void attend_together(void *arg, size_t index, size_t count)
+{
+    const struct step_task *task = arg;
+    const struct mb_run *run = task->run;
+    const struct mb_network *network = run->network;
+    const struct sight sight = sight_of(task);
+    for_parts(task, sight.padded / MB_KEY_BLOCK, index, count, score_blocks);
+    mb_threads_barrier(network->threads);
+    for (size_t h = network->heads * index / count; h < network->heads * (index + 1) / count; h++)
+        weights_of(run->vector, run->scratch + h * sight.padded, sight.visible, sight.padded,
+                   task->step->window);
+    mb_threads_barrier(network->threads);
+    for_parts(task, run->cache->values_stride / VALUE_COLUMNS, index, count, weigh_columns);
 }
 
 void mb_run_attend(struct mb_run *run, const struct mb_step *step)
 {
     const struct mb_network *network = run->network;
     struct step_task task = {run, step};
-    const size_t seen = run->past + run->tokens;
-    mb_split(network->threads, run->sequences * network->kv_heads,
-             run->rows * seen * network->slot_width[MB_SLOT_QUERY], attend_heads, &task);
+    const size_t work = run->rows * (run->past + run->tokens) * network->slot_width[MB_SLOT_QUERY];
+    const bool is_one = run->cache != NULL && run->rows == 1;
+    if (!is_one || work < MB_WORTH_A_DISPATCH ||
+        network->kv_heads % mb_threads_count(network->threads) == 0) {
+        mb_split(network->threads, run->sequences * network->kv_heads, work, attend_heads, &task);
+        return;
+    }
+    for (size_t h = 0; h < network->kv_heads; h++) {
+        const struct head_cache cache = cached_head(run, step, h);
+        append(run, 0, h, &cache);
+    }
+    mb_threads_run(network->threads, attend_together, &task);
 }

@@ -39,9 +39,8 @@ static void run_split(void *arg, size_t index, size_t count)
 void mb_split(struct mb_threads *threads, size_t count, size_t work,
               void (*task)(void *arg, size_t first, size_t last, size_t thread), void *arg)
 {
-    enum { WORTH_A_DISPATCH = 1 << 15 };
     struct split split = {count, task, arg};
-    if (threads == NULL || count < 2 || work < WORTH_A_DISPATCH)
+    if (threads == NULL || count < 2 || work < MB_WORTH_A_DISPATCH)
         run_split(&split, 0, 1);
     else
         mb_threads_run(threads, run_split, &split);

@@ -52,7 +52,7 @@ enum mb_step_kind {
 };
 
 /* Of what runs between the products: one more when that changes its speed, which profiles keep. */
-enum { MB_GRAPH_REVISION = 1 };
+enum { MB_GRAPH_REVISION = 2 };
 
 enum { MB_MAX_PRODUCTS = 3, MB_NO_VECTOR = -1, MB_MAX_ROPES = 2, MB_MOST_TAPS = 16 };
 
@@ -360,6 +360,7 @@ unsigned mb_slots_live(const struct mb_network *network, size_t from);
 /* The step behind which only scored rows are left (step_count when there is none). */
 size_t mb_score_step(const struct mb_network *network);
 
+enum { MB_WORTH_A_DISPATCH = 1 << 15 }; /* operations that take longer than telling a thread */
 /* Run task(arg, first, last) over [0, count) split evenly; on the caller alone when there is
  * one item only, or the work (operations in all) is too small to be worth a dispatch. */
 void mb_split(struct mb_threads *threads, size_t count, size_t work,

@@ -297,40 +297,48 @@ MB_TARGET static void MB_CLONE(scan)(float *out, float *state, const struct mb_s
         MB_CLONE(scan_lanes)(out, state, token, i, 1);
 }
 
-/* Four queries x two registers of keys stay in registers; keys are read once per block of queries.
- */
+/* `rows` queries x two registers of keys stay in registers; keys are read once per block of
+ * queries. A block of keys is read in columns, not as it lies, so each read asks for the same place
+ * of the next block. */
+static MB_INLINE void MB_CLONE(scores_of)(float *s, size_t s_stride, const float *const *q,
+                                          const size_t rows, const float *keys, size_t dim,
+                                          size_t count, float scale)
+{
+    for (size_t j = 0; j < count; j += 2 * MB_LANES) {
+        const float *k = keys + j / MB_KEY_BLOCK * MB_KEY_BLOCK * dim + j % MB_KEY_BLOCK;
+        const float *ahead = k + MB_KEY_BLOCK * dim;
+        vfloat a[MB_QUERY_BLOCK] = {{0}}, b[MB_QUERY_BLOCK] = {{0}};
+        for (size_t c = 0; c < dim; c++, k += MB_KEY_BLOCK, ahead += MB_KEY_BLOCK) {
+            const vfloat k0 = LOAD(k), k1 = LOAD(k + MB_LANES);
+            __builtin_prefetch(ahead);
+            if (MB_LANES == 16)
+                __builtin_prefetch(ahead + 16);
+            _Pragma("GCC unroll 4") for (size_t r = 0; r < rows; r++)
+            {
+                a[r] += k0 * q[r][c];
+                b[r] += k1 * q[r][c];
+            }
+        }
+        _Pragma("GCC unroll 4") for (size_t r = 0; r < rows; r++)
+        {
+            STORE(s + r * s_stride + j, a[r] * scale);
+            STORE(s + r * s_stride + j + MB_LANES, b[r] * scale);
+        }
+    }
+}
+
 MB_TARGET static void MB_CLONE(scores)(float *s, size_t s_stride, const float *q, size_t q_stride,
                                        size_t rows, const float *keys, size_t dim, size_t count,
                                        float scale)
 {
-    const float *q1 = q + (rows > 1 ? q_stride : 0), *q2 = q + (rows > 2 ? 2 * q_stride : 0),
-                *q3 = q + (rows > 3 ? 3 * q_stride : 0);
-    for (size_t j = 0; j < count; j += 2 * MB_LANES) {
-        const float *block = keys + j / MB_KEY_BLOCK * MB_KEY_BLOCK * dim + j % MB_KEY_BLOCK;
-        vfloat a[MB_QUERY_BLOCK] = {{0}}, b[MB_QUERY_BLOCK] = {{0}};
-        if (rows == 1)
-            for (size_t c = 0; c < dim; c++) {
-                const float *k = block + c * MB_KEY_BLOCK;
-                a[0] += LOAD(k) * q[c];
-                b[0] += LOAD(k + MB_LANES) * q[c];
-            }
-        else
-            for (size_t c = 0; c < dim; c++) {
-                const float *k = block + c * MB_KEY_BLOCK;
-                const vfloat k0 = LOAD(k), k1 = LOAD(k + MB_LANES);
-                a[0] += k0 * q[c];
-                b[0] += k1 * q[c];
-                a[1] += k0 * q1[c];
-                b[1] += k1 * q1[c];
-                a[2] += k0 * q2[c];
-                b[2] += k1 * q2[c];
-                a[3] += k0 * q3[c];
-                b[3] += k1 * q3[c];
-            }
-        for (size_t r = 0; r < rows; r++) {
-            STORE(s + r * s_stride + j, a[r] * scale);
-            STORE(s + r * s_stride + j + MB_LANES, b[r] * scale);
-        }
+    const float *of[MB_QUERY_BLOCK];
+    for (size_t r = 0; r < MB_QUERY_BLOCK; r++)
+        of[r] = q + (r < rows ? r : 0) * q_stride;
+    switch (rows) {
+    case 1: MB_CLONE(scores_of)(s, s_stride, of, 1, keys, dim, count, scale); break;
+    case 2: MB_CLONE(scores_of)(s, s_stride, of, 2, keys, dim, count, scale); break;
+    case 3: MB_CLONE(scores_of)(s, s_stride, of, 3, keys, dim, count, scale); break;
+    default: MB_CLONE(scores_of)(s, s_stride, of, 4, keys, dim, count, scale); break;
     }
 }
 
@@ -356,42 +364,74 @@ MB_TARGET static void MB_CLONE(softmax)(float *s, size_t length, size_t padded)
         STORE(s + i, LOAD(s + i) * inverse);
 }
 
+/* The first `lanes` floats from p. */
+static MB_INLINE void MB_CLONE(load_some)(vfloat *v, const float *p, size_t lanes)
+{
+    if (lanes >= MB_LANES)
+        *v = LOAD(p);
+    else
+        memcpy(v, p, lanes * sizeof *p);
+}
+static MB_INLINE void MB_CLONE(store_some)(float *p, const vfloat *v, size_t lanes)
+{
+    if (lanes >= MB_LANES)
+        STORE(p, *v);
+    else
+        memcpy(p, v, lanes * sizeof *p);
+}
+
+/* A block of positions at a time, so that values are read as they lie; sums go on in `out`. */
+static MB_INLINE void MB_CLONE(weigh_of)(float *out, size_t out_stride, const float *const *s,
+                                         const size_t rows, const float *values,
+                                         size_t values_stride, size_t dim, size_t count)
+{
+    for (size_t first = 0; first < count; first += MB_KEY_BLOCK) {
+        const size_t last = count - first < MB_KEY_BLOCK ? count : first + MB_KEY_BLOCK;
+        for (size_t c = 0; c < dim; c += 2 * MB_LANES) {
+            const size_t left = dim - c, more = left > MB_LANES ? left - MB_LANES : 0;
+            /* Values are padded to 16 floats, not to two registers: the second may be the first
+             * again. */
+            const size_t next = more > 0 ? MB_LANES : 0;
+            vfloat a[MB_QUERY_BLOCK] = {{0}}, b[MB_QUERY_BLOCK] = {{0}};
+            _Pragma("GCC unroll 4") for (size_t r = 0; r < rows && first > 0; r++)
+            {
+                MB_CLONE(load_some)(&a[r], out + r * out_stride + c, left);
+                MB_CLONE(load_some)(&b[r], out + r * out_stride + c + MB_LANES, more);
+            }
+            const float *v = values + first * values_stride + c;
+            const float *ahead = v + MB_KEY_BLOCK * values_stride;
+            for (size_t j = first; j < last; j++, v += values_stride, ahead += values_stride) {
+                const vfloat v0 = LOAD(v), v1 = LOAD(v + next);
+                __builtin_prefetch(ahead);
+                if (MB_LANES == 16)
+                    __builtin_prefetch(ahead + next);
+                _Pragma("GCC unroll 4") for (size_t r = 0; r < rows; r++)
+                {
+                    a[r] += v0 * s[r][j];
+                    b[r] += v1 * s[r][j];
+                }
+            }
+            _Pragma("GCC unroll 4") for (size_t r = 0; r < rows; r++)
+            {
+                MB_CLONE(store_some)(out + r * out_stride + c, &a[r], left);
+                MB_CLONE(store_some)(out + r * out_stride + c + MB_LANES, &b[r], more);
+            }
+        }
+    }
+}
+
 MB_TARGET static void MB_CLONE(weigh)(float *out, size_t out_stride, const float *s,
                                       size_t s_stride, size_t rows, const float *values,
                                       size_t values_stride, size_t dim, size_t count)
 {
-    const float *s1 = s + (rows > 1 ? s_stride : 0), *s2 = s + (rows > 2 ? 2 * s_stride : 0),
-                *s3 = s + (rows > 3 ? 3 * s_stride : 0);
-    for (size_t c = 0; c < dim; c += 2 * MB_LANES) {
-        /* values are padded to 16 floats, not to two registers: the second may be the first again.
-         */
-        const size_t next = c + MB_LANES < values_stride ? MB_LANES : 0;
-        vfloat a[MB_QUERY_BLOCK] = {{0}}, b[MB_QUERY_BLOCK] = {{0}};
-        if (rows == 1)
-            for (size_t j = 0; j < count; j++) {
-                const float *v = values + j * values_stride + c;
-                a[0] += LOAD(v) * s[j];
-                b[0] += LOAD(v + next) * s[j];
-            }
-        else
-            for (size_t j = 0; j < count; j++) {
-                const float *v = values + j * values_stride + c;
-                const vfloat v0 = LOAD(v), v1 = LOAD(v + next);
-                a[0] += v0 * s[j];
-                b[0] += v1 * s[j];
-                a[1] += v0 * s1[j];
-                b[1] += v1 * s1[j];
-                a[2] += v0 * s2[j];
-                b[2] += v1 * s2[j];
-                a[3] += v0 * s3[j];
-                b[3] += v1 * s3[j];
-            }
-        const size_t lanes = dim - c < MB_LANES ? dim - c : MB_LANES, left = dim - c - lanes;
-        for (size_t r = 0; r < rows; r++) {
-            float *at = out + r * out_stride + c;
-            memcpy(at, &a[r], lanes * sizeof *out);
-            memcpy(at + lanes, &b[r], (left < MB_LANES ? left : MB_LANES) * sizeof *out);
-        }
+    const float *of[MB_QUERY_BLOCK];
+    for (size_t r = 0; r < MB_QUERY_BLOCK; r++)
+        of[r] = s + (r < rows ? r : 0) * s_stride;
+    switch (rows) {
+    case 1: MB_CLONE(weigh_of)(out, out_stride, of, 1, values, values_stride, dim, count); break;
+    case 2: MB_CLONE(weigh_of)(out, out_stride, of, 2, values, values_stride, dim, count); break;
+    case 3: MB_CLONE(weigh_of)(out, out_stride, of, 3, values, values_stride, dim, count); break;
+    default: MB_CLONE(weigh_of)(out, out_stride, of, 4, values, values_stride, dim, count); break;
     }
 }
 

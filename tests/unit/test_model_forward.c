@@ -263,20 +263,21 @@ static void test_mixed_products(void **state)
 
 /* Steps of one or several tokens behind a cache: what is kept of keys, convolutions and states
  * gives the bits of a whole window. */
-static void check_decoding(struct mb_model *model, size_t at_once)
+static void check_decoding(struct mb_model *model, size_t at_once, size_t tokens, size_t count)
 {
-    enum { TOKENS = 70 };
-    struct mb_network *network = ns_network(model, NULL, MB_NUMERICS_KERNEL, NULL);
-    struct mb_windows windows = ns_windows(1, TOKENS, 64);
+    struct mb_threads *threads = NULL;
+    assert_int_equal(mb_threads_create(count, &threads), MB_OK);
+    struct mb_network *network = ns_network(model, NULL, MB_NUMERICS_KERNEL, threads);
+    struct mb_windows windows = ns_windows(1, tokens, 64);
     float *all = ns_run(network, &windows, 0, 64), logits[64];
     struct mb_cache cache;
     struct mb_run *run;
-    assert_int_equal(mb_cache_create(network, TOKENS, &cache), MB_OK);
-    assert_int_equal(mb_run_create(network, at_once, TOKENS, &run, NULL), MB_OK);
+    assert_int_equal(mb_cache_create(network, tokens, &cache), MB_OK);
+    assert_int_equal(mb_run_create(network, at_once, tokens, &run, NULL), MB_OK);
     run->sequences = 1;
     run->cache = &cache;
-    for (size_t t = 0; t < TOKENS; t += run->tokens) {
-        run->tokens = TOKENS - t < at_once ? TOKENS - t : at_once;
+    for (size_t t = 0; t < tokens; t += run->tokens) {
+        run->tokens = tokens - t < at_once ? tokens - t : at_once;
         run->ids = windows.tokens + t;
         run->past = t;
         assert_int_equal(mb_run_steps(run, 0, network->step_count), MB_OK);
@@ -287,8 +288,11 @@ static void check_decoding(struct mb_model *model, size_t at_once)
     }
     mb_run_destroy(run);
     mb_cache_free(&cache);
+    if (count > 1 && network->attending > 0) /* late tokens are shared among the threads */
+        assert_true(tokens * network->slot_width[MB_SLOT_QUERY] > 2 * MB_WORTH_A_DISPATCH);
     free(all);
     mb_network_destroy(network);
+    mb_threads_destroy(threads);
     mb_windows_free(&windows);
 }
 
@@ -298,7 +302,9 @@ static void test_decoding_equals_prefill(void **state)
     for (size_t i = 0; i < ODDS; i++) {
         struct mb_model *model = open_odd(i);
         for (size_t at_once = 1; at_once <= 7; at_once++)
-            check_decoding(model, at_once);
+            check_decoding(model, at_once, 70, 1);
+        for (size_t threads = 2; threads <= 3; threads++)
+            check_decoding(model, 1, 1500, threads);
         mb_model_close(model);
     }
 }
