@@ -380,13 +380,15 @@ static MB_INLINE void MB_CLONE(store_some)(float *p, const vfloat *v, size_t lan
         memcpy(p, v, lanes * sizeof *p);
 }
 
-/* A block of positions at a time, so that values are read as they lie; sums go on in `out`. */
+/* Some positions at a time, so that values are read about as they lie; sums go on in `out`, which
+ * costs more the fewer they are. */
 static MB_INLINE void MB_CLONE(weigh_of)(float *out, size_t out_stride, const float *const *s,
                                          const size_t rows, const float *values,
                                          size_t values_stride, size_t dim, size_t count)
 {
-    for (size_t first = 0; first < count; first += MB_KEY_BLOCK) {
-        const size_t last = count - first < MB_KEY_BLOCK ? count : first + MB_KEY_BLOCK;
+    const size_t some = 64;
+    for (size_t first = 0; first < count; first += some) {
+        const size_t last = count - first < some ? count : first + some;
         for (size_t c = 0; c < dim; c += 2 * MB_LANES) {
             const size_t left = dim - c, more = left > MB_LANES ? left - MB_LANES : 0;
             /* Values are padded to 16 floats, not to two registers: the second may be the first
@@ -399,7 +401,7 @@ static MB_INLINE void MB_CLONE(weigh_of)(float *out, size_t out_stride, const fl
                 MB_CLONE(load_some)(&b[r], out + r * out_stride + c + MB_LANES, more);
             }
             const float *v = values + first * values_stride + c;
-            const float *ahead = v + MB_KEY_BLOCK * values_stride;
+            const float *ahead = v + some * values_stride;
             for (size_t j = first; j < last; j++, v += values_stride, ahead += values_stride) {
                 const vfloat v0 = LOAD(v), v1 = LOAD(v + next);
                 __builtin_prefetch(ahead);
