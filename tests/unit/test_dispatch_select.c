@@ -86,6 +86,8 @@ static void test_later_levels_win(void **state)
                 if (kernel->op == MB_OP_GEMM && kernel->isa == best_gemm &&
                     mb_kernel_fits(kernel, info))
                     assert_true(s->gemm.gemm->max_code <= kernel->max_code);
+            assert_int_equal(s->row_prefetch > 0,
+                             best_gemv == MB_ISA_AVX2 && !mb_coding_is_float(info->coding));
             for (unsigned m = 1; m <= 8; m++) {
                 const struct mb_kernel *taken = s->gemv[m - 1];
                 assert_int_equal(taken->isa, best_gemv);
