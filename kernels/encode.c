@@ -40,5 +40,6 @@ void mb_refine_rows(enum mb_format format, const float *w, size_t rows,
     refine_rows(format, w, rows, moments, sweeps, blocks, errors, scratch);
 }
 
-const struct mb_encode_ops mb_encode_reference = {search_blocks, mb_gram_add, mb_gram_factor_rows,
-                                                  mb_feedback_rows, mb_refine_rows};
+const struct mb_encode_ops mb_encode_reference = {
+    search_blocks, mb_gram_add,      mb_gram_cross, mb_gram_factor_rows,
+    mb_gram_solve, mb_feedback_rows, mb_refine_rows};

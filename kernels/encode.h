@@ -90,7 +90,10 @@ struct mb_encode_ops {
                           const float *importance, size_t k, void *dst);
     void (*gram_add)(float *h, size_t stride, size_t k, const float *packed, size_t rows,
                      float sign, size_t first, size_t last);
+    void (*gram_cross)(float *c, size_t k, const float *left, const float *right, size_t rows,
+                       size_t first, size_t last);
     bool (*gram_factor_rows)(float *h, size_t k, size_t row0, size_t row1);
+    void (*gram_solve)(const float *factor, size_t k, float *v);
     void (*feedback_rows)(enum mb_format format, const float *w, size_t rows,
                           const struct mb_second_moments *moments, void *dst, float *scratch);
     void (*refine_rows)(enum mb_format format, const float *w, size_t rows,

@@ -20,6 +20,12 @@ void mb_gram_add(float *h, size_t stride, size_t k, const float *packed, size_t 
     gram_add(h, stride, k, packed, rows, sign, first, last);
 }
 
+void mb_gram_cross(float *c, size_t k, const float *left, const float *right, size_t rows,
+                   size_t first, size_t last)
+{
+    gram_cross(c, k, left, right, rows, first, last);
+}
+
 void mb_gram_mirror(float *h, size_t k)
 {
     for (size_t i = 0; i < k; i++)
@@ -31,6 +37,8 @@ bool mb_gram_factor_rows(float *h, size_t k, size_t row0, size_t row1)
 {
     return gram_factor_rows(h, k, row0, row1);
 }
+
+void mb_gram_solve(const float *factor, size_t k, float *v) { gram_solve(factor, k, v); }
 
 void mb_gram_unit(float *h, size_t k)
 {

@@ -29,6 +29,10 @@ static inline size_t mb_gram_pairs(size_t k) { return (k / MB_GRAM_PANEL + 1) / 
  * stride. Above the diagonal, entries within the diagonal panel are overwritten as well. */
 void mb_gram_add(float *h, size_t stride, size_t k, const float *packed, size_t rows, float sign,
                  size_t first, size_t last);
+/* c[n][k] += L^T X for panels [first, last) of L's n columns, as many packed rows of either: what
+ * one set of columns says of another. */
+void mb_gram_cross(float *c, size_t k, const float *left, const float *right, size_t rows,
+                   size_t first, size_t last);
 /* Copies the lower triangle above the diagonal. */
 void mb_gram_mirror(float *h, size_t k);
 
@@ -38,5 +42,7 @@ void mb_gram_mirror(float *h, size_t k);
 bool mb_gram_factor_rows(float *h, size_t k, size_t row0, size_t row1);
 /* From M to N below the diagonal and D on it, in place. */
 void mb_gram_unit(float *h, size_t k);
+/* v[k][16] becomes x with H x = v, for 16 right-hand sides; factor as mb_gram_unit leaves it. */
+void mb_gram_solve(const float *factor, size_t k, float *v);
 
 #endif

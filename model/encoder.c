@@ -27,6 +27,7 @@ struct entry {
 };
 
 struct mb_encoder {
+    struct mb_encoder *base; /* has what is not made here; NULL: it is made here */
     struct mb_model *model;
     struct mb_moments *moments;
     const float *const *importance;
@@ -62,6 +63,24 @@ struct mb_encoder *mb_encoder_create(struct mb_model *model, struct mb_moments *
     return e;
 }
 
+struct mb_encoder *mb_encoder_create_over(struct mb_encoder *base, const char *what)
+{
+    struct mb_encoder *e = malloc(sizeof *e);
+    char settings[200];
+    if (e == NULL)
+        return NULL;
+    *e = (struct mb_encoder){.base = base,
+                             .model = base->model,
+                             .moments = base->moments,
+                             .importance = base->importance,
+                             .threads = base->threads,
+                             .sweeps = base->sweeps,
+                             .limit = SIZE_MAX};
+    const int length = snprintf(settings, sizeof settings, "%.150s, over %s", what, base->hash);
+    mb_hash_bytes(settings, (size_t)length, e->hash);
+    return e;
+}
+
 void mb_encoder_destroy(struct mb_encoder *encoder)
 {
     if (encoder == NULL)
@@ -75,39 +94,95 @@ void mb_encoder_destroy(struct mb_encoder *encoder)
 
 const char *mb_encoder_hash(const struct mb_encoder *encoder) { return encoder->hash; }
 
+const struct mb_windows *mb_encoder_windows(const struct mb_encoder *encoder)
+{
+    return mb_moments_windows(encoder->moments);
+}
+
 /* ---- one tensor ---- */
 
 struct job {
     const struct mb_tensor *tensor;
     enum mb_format format;
     bool draft;
-    struct mb_encoding encoding; /* a draft has no moments */
-    size_t row0, row1;           /* the rows to make */
-    uint8_t *out;                /* of the whole tensor */
+    struct mb_encoding encoding;            /* a draft has no moments */
+    const struct mb_correction *correction; /* NULL: none */
+    float *own, *moved; /* with a correction: rows row0 to row1 as they are, and what it adds */
+    size_t row0, row1;  /* the rows to make */
+    uint8_t *out;       /* of the whole tensor */
     atomic_int status;
 };
+
+static enum mb_status read_rows(const struct job *job, size_t row0, size_t row1, float *out)
+{
+    const struct mb_tensor *tensor = job->tensor;
+    const size_t bytes = mb_format_row_bytes(tensor->format, tensor->k);
+    return mb_dequantize(tensor->format, (const uint8_t *)tensor->data + row0 * bytes, row1 - row0,
+                         tensor->k, out);
+}
+
+static void read_own(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    struct job *job = arg;
+    const enum mb_status status =
+        read_rows(job, job->row0 + first, job->row0 + last, job->own + first * job->tensor->k);
+    if (status != MB_OK)
+        atomic_store(&job->status, (int)status);
+}
+
+static void add_moved(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    const struct job *job = arg;
+    const size_t k = job->tensor->k;
+    const float *added = job->correction->added;
+    for (size_t i = first * k; i < last * k; i++)
+        job->own[i] += job->moved[i] + (added != NULL ? added[job->row0 * k + i] : 0.0f);
+}
+
+/* own = w + w by + added, for rows [row0, row1). */
+static enum mb_status correct_rows(struct mb_encoder *e, struct job *job)
+{
+    const size_t rows = job->row1 - job->row0, k = job->tensor->k;
+    mb_split(e->threads, rows, rows * k, read_own, job);
+    enum mb_status status = (enum mb_status)atomic_load(&job->status);
+    if (status == MB_OK)
+        status = mb_matmul(e->threads, job->correction->by, job->own, rows, k, job->moved, k);
+    if (status == MB_OK)
+        mb_split(e->threads, rows, rows * k, add_moved, job);
+    return status;
+}
 
 static void encode_batches(void *arg, size_t first, size_t last, size_t thread)
 {
     (void)thread;
     struct job *job = arg;
     const struct mb_tensor *tensor = job->tensor;
-    const size_t source_bytes = mb_format_row_bytes(tensor->format, tensor->k);
     const size_t row_bytes = mb_format_row_bytes(job->format, tensor->k);
-    float *floats = mb_alloc_aligned(BATCH * tensor->k * sizeof *floats);
-    enum mb_status status = floats != NULL ? MB_OK : MB_ERR_MEMORY;
+    float *read = mb_alloc_aligned(BATCH * tensor->k * sizeof *read);
+    enum mb_status status = read != NULL ? MB_OK : MB_ERR_MEMORY;
     for (size_t batch = first; batch < last && status == MB_OK; batch++) {
         const size_t row0 = job->row0 + batch * BATCH;
         const size_t row1 = row0 + BATCH < job->row1 ? row0 + BATCH : job->row1;
-        status = mb_dequantize(tensor->format, (const uint8_t *)tensor->data + row0 * source_bytes,
-                               row1 - row0, tensor->k, floats);
+        const float *floats = read;
+        if (job->correction != NULL)
+            floats = job->own + batch * BATCH * tensor->k;
+        else
+            status = read_rows(job, row0, row1, read);
         if (status == MB_OK)
             status = mb_quantize_rows(tensor, job->format, &job->encoding, row0, row1, floats,
                                       job->out + row0 * row_bytes);
     }
     if (status != MB_OK)
         atomic_store(&job->status, (int)status);
-    mb_free_aligned(floats);
+    mb_free_aligned(read);
+}
+
+/* Between two looks at whether to go on. */
+static size_t batches_of(const struct mb_tensor *tensor)
+{
+    return WEIGHTS_AT_ONCE / (BATCH * tensor->k) + 1;
 }
 
 /* Rows [job->row0, end), all of one matrix. */
@@ -116,7 +191,7 @@ static enum mb_status encode_matrix(struct mb_encoder *e, struct job *job, size_
                                     struct mb_error *error)
 {
     const struct mb_tensor *tensor = job->tensor;
-    const size_t batches = WEIGHTS_AT_ONCE / (BATCH * tensor->k) + 1;
+    const size_t batches = batches_of(tensor);
     char note[128];
     (void)snprintf(note, sizeof note, "%s %s%s", mb_printable(tensor->name).text,
                    mb_format_info(job->format)->name, job->draft ? "" : ", with feedback");
@@ -126,9 +201,12 @@ static enum mb_status encode_matrix(struct mb_encoder *e, struct job *job, size_
                                 "interrupted while tensor '%s' was rounded",
                                 mb_printable(tensor->name).text);
         job->row1 = end - job->row0 < batches * BATCH ? end : job->row0 + batches * BATCH;
-        mb_split(e->threads, (job->row1 - job->row0 + BATCH - 1) / BATCH, SIZE_MAX, encode_batches,
-                 job);
-        const enum mb_status status = (enum mb_status)atomic_load(&job->status);
+        enum mb_status status = job->correction != NULL ? correct_rows(e, job) : MB_OK;
+        if (status == MB_OK) {
+            mb_split(e->threads, (job->row1 - job->row0 + BATCH - 1) / BATCH, SIZE_MAX,
+                     encode_batches, job);
+            status = (enum mb_status)atomic_load(&job->status);
+        }
         if (status != MB_OK)
             return mb_error_set(
                 error, status, -1, "tensor '%s' cannot be quantized to %s: %s%s",
@@ -197,12 +275,46 @@ static bool keep(struct mb_encoder *e, size_t tensor, const struct job *job, siz
     return true;
 }
 
+/* Room for a tensor's blocks, in the job that makes them. */
+static enum mb_status begin(struct mb_encoder *e, size_t tensor, enum mb_format format,
+                            struct job *job, size_t *bytes, struct mb_error *error)
+{
+    const struct mb_tensor *t = mb_model_tensor_at(e->model, tensor);
+    const size_t row_bytes = mb_format_row_bytes(format, t->k);
+    job->tensor = t;
+    job->format = format;
+    job->encoding = (struct mb_encoding){.importance = e->importance ? e->importance[tensor] : NULL,
+                                         .sweeps = e->sweeps};
+    if (row_bytes == 0)
+        return mb_error_set(error, MB_ERR_SHAPE, -1, "tensor '%s' has no rows of %s",
+                            mb_printable(t->name).text, mb_format_info(format)->name);
+    if (mb_mul_size(t->n, row_bytes, bytes))
+        job->out = mb_alloc_aligned(*bytes);
+    if (job->out == NULL)
+        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for tensor '%s'",
+                            mb_printable(t->name).text);
+    return MB_OK;
+}
+
+/* Keeps what was made, unless it failed. */
+static enum mb_status end(struct mb_encoder *e, size_t tensor, struct job *job, size_t bytes,
+                          enum mb_status status, struct mb_error *error)
+{
+    if (status != MB_OK)
+        mb_free_aligned(job->out);
+    else if (!keep(e, tensor, job, bytes))
+        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for encoded tensors");
+    return status;
+}
+
 static enum mb_status kept_or_made(struct mb_encoder *e, size_t tensor, enum mb_format format,
                                    bool draft, const struct mb_progress *progress, double done,
                                    double total, const void **rows, struct mb_error *error)
 {
     const struct entry *kept = find(e, tensor, format);
     const struct mb_tensor *t = mb_model_tensor_at(e->model, tensor);
+    struct job job = {.draft = draft};
+    size_t bytes;
     *rows = t->data;
     if (format == t->format)
         return MB_OK;
@@ -210,30 +322,41 @@ static enum mb_status kept_or_made(struct mb_encoder *e, size_t tensor, enum mb_
         *rows = kept->rows;
         return MB_OK;
     }
-    const size_t row_bytes = mb_format_row_bytes(format, t->k);
-    struct job job = {.tensor = t,
-                      .format = format,
-                      .draft = draft,
-                      .encoding = {.importance = e->importance ? e->importance[tensor] : NULL,
-                                   .sweeps = e->sweeps}};
+    if (e->base != NULL)
+        return kept_or_made(e->base, tensor, format, draft, progress, done, total, rows, error);
+    enum mb_status status = begin(e, tensor, format, &job, &bytes, error);
+    if (status == MB_OK)
+        status = end(e, tensor, &job, bytes,
+                     encode_tensor(e, tensor, &job, progress, done, total, error), error);
+    if (status == MB_OK)
+        *rows = job.out;
+    return status;
+}
+
+enum mb_status mb_encoder_make(struct mb_encoder *e, size_t tensor, enum mb_format format,
+                               const struct mb_second_moments *moments,
+                               const struct mb_correction *correction,
+                               const struct mb_progress *progress, double done, double total,
+                               const void **rows, struct mb_error *error)
+{
+    struct job job = {.correction = correction};
     size_t bytes;
-    if (row_bytes == 0)
-        return mb_error_set(error, MB_ERR_SHAPE, -1, "tensor '%s' has no rows of %s",
-                            mb_printable(t->name).text, mb_format_info(format)->name);
-    if (mb_mul_size(t->n, row_bytes, &bytes))
-        job.out = mb_alloc_aligned(bytes);
-    if (job.out == NULL)
-        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for tensor '%s'",
-                            mb_printable(t->name).text);
-    enum mb_status status = encode_tensor(e, tensor, &job, progress, done, total, error);
-    if (status != MB_OK) {
-        mb_free_aligned(job.out);
+    enum mb_status status = begin(e, tensor, format, &job, &bytes, error);
+    if (status != MB_OK)
         return status;
-    }
-    if (!keep(e, tensor, &job, bytes))
-        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for encoded tensors");
-    *rows = job.out;
-    return MB_OK;
+    const size_t floats = batches_of(job.tensor) * BATCH * job.tensor->k;
+    job.encoding.moments = moments;
+    job.own = mb_alloc_aligned(floats * sizeof *job.own);
+    job.moved = mb_alloc_aligned(floats * sizeof *job.moved);
+    status = job.own != NULL && job.moved != NULL
+                 ? encode_matrix(e, &job, job.tensor->n, progress, done, total, error)
+                 : mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for tensor '%s'",
+                                mb_printable(job.tensor->name).text);
+    mb_free_aligned(job.own);
+    mb_free_aligned(job.moved);
+    status = end(e, tensor, &job, bytes, status, error);
+    *rows = status == MB_OK ? job.out : NULL;
+    return status;
 }
 
 enum mb_status mb_encoder_rows(struct mb_encoder *e, size_t tensor, enum mb_format format,

@@ -21,9 +21,14 @@ struct mb_encoder;
 struct mb_encoder *mb_encoder_create(struct mb_model *model, struct mb_moments *moments,
                                      const float *const *importance, size_t sweeps,
                                      size_t memory_limit, struct mb_threads *threads);
+/* One that has all that `base` has, which must stay, in front of which come the blocks that
+ * mb_encoder_make makes; `what` is what they depend on besides. NULL: out of memory. */
+struct mb_encoder *mb_encoder_create_over(struct mb_encoder *base, const char *what);
 void mb_encoder_destroy(struct mb_encoder *encoder);
 /* What its blocks depend on besides model and format: the text, importance, sweeps. */
 const char *mb_encoder_hash(const struct mb_encoder *encoder);
+/* The text that its moments are of. */
+const struct mb_windows *mb_encoder_windows(const struct mb_encoder *encoder);
 
 /* All rows of a tensor in `format`, as a GGUF file holds them; valid until the next call. May run
  * the model. `progress` (NULL allowed) hears of it at `done` of `total`, and may stop it.
@@ -37,5 +42,18 @@ enum mb_status mb_encoder_rows(struct mb_encoder *encoder, size_t tensor, enum m
 enum mb_status mb_encoder_draft(struct mb_encoder *encoder, size_t tensor, enum mb_format format,
                                 const struct mb_progress *progress, double done, double total,
                                 const void **rows, struct mb_error *error);
+
+/* What the rows of a matrix are to come near to: not w, but w + w by + added. */
+struct mb_correction {
+    const struct mb_weights *by; /* f32, k x k: row j is what column j gets of every column */
+    const float *added;          /* [n][k]; NULL: none */
+};
+/* Make, and keep, the rows of a tensor of one matrix, under moments of the caller's and corrected.
+ * As mb_encoder_rows otherwise. */
+enum mb_status mb_encoder_make(struct mb_encoder *encoder, size_t tensor, enum mb_format format,
+                               const struct mb_second_moments *moments,
+                               const struct mb_correction *correction,
+                               const struct mb_progress *progress, double done, double total,
+                               const void **rows, struct mb_error *error);
 
 #endif

@@ -243,25 +243,23 @@ static bool choose_units(struct mb_moments *m, size_t from, size_t *steps)
     return true;
 }
 
-/* From sums to the damped mean, all of the matrix. False: not finite. */
-static bool finish_unit(struct unit *unit)
+bool mb_moments_mean_of(float *h, size_t k, size_t *rows)
 {
-    const size_t k = unit->k;
-    const float inverse = 1.0f / (float)unit->rows;
+    const float inverse = 1.0f / (float)*rows;
     double trace = 0.0;
     for (size_t i = 0; i < k; i++) {
         for (size_t j = 0; j <= i; j++)
-            unit->h[i * k + j] *= inverse;
-        trace += (double)unit->h[i * k + i];
+            h[i * k + j] *= inverse;
+        trace += (double)h[i * k + i];
     }
     if (!isfinite(trace) || trace > 1e30)
         return false;
-    const float damping = damping_of(k, unit->rows) * (float)(trace / (double)k);
+    const float damping = damping_of(k, *rows) * (float)(trace / (double)k);
     for (size_t i = 0; i < k; i++)
-        unit->h[i * k + i] += damping;
-    mb_gram_mirror(unit->h, k);
+        h[i * k + i] += damping;
+    mb_gram_mirror(h, k);
     if (!(damping > 1e-30f))
-        unit->rows = 0; /* nothing ever went through these columns */
+        *rows = 0; /* nothing ever went through these columns */
     return true;
 }
 
@@ -373,7 +371,7 @@ static enum mb_status find_unit(struct mb_moments *m, size_t tensor, size_t matr
     const enum mb_status status = unit->wanted ? MB_OK : collect(m, at, within, error);
     if (status != MB_OK)
         return status;
-    if (!unit->ready && unit->rows > 0 && !finish_unit(unit))
+    if (!unit->ready && unit->rows > 0 && !mb_moments_mean_of(unit->h, unit->k, &unit->rows))
         return mb_error_set(error, MB_ERR_FILE, -1,
                             "the activations that tensor '%s' multiplies are not finite",
                             mb_printable(mb_model_tensor_at(m->network->model, tensor)->name).text);

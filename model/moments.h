@@ -41,6 +41,9 @@ enum mb_status mb_moments_mean(struct mb_moments *moments, size_t tensor, size_t
  * multiply the same rows share one. */
 size_t mb_moments_passes(const struct mb_moments *moments);
 size_t mb_moments_scarce(const struct mb_moments *moments);
+/* From sums over `rows` rows in the lower triangle to the damped mean, all of the matrix. *rows is
+ * 0 where nothing ever went through the columns. False: not finite. */
+bool mb_moments_mean_of(float *h, size_t k, size_t *rows);
 /* made[k][k]: H = N^T D N, N below the diagonal and D on it, with ever more damping as long as
  * rounding makes a pivot negative; false when that does not help. packed: mb_gram_packed(k,
  * MB_GRAM_ROWS) floats. */

@@ -66,6 +66,18 @@ static void gram_add(float *h, size_t stride, size_t k, const float *packed, siz
     }
 }
 
+static void gram_cross(float *c, size_t k, const float *left, const float *right, size_t rows,
+                       size_t first, size_t last)
+{
+    for (size_t panel = first; panel < last; panel++)
+        for (size_t p = 0; p < k / MB_GRAM_PANEL; p++)
+            for (size_t j = 0; j < MB_GRAM_PANEL; j += GRAM_COLUMNS)
+                for (size_t i = 0; i < MB_GRAM_PANEL; i += GRAM_ROWS)
+                    gram_add_tile(c + (panel * MB_GRAM_PANEL + i) * k + p * MB_GRAM_PANEL + j, k,
+                                  left + panel * rows * MB_GRAM_PANEL + i,
+                                  right + p * rows * MB_GRAM_PANEL + j, rows, 1.0f);
+}
+
 /* From the last row to the first: once a row of M is known, what is left of H is H - M_j^T M_j. */
 static bool gram_factor_rows(float *h, size_t k, size_t row0, size_t row1)
 {
@@ -88,6 +100,27 @@ static bool gram_factor_rows(float *h, size_t k, size_t row0, size_t row1)
         }
     }
     return true;
+}
+
+/* v - factor * u for one entry of 16 right-hand sides */
+static void gram_subtract(float *v, float factor, const float *u)
+{
+#pragma GCC unroll 4
+    for (size_t c = 0; c < MB_GRAM_PANEL; c += F_LANES)
+        f_store(v + c, f_load(v + c) - factor * f_load(u + c));
+}
+
+static void gram_solve(const float *factor, size_t k, float *v)
+{
+    for (size_t j = k; j-- > 0;) /* the transpose of N, from below */
+        for (size_t i = 0; i < j; i++)
+            gram_subtract(v + i * MB_GRAM_PANEL, factor[j * k + i], v + j * MB_GRAM_PANEL);
+    for (size_t j = 0; j < k; j++)
+        for (size_t c = 0; c < MB_GRAM_PANEL; c++)
+            v[j * MB_GRAM_PANEL + c] /= factor[j * k + j];
+    for (size_t j = 1; j < k; j++) /* N, from above */
+        for (size_t i = 0; i < j; i++)
+            gram_subtract(v + j * MB_GRAM_PANEL, factor[j * k + i], v + i * MB_GRAM_PANEL);
 }
 
 #endif

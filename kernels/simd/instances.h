@@ -199,8 +199,8 @@ static const struct mb_kernel kernels[] = {
 #include "kernels/simd/feedback.h"
 #include "kernels/simd/gram.h"
 #include "kernels/simd/refine.h"
-static const struct mb_encode_ops encode_ops = {search_blocks, gram_add, gram_factor_rows,
-                                                feedback_rows, refine_rows};
+static const struct mb_encode_ops encode_ops = {
+    search_blocks, gram_add, gram_cross, gram_factor_rows, gram_solve, feedback_rows, refine_rows};
 #define ENCODE_OPS &encode_ops
 #else
 #define ENCODE_OPS NULL

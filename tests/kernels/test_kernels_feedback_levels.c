@@ -39,6 +39,7 @@ static void *get(size_t bytes)
 /* Second moments of columns that hang together, made by one level. */
 struct moments {
     float *h, *factor, *variances;
+    float *cross, *solved; /* of the rows' first 16 columns by all; what H makes them of */
     struct mb_second_moments all;
 };
 
@@ -58,8 +59,11 @@ static void factor(const struct mb_encode_ops *ops, float *h, size_t k, float *p
 
 static struct moments make_moments(const struct mb_encode_ops *ops, size_t k)
 {
-    struct moments m = {
-        get(k * k * sizeof(float)), get(k * k * sizeof(float)), get(k * sizeof(float)), {0}};
+    struct moments m = {.h = get(k * k * sizeof(float)),
+                        .factor = get(k * k * sizeof(float)),
+                        .variances = get(k * sizeof(float)),
+                        .cross = get(MB_GRAM_PANEL * k * sizeof(float)),
+                        .solved = get(MB_GRAM_PANEL * k * sizeof(float))};
     float *x = get(TOKENS * k * sizeof *x), *packed = get(mb_gram_packed(k, TOKENS) * sizeof *x);
     for (size_t i = 0; i < TOKENS * k; i++)
         x[i] = (float)normal(1, i) + (i % k > 0 ? 0.7f * x[i - 1] : 0.0f);
@@ -67,6 +71,7 @@ static struct moments make_moments(const struct mb_encode_ops *ops, size_t k)
     mb_gram_pack(x, k, TOKENS, k, packed);
     ops->gram_add(m.h, k, k, packed, TOKENS, 1.0f, 0, middle);
     ops->gram_add(m.h, k, k, packed, TOKENS, 1.0f, middle, pairs);
+    ops->gram_cross(m.cross, k, packed, packed, TOKENS, 0, 1);
     for (size_t i = 0; i < k; i++)
         m.h[i * k + i] += 1.0f;
     mb_gram_mirror(m.h, k);
@@ -78,6 +83,8 @@ static struct moments make_moments(const struct mb_encode_ops *ops, size_t k)
         m.variances[i] = m.factor[i * k + i];
     m.all =
         (struct mb_second_moments){.k = k, .h = m.h, .factor = m.factor, .variances = m.variances};
+    memcpy(m.solved, m.cross, MB_GRAM_PANEL * k * sizeof *m.solved); /* any numbers do */
+    ops->gram_solve(m.factor, k, m.solved);
     free(packed);
     free(x);
     return m;
@@ -88,6 +95,8 @@ static void free_moments(struct moments *m)
     free(m->h);
     free(m->factor);
     free(m->variances);
+    free(m->cross);
+    free(m->solved);
 }
 
 /* What one level makes of some rows. */
@@ -151,7 +160,9 @@ static size_t check_moments(const struct moments *wanted, size_t k, uint64_t *su
             continue;
         struct moments m = make_moments(level_at(i), k);
         if (memcmp(m.h, wanted->h, k * k * sizeof *m.h) != 0 ||
-            memcmp(m.factor, wanted->factor, k * k * sizeof *m.factor) != 0) {
+            memcmp(m.factor, wanted->factor, k * k * sizeof *m.factor) != 0 ||
+            memcmp(m.cross, wanted->cross, MB_GRAM_PANEL * k * sizeof *m.cross) != 0 ||
+            memcmp(m.solved, wanted->solved, MB_GRAM_PANEL * k * sizeof *m.solved) != 0) {
             printf("FAILED %s: moments of %zu columns\n", mb_isa_name((enum mb_isa)i), k);
             failed++;
         }

@@ -24,6 +24,13 @@ static inline struct mb_model *ns_open(const char *path)
     return model;
 }
 
+static inline size_t ns_index_of(const struct mb_model *model, const char *name)
+{
+    const struct mb_tensor *tensor = mb_model_tensor_find(model, name);
+    assert_non_null(tensor);
+    return (size_t)(tensor - mb_model_tensor_at(model, 0));
+}
+
 static inline struct mb_network *ns_network(struct mb_model *model, const enum mb_format *formats,
                                             enum mb_numerics numerics, struct mb_threads *threads)
 {

@@ -136,6 +136,22 @@ static double error_of(const struct sample *s, enum mb_format format, const floa
 
 /* ---- sums and factors ---- */
 
+/* made[n][k] = a^T b over rows of n and of k, in f64. */
+static void check_sums(const float *a, size_t n, const float *b, size_t k, size_t rows,
+                       const float *made)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < k; j++) {
+            double sum = 0.0, size = 0.0;
+            for (size_t r = 0; r < rows; r++) {
+                const double term = (double)a[r * n + i] * (double)b[r * k + j];
+                sum += term;
+                size += fabs(term);
+            }
+            assert_true(fabs(sum - (double)made[i * k + j]) <= 1e-5 * size);
+        }
+}
+
 static void test_gram(void **state)
 {
     (void)state;
@@ -143,18 +159,56 @@ static void test_gram(void **state)
     float *x = make_rows(MANY, K), *whole = sum_rows(x, MANY, K, 1),
           *parts = sum_rows(x, MANY, K, 3);
     assert_memory_equal(whole, parts, K * K * sizeof *whole);
-    for (size_t i = 0; i < K; i++)
-        for (size_t j = 0; j < K; j++) {
-            double sum = 0.0, size = 0.0;
-            for (size_t r = 0; r < MANY; r++) {
-                sum += (double)x[r * K + i] * (double)x[r * K + j];
-                size += fabs((double)x[r * K + i] * (double)x[r * K + j]);
-            }
-            assert_true(fabs(sum - (double)whole[i * K + j]) <= 1e-5 * size);
-        }
+    check_sums(x, K, x, K, MANY, whole);
     free(x);
     free(whole);
     free(parts);
+}
+
+/* What one set of columns says of another, in parts; n is no k. */
+static void test_cross(void **state)
+{
+    (void)state;
+    enum { K = 48, N = 80, MANY = 77 };
+    float *x = make_rows(MANY, K), *other = make_rows(MANY, N), *made = get(N * K * sizeof *made);
+    float *left = get(mb_gram_packed(N, MANY) * sizeof *left),
+          *right = get(mb_gram_packed(K, MANY) * sizeof *right);
+    memset(made, 0, N * K * sizeof *made);
+    mb_gram_pack(other, N, MANY, N, left);
+    mb_gram_pack(x, K, MANY, K, right);
+    mb_gram_cross(made, K, left, right, MANY, 0, 2);
+    mb_gram_cross(made, K, left, right, MANY, 2, N / MB_GRAM_PANEL);
+    check_sums(other, N, x, K, MANY, made);
+    free(x);
+    free(other);
+    free(made);
+    free(left);
+    free(right);
+}
+
+/* H x is v again. */
+static void test_solve(void **state)
+{
+    (void)state;
+    enum { SIDES = MB_GRAM_PANEL };
+    struct sample s = make_sample(320, 3);
+    float *v = get(s.k * SIDES * sizeof *v), *x = get(s.k * SIDES * sizeof *x);
+    for (size_t i = 0; i < s.k * SIDES; i++)
+        v[i] = (float)normal(21, i);
+    memcpy(x, v, s.k * SIDES * sizeof *x);
+    mb_gram_solve(s.factor, s.k, x);
+    for (size_t i = 0; i < s.k; i++)
+        for (size_t c = 0; c < SIDES; c++) {
+            double sum = 0.0, size = 0.0;
+            for (size_t j = 0; j < s.k; j++) {
+                sum += (double)s.h[i * s.k + j] * (double)x[j * SIDES + c];
+                size += fabs((double)s.h[i * s.k + j] * (double)x[j * SIDES + c]);
+            }
+            assert_true(fabs(sum - (double)v[i * SIDES + c]) <= 1e-5 * size + 1e-4);
+        }
+    free(v);
+    free(x);
+    free_sample(&s);
 }
 
 static void test_factor(void **state)
@@ -445,6 +499,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gram),           cmocka_unit_test(test_factor),
+        cmocka_unit_test(test_cross),          cmocka_unit_test(test_solve),
         cmocka_unit_test(test_factor_refuses), cmocka_unit_test(test_codes),
         cmocka_unit_test(test_gain),           cmocka_unit_test(test_refine_never_worse),
         cmocka_unit_test(test_refine_is_done), cmocka_unit_test(test_odd_rows),

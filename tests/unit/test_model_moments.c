@@ -44,19 +44,12 @@ static void tear_down(struct fixture *f)
     mb_model_close(f->model);
 }
 
-static size_t index_of(const struct mb_model *model, const char *name)
-{
-    const struct mb_tensor *tensor = mb_model_tensor_find(model, name);
-    assert_non_null(tensor);
-    return (size_t)(tensor - mb_model_tensor_at(model, 0));
-}
-
 static const struct mb_second_moments *get(struct fixture *f, const char *name, size_t matrix)
 {
     const struct mb_second_moments *found;
     struct mb_error error;
-    if (mb_moments_get(f->moments, index_of(f->model, name), matrix, NULL, 0, 1, &found, &error) !=
-        MB_OK)
+    if (mb_moments_get(f->moments, ns_index_of(f->model, name), matrix, NULL, 0, 1, &found,
+                       &error) != MB_OK)
         fail_msg("%s", error.message);
     return found;
 }
@@ -87,7 +80,7 @@ static void test_against_rows(void **state)
     struct fixture f;
     set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 0, 0);
     struct mb_error error;
-    const size_t tensor = index_of(f.model, "blk.2.attn_q.weight");
+    const size_t tensor = ns_index_of(f.model, "blk.2.attn_q.weight");
     struct rows rows = {.k = 256};
     while (f.network->matrices[rows.matrix].tensor != tensor)
         rows.matrix++;
@@ -154,7 +147,7 @@ static void test_scarce(void **state)
     struct mb_error error;
     assert_int_equal(mb_importance_collect(f.network, &f.windows, NULL, &importance, &error),
                      MB_OK);
-    const size_t gate = index_of(f.model, "blk.0.ffn_gate_exps.weight");
+    const size_t gate = ns_index_of(f.model, "blk.0.ffn_gate_exps.weight");
     size_t reached = 0, missed = 0;
     for (size_t e = 0; e < mb_tensor_matrices(mb_model_tensor_at(f.model, gate)); e++) {
         const struct mb_second_moments *found = get(&f, "blk.0.ffn_gate_exps.weight", e);
@@ -515,7 +508,7 @@ static void test_encoder_edges(void **state)
     assert_true(encoder != NULL && same != NULL && other != NULL);
     assert_string_equal(mb_encoder_hash(encoder), mb_encoder_hash(same));
     assert_string_not_equal(mb_encoder_hash(encoder), mb_encoder_hash(other));
-    const size_t tensor = index_of(f.model, "blk.0.ffn_down.weight");
+    const size_t tensor = ns_index_of(f.model, "blk.0.ffn_down.weight");
     struct mb_error error;
     const void *rows;
     for (int patience = 0; patience < 2; patience++) {

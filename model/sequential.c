@@ -1,0 +1,459 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Two runs side by side, step by step, and what a matrix is to come near to (sequential.h).
+ *
+ * A step's products are grouped by how many columns of its input they read: such a group shares H',
+ * its factor and G = E[(x - x') x'^T] H'^-1, so a matrix costs W G and its own rounding. The runs
+ * are cut into parts of some thousand tokens that take each step one after the other: what is kept
+ * is the slots of all parts, and an interrupt is noticed between two of them. */
+#include "model/sequential.h"
+
+#include "dispatch/dispatch.h"
+#include "kernels/encode.h"
+#include "kernels/gram.h"
+#include "model/gguf.h"
+#include "model/importance.h"
+#include "model/network.h"
+#include "model/probe.h"
+#include "support/memory.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Raised when a change of arithmetic makes earlier blocks other ones. */
+enum { SEQUENTIAL_REVISION = 1 };
+enum { PART_TOKENS = 2048, SIDES = MB_GRAM_PANEL };
+
+/* What the inputs of a group said. */
+struct sums {
+    size_t k, rows;
+    size_t stream;       /* columns of the residual stream, 0 where it takes no part */
+    float *h, *factor;   /* [k][k] */
+    float *cross;        /* [k + stream][k]: x - x' and h - h' by x' */
+    float *turned;       /* [k][k]: G transposed; its rows then move weights */
+    float *left, *right; /* packed rows */
+    float *differences;  /* MB_GRAM_ROWS rows of x - x', or of h - h' */
+    float *sides;        /* per thread, of the solver */
+    float *variances, *diagonal;
+    struct mb_weights by;
+    void *by_data;
+};
+
+struct sequential {
+    struct mb_network *network;
+    struct mb_encoder *encoder;
+    const struct mb_sequential_options *options;
+    const struct mb_windows *windows;
+    size_t used, per_part, parts; /* windows */
+    int32_t *ids;
+    struct mb_run **source, **mixed;
+    double done, total; /* multiplications of products */
+    struct mb_error *error;
+};
+
+/* ---- which windows ---- */
+
+static size_t bytes_of_token(const struct mb_network *network)
+{
+    size_t floats = 0;
+    for (size_t i = 0; i < MB_SLOT_COUNT; i++)
+        floats += network->slot_width[i];
+    return 2 * floats * sizeof(float);
+}
+
+static size_t windows_used(const struct mb_network *network, const struct mb_windows *windows,
+                           const struct mb_sequential_options *options)
+{
+    const size_t tokens = options->tokens > 0 ? options->tokens : MB_SEQUENTIAL_TOKENS;
+    const size_t limit = options->memory_limit > 0 ? options->memory_limit : mb_free_memory() / 2;
+    const size_t room = limit / bytes_of_token(network) / windows->window;
+    size_t used = (tokens + windows->window - 1) / windows->window;
+    used = used < room ? used : room;
+    used = used < windows->count ? used : windows->count;
+    return used > 0 ? used : 1;
+}
+
+struct mb_encoder *mb_sequential_create(const struct mb_network *network, struct mb_encoder *base,
+                                        const struct mb_sequential_options *options)
+{
+    const struct mb_windows *windows = mb_encoder_windows(base);
+    char what[100];
+    (void)snprintf(what, sizeof what, "sequential %d, windows %zu", SEQUENTIAL_REVISION,
+                   windows_used(network, windows, options));
+    return mb_encoder_create_over(base, what);
+}
+
+/* ---- the runs ---- */
+
+static enum mb_status create_runs(struct sequential *s)
+{
+    const struct mb_windows *w = s->windows;
+    s->used = windows_used(s->network, w, s->options);
+    s->per_part = PART_TOKENS / w->window > 0 ? PART_TOKENS / w->window : 1;
+    s->parts = (s->used + s->per_part - 1) / s->per_part;
+    s->ids = malloc(s->used * w->window * sizeof *s->ids);
+    s->source = calloc(s->parts + 1, sizeof(struct mb_run *));
+    s->mixed = calloc(s->parts + 1, sizeof(struct mb_run *));
+    if (s->ids == NULL || s->source == NULL || s->mixed == NULL)
+        return mb_error_set(s->error, MB_ERR_MEMORY, -1, "out of memory for %zu windows", s->used);
+    for (size_t i = 0; i < s->used; i++)
+        memcpy(s->ids + i * w->window, w->tokens + i * w->count / s->used * w->window,
+               w->window * sizeof *s->ids);
+    for (size_t part = 0; part < 2 * s->parts; part++) {
+        struct mb_run **run = (part % 2 ? s->mixed : s->source) + part / 2;
+        const size_t first = part / 2 * s->per_part;
+        const size_t count = s->used - first < s->per_part ? s->used - first : s->per_part;
+        const enum mb_status status =
+            mb_run_create(s->network, count * w->window, w->window, run, s->error);
+        if (status != MB_OK)
+            return status;
+        (*run)->ids = s->ids + first * w->window;
+        (*run)->sequences = count;
+        (*run)->tokens = w->window;
+    }
+    return MB_OK;
+}
+
+static void destroy_runs(struct sequential *s)
+{
+    for (size_t part = 0; part < s->parts; part++) {
+        if (s->source != NULL)
+            mb_run_destroy(s->source[part]);
+        if (s->mixed != NULL)
+            mb_run_destroy(s->mixed[part]);
+    }
+    free(s->source);
+    free(s->mixed);
+    free(s->ids);
+}
+
+static enum mb_status report(struct sequential *s, const char *what)
+{
+    if (mb_progress_report(s->options->progress, s->done, s->total, what) == MB_OK)
+        return MB_OK;
+    return mb_error_set(s->error, MB_ERR_INTERRUPTED, -1,
+                        "interrupted while layers were rounded one after the other");
+}
+
+static enum mb_status failed(struct sequential *s, enum mb_status status)
+{
+    return mb_error_set(s->error, status, -1, "the forward pass failed: %s",
+                        mb_status_string(status));
+}
+
+/* ---- sums over the inputs of a group ---- */
+
+static void free_sums(struct sums *sums)
+{
+    float *const all[] = {sums->h,         sums->factor,   sums->cross,       sums->turned,
+                          sums->left,      sums->right,    sums->differences, sums->sides,
+                          sums->variances, sums->diagonal, sums->by_data};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        mb_free_aligned(all[i]);
+    *sums = (struct sums){.k = 0};
+}
+
+static float *floats(size_t rows, size_t columns)
+{
+    size_t bytes;
+    if (!mb_mul_size(rows, columns, &bytes) || !mb_mul_size(bytes, sizeof(float), &bytes))
+        return NULL;
+    float *made = mb_alloc_aligned(bytes);
+    if (made != NULL)
+        memset(made, 0, bytes);
+    return made;
+}
+
+static bool allocate_sums(struct sums *sums, size_t k, size_t stream, size_t threads)
+{
+    const size_t widest = k > stream ? k : stream;
+    *sums = (struct sums){.k = k, .stream = stream};
+    sums->h = floats(k, k);
+    sums->factor = floats(k, k);
+    sums->cross = floats(k + stream, k);
+    sums->turned = floats(k, k);
+    sums->left = floats(widest, MB_GRAM_ROWS);
+    sums->right = floats(k, MB_GRAM_ROWS);
+    sums->differences = floats(widest, MB_GRAM_ROWS);
+    sums->sides = floats(threads * SIDES, k);
+    sums->variances = floats(1, k);
+    sums->diagonal = floats(1, k);
+    return sums->h && sums->factor && sums->cross && sums->turned && sums->left && sums->right &&
+           sums->differences && sums->sides && sums->variances && sums->diagonal;
+}
+
+/* MB_GRAM_ROWS rows at most, of one part. */
+struct batch {
+    struct sums *sums;
+    float *cross; /* the rows of it that `left` is for */
+    size_t columns, rows;
+};
+
+static void add_squares(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    const struct batch *b = arg;
+    const struct sums *s = b->sums;
+    mb_select_encode()->gram_add(s->h, s->k, s->k, s->right, b->rows, 1.0f, first, last);
+}
+
+static void add_cross(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    const struct batch *b = arg;
+    const struct sums *s = b->sums;
+    mb_select_encode()->gram_cross(b->cross, s->k, s->left, s->right, b->rows, first, last);
+}
+
+/* cross += (a - b)^T x' over the first `columns` of either; x' is packed already. */
+static void add_differences(struct sequential *s, struct batch *b, const float *a,
+                            const float *other, size_t stride)
+{
+    struct sums *sums = b->sums;
+    for (size_t r = 0; r < b->rows; r++)
+        for (size_t c = 0; c < b->columns; c++)
+            sums->differences[r * b->columns + c] = a[r * stride + c] - other[r * stride + c];
+    mb_gram_pack(sums->differences, b->columns, b->rows, b->columns, sums->left);
+    mb_split(s->network->threads, b->columns / MB_GRAM_PANEL, b->rows * b->columns * sums->k,
+             add_cross, b);
+}
+
+static void add_part(struct sequential *s, struct sums *sums, size_t part, enum mb_slot slot)
+{
+    const struct mb_run *source = s->source[part], *mixed = s->mixed[part];
+    const size_t stride = s->network->slot_width[slot],
+                 width = s->network->slot_width[MB_SLOT_HIDDEN];
+    for (size_t r = 0; r < mixed->rows; r += MB_GRAM_ROWS) {
+        struct batch b = {.sums = sums, .cross = sums->cross, .columns = sums->k};
+        b.rows = mixed->rows - r < MB_GRAM_ROWS ? mixed->rows - r : MB_GRAM_ROWS;
+        mb_gram_pack(mixed->slots[slot] + r * stride, stride, b.rows, sums->k, sums->right);
+        mb_split(s->network->threads, mb_gram_pairs(sums->k), b.rows * sums->k * sums->k / 2,
+                 add_squares, &b);
+        add_differences(s, &b, source->slots[slot] + r * stride, mixed->slots[slot] + r * stride,
+                        stride);
+        b.cross = sums->cross + sums->k * sums->k;
+        b.columns = sums->stream;
+        if (sums->stream > 0)
+            add_differences(s, &b, source->slots[MB_SLOT_HIDDEN] + r * width,
+                            mixed->slots[MB_SLOT_HIDDEN] + r * width, width);
+    }
+    sums->rows += mixed->rows;
+}
+
+/* Rows [first, last) of 16 of cross, by H'^-1: those of x - x' into `turned`, the others in place.
+ */
+static void solve_sides(void *arg, size_t first, size_t last, size_t thread)
+{
+    struct sums *s = arg;
+    float *v = s->sides + thread * SIDES * s->k;
+    for (size_t side = first; side < last; side++) {
+        float *rows = s->cross + side * SIDES * s->k;
+        for (size_t j = 0; j < s->k; j++)
+            for (size_t c = 0; c < SIDES; c++)
+                v[j * SIDES + c] = rows[c * s->k + j];
+        mb_select_encode()->gram_solve(s->factor, s->k, v);
+        for (size_t j = 0; j < s->k; j++)
+            for (size_t c = 0; c < SIDES; c++)
+                if (side * SIDES < s->k)
+                    s->turned[j * s->k + side * SIDES + c] = v[j * SIDES + c];
+                else
+                    rows[c * s->k + j] = v[j * SIDES + c];
+    }
+}
+
+/* From sums to H', its factor and the corrections. MB_ERR_UNSUPPORTED: they say too little. */
+static enum mb_status finish_sums(struct sequential *s, struct sums *sums, float scale)
+{
+    const size_t k = sums->k;
+    struct mb_threads *threads = s->network->threads;
+    const float inverse = 1.0f / (float)sums->rows;
+    size_t bytes;
+    if (sums->rows < k)
+        return MB_ERR_UNSUPPORTED;
+    for (size_t i = 0; i < (k + sums->stream) * k; i++)
+        sums->cross[i] *= i < k * k ? inverse : inverse / scale;
+    if (!mb_moments_mean_of(sums->h, k, &sums->rows))
+        return mb_error_set(s->error, MB_ERR_FILE, -1, "the model's activations are not finite");
+    if (sums->rows == 0)
+        return MB_ERR_UNSUPPORTED;
+    float *packed = floats(k, MB_GRAM_ROWS);
+    const bool factored =
+        packed != NULL && mb_moments_factor(threads, sums->h, k, sums->factor, packed);
+    mb_free_aligned(packed);
+    if (!factored)
+        return packed == NULL ? MB_ERR_MEMORY : MB_ERR_UNSUPPORTED;
+    for (size_t i = 0; i < k; i++) {
+        sums->variances[i] = sums->factor[i * k + i];
+        sums->diagonal[i] = sums->h[i * k + i];
+    }
+    mb_split(threads, (k + sums->stream) / SIDES, (k + sums->stream) * k * k, solve_sides, sums);
+    enum mb_status status = mb_pack_size(MB_FORMAT_F32, k, k, &bytes);
+    if (status == MB_OK && (sums->by_data = mb_alloc_aligned(bytes)) == NULL)
+        status = MB_ERR_MEMORY;
+    if (status == MB_OK)
+        status = mb_weights_init(&sums->by, MB_FORMAT_F32, k, k, sums->by_data);
+    return status == MB_OK ? mb_pack_rows(&sums->by, sums->turned, 0, k) : status;
+}
+
+/* ---- rounding ---- */
+
+/* The format that a matrix is to get; MB_FORMAT_NONE: it stays. */
+static enum mb_format target_of(const struct sequential *s, size_t matrix)
+{
+    const size_t tensor = s->network->matrices[matrix].tensor;
+    const enum mb_format format = s->options->formats[tensor];
+    return format == mb_model_tensor_at(s->network->model, tensor)->format ? MB_FORMAT_NONE
+                                                                           : format;
+}
+
+/* Whether sums over its inputs lead anywhere. */
+static bool is_corrected(const struct sequential *s, size_t matrix)
+{
+    return target_of(s, matrix) != MB_FORMAT_NONE && matrix != s->network->embedding &&
+           s->network->matrices[matrix].k % (2 * MB_GRAM_PANEL) == 0;
+}
+
+static enum mb_status round_group(struct sequential *s, const size_t *matrices, size_t count,
+                                  enum mb_slot slot, float stream_scale)
+{
+    const struct mb_network *network = s->network;
+    const size_t k = network->matrices[matrices[0]].k;
+    const size_t width = network->slot_width[MB_SLOT_HIDDEN];
+    const size_t stream = stream_scale != 0.0f && width % MB_GRAM_PANEL == 0 ? width : 0;
+    const size_t threads = network->threads ? mb_threads_count(network->threads) : 1;
+    struct sums sums;
+    const void *rows;
+    enum mb_status status = allocate_sums(&sums, k, stream, threads) ? MB_OK : MB_ERR_MEMORY;
+    for (size_t part = 0; part < s->parts && status == MB_OK; part++) {
+        add_part(s, &sums, part, slot);
+        status = report(s, "what layers read");
+    }
+    if (status == MB_OK)
+        status = finish_sums(s, &sums, stream_scale);
+    for (size_t i = 0; i < count && status == MB_OK; i++) {
+        const struct mb_second_moments moments = {.k = k,
+                                                  .h = sums.h,
+                                                  .factor = sums.factor,
+                                                  .variances = sums.variances,
+                                                  .diagonal = sums.diagonal};
+        const struct mb_correction correction = {.by = &sums.by,
+                                                 .added = stream > 0 ? sums.cross + k * k : NULL};
+        status = mb_encoder_make(s->encoder, network->matrices[matrices[i]].tensor,
+                                 target_of(s, matrices[i]), &moments, &correction,
+                                 s->options->progress, s->done, s->total, &rows, s->error);
+    }
+    free_sums(&sums);
+    return status == MB_ERR_UNSUPPORTED ? MB_OK : status; /* then they are the base's */
+}
+
+/* Scale of the residual stream's addition that follows a step; 0: its products go elsewhere. */
+static float stream_scale(const struct mb_network *network, size_t index)
+{
+    const struct mb_step *step = &network->steps[index], *next = step + 1;
+    if (index + 1 >= network->step_count || step->product_count != 1 || next->kind != MB_STEP_ADD ||
+        next->out != MB_SLOT_HIDDEN || next->in != step->products[0].out)
+        return 0.0f;
+    return next->scale != 0.0f ? next->scale : 1.0f;
+}
+
+static enum mb_status round_step(struct sequential *s, size_t index)
+{
+    const struct mb_step *step = &s->network->steps[index];
+    bool taken[MB_MAX_PRODUCTS] = {false};
+    enum mb_status status = MB_OK;
+    for (size_t p = 0; p < step->product_count && status == MB_OK; p++) {
+        size_t group[MB_MAX_PRODUCTS], count = 0;
+        for (size_t q = p; q < step->product_count; q++) {
+            const size_t matrix = step->products[q].matrix;
+            if (taken[q] || !is_corrected(s, matrix) ||
+                s->network->matrices[matrix].k != s->network->matrices[step->products[p].matrix].k)
+                continue;
+            taken[q] = true;
+            group[count++] = matrix;
+        }
+        if (count > 0)
+            status = round_group(s, group, count, step->in, stream_scale(s->network, index));
+    }
+    return status;
+}
+
+/* ---- stepping ---- */
+
+/* A step of both runs, the mixed one with product `product` (or the embedding) as it is rounded. */
+static enum mb_status run_replaced(struct sequential *s, size_t index, size_t product,
+                                   size_t matrix)
+{
+    const enum mb_format format = target_of(s, matrix);
+    const bool embeds = s->network->steps[index].kind == MB_STEP_EMBED;
+    struct mb_requantized as = {.rows = NULL};
+    const void *rows = NULL;
+    enum mb_status status = MB_OK;
+    if (format != MB_FORMAT_NONE) {
+        status = mb_encoder_rows(s->encoder, s->network->matrices[matrix].tensor, format,
+                                 s->options->progress, s->done, s->total, &rows, s->error);
+        if (status == MB_OK)
+            status = mb_requantize(s->network, matrix, format, MB_NUMERICS_F32, NULL, NULL, rows,
+                                   &as, s->error);
+    }
+    for (size_t part = 0; part < s->parts && status == MB_OK; part++) {
+        struct mb_run *run = s->mixed[part];
+        run->replacement = format != MB_FORMAT_NONE ? &as.replacement : NULL;
+        status = embeds ? mb_run_steps(run, index, index + 1)
+                        : mb_run_products(run, index, 1u << product);
+        run->replacement = NULL;
+        status = status == MB_OK ? report(s, "layers") : failed(s, status);
+    }
+    mb_requantized_free(&as);
+    return status;
+}
+
+static double work_of(const struct mb_network *network, const struct mb_step *step)
+{
+    double work = 0;
+    for (size_t p = 0; p < step->product_count; p++) {
+        const struct mb_matrix *matrix = &network->matrices[step->products[p].matrix];
+        work += (double)matrix->n * (double)matrix->k;
+    }
+    return work;
+}
+
+static enum mb_status do_step(struct sequential *s, size_t index)
+{
+    const struct mb_step *step = &s->network->steps[index];
+    const bool multiplies = step->kind == MB_STEP_PRODUCTS || step->kind == MB_STEP_EXPERTS;
+    enum mb_status status = step->kind == MB_STEP_PRODUCTS ? round_step(s, index) : MB_OK;
+    for (size_t part = 0; part < s->parts && status == MB_OK; part++) {
+        status = mb_run_steps(s->source[part], index, index + 1);
+        if (status == MB_OK && !multiplies && step->kind != MB_STEP_EMBED)
+            status = mb_run_steps(s->mixed[part], index, index + 1);
+        status = status == MB_OK ? report(s, "layers") : failed(s, status);
+    }
+    if (status == MB_OK && step->kind == MB_STEP_EMBED)
+        status = run_replaced(s, index, 0, s->network->embedding);
+    for (size_t p = 0; multiplies && p < step->product_count && status == MB_OK; p++)
+        status = run_replaced(s, index, p, step->products[p].matrix);
+    s->done += work_of(s->network, step);
+    return status;
+}
+
+enum mb_status mb_sequential_run(struct mb_network *network, struct mb_encoder *encoder,
+                                 const struct mb_sequential_options *options,
+                                 struct mb_error *error)
+{
+    struct sequential s = {.network = network,
+                           .encoder = encoder,
+                           .options = options,
+                           .windows = mb_encoder_windows(encoder),
+                           .error = error};
+    const struct mb_matrix *head = &network->matrices[network->output];
+    for (size_t i = 0; i < network->step_count; i++)
+        s.total += work_of(network, &network->steps[i]);
+    s.total += (double)head->n * (double)head->k;
+    enum mb_status status = create_runs(&s);
+    for (size_t i = 0; i < network->step_count && status == MB_OK; i++)
+        status = do_step(&s, i);
+    if (status == MB_OK && is_corrected(&s, network->output))
+        status = round_group(&s, &network->output, 1, MB_SLOT_NORMED, 0.0f);
+    destroy_runs(&s);
+    return status;
+}
