@@ -29,6 +29,20 @@ void mb_comparison_free(struct mb_comparison *comparison)
     *comparison = (struct mb_comparison){.model = NULL};
 }
 
+/* For one more row. */
+static bool make_room(struct mb_comparison *comparison)
+{
+    if (comparison->count < comparison->capacity)
+        return true;
+    const size_t capacity = comparison->capacity ? 2 * comparison->capacity : 32;
+    struct mb_assignment *rows = realloc(comparison->rows, capacity * sizeof *rows);
+    if (!rows)
+        return false;
+    comparison->rows = rows;
+    comparison->capacity = capacity;
+    return true;
+}
+
 enum mb_status mb_comparison_add(struct mb_comparison *comparison, struct mb_mix *mix,
                                  enum mb_row_kind kind, const struct mb_forecast *forecast,
                                  size_t *index)
@@ -41,15 +55,9 @@ enum mb_status mb_comparison_add(struct mb_comparison *comparison, struct mb_mix
             return MB_OK;
         }
     }
-    if (comparison->count == comparison->capacity) {
-        const size_t capacity = comparison->capacity ? 2 * comparison->capacity : 32;
-        struct mb_assignment *rows = realloc(comparison->rows, capacity * sizeof *rows);
-        if (!rows) {
-            mb_mix_free(mix);
-            return MB_ERR_MEMORY;
-        }
-        comparison->rows = rows;
-        comparison->capacity = capacity;
+    if (!make_room(comparison)) {
+        mb_mix_free(mix);
+        return MB_ERR_MEMORY;
     }
     if (index)
         *index = comparison->count;
@@ -324,6 +332,59 @@ enum mb_status mb_comparison_search(struct mb_cli *cli, struct mb_comparison *co
     mb_reference_destroy(reference);
     mb_stage_end(cli);
     return status;
+}
+
+static double *copy_of(const double *values, size_t count)
+{
+    double *copy = malloc((count + 1) * sizeof *copy);
+    if (copy != NULL && count > 0)
+        memcpy(copy, values, count * sizeof *copy);
+    return copy;
+}
+
+enum mb_status mb_comparison_round_again(struct mb_cli *cli, struct mb_comparison *comparison,
+                                         const struct mb_compare_options *options, size_t row,
+                                         struct mb_encoder *encoder, enum mb_row_kind kind)
+{
+    struct mb_comparison other = *comparison; /* as if its encoder were this one */
+    struct mb_reference *reference = NULL;
+    struct mb_network *network = NULL;
+    struct mb_evaluation evaluation = {.size = sizeof evaluation};
+    enum mb_status status = MB_OK;
+    other.encoder = encoder;
+    if (!is_known(comparison, &comparison->rows[row], encoder, &evaluation)) {
+        mb_stage_begin(cli, "measuring what is written");
+        status = create_network(cli, &other, options, &comparison->rows[row].mix, row, EVALUATED,
+                                &network);
+        if (status == MB_OK)
+            status = evaluate(cli, comparison, options, &comparison->rows[row], encoder, network,
+                              &reference, &evaluation);
+        mb_network_destroy(network);
+        mb_reference_destroy(reference);
+        mb_stage_end(cli);
+    }
+    if (status == MB_OK && !make_room(comparison))
+        status = MB_ERR_MEMORY;
+    if (status != MB_OK) {
+        mb_evaluation_free(&evaluation);
+        return status;
+    }
+    const struct mb_assignment *like = &comparison->rows[row];
+    struct mb_assignment *made = &comparison->rows[comparison->count];
+    *made = *like;
+    made->kind = kind;
+    made->evaluation = evaluation;
+    made->predicted[MB_QUANTITY_LOSS] = made->kl_search = NAN;
+    made->recommended = 0;
+    made->mix.formats = malloc((like->mix.count + 1) * sizeof *made->mix.formats);
+    made->speed.decode_rounds = copy_of(like->speed.decode_rounds, like->speed.decode_round_count);
+    made->speed.prefill_rounds =
+        copy_of(like->speed.prefill_rounds, like->speed.prefill_round_count);
+    comparison->count++; /* it is freed like the others, whatever it lacks */
+    if (!made->mix.formats || !made->speed.decode_rounds || !made->speed.prefill_rounds)
+        return MB_ERR_MEMORY;
+    memcpy(made->mix.formats, like->mix.formats, like->mix.count * sizeof *made->mix.formats);
+    return MB_OK;
 }
 
 /* Decode of drafts of some mixes, in turns. Earlier figures in speeds are replaced. */

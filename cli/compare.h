@@ -78,6 +78,12 @@ enum mb_status mb_comparison_measure(struct mb_cli *cli, struct mb_comparison *c
 enum mb_status mb_comparison_search(struct mb_cli *cli, struct mb_comparison *comparison,
                                     const struct mb_compare_options *options, double most_bytes);
 
+/* One more row: that row's mix as another encoder rounds it. It is evaluated; speeds, which don't
+ * depend on how weights are rounded, are the row's. No loss was predicted for it. */
+enum mb_status mb_comparison_round_again(struct mb_cli *cli, struct mb_comparison *comparison,
+                                         const struct mb_compare_options *options, size_t row,
+                                         struct mb_encoder *encoder, enum mb_row_kind kind);
+
 /* Take over mixes as trials: decode of each is timed in turns with the anchor, which there has to
  * be. On failure the mixes that were not taken over stay the caller's. Within a stage. */
 enum mb_status mb_comparison_try(struct mb_cli *cli, struct mb_comparison *comparison,

@@ -2,7 +2,7 @@
 /* Mixes: one format per tensor of a model. Uniform formats, llama.cpp's presets and plans all
  * become the same array, so that predicting, writing and measuring them is the same code. */
 #include "cli/steps.h"
-#include "model/moments.h"
+#include "model/encoder.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -343,11 +343,12 @@ double mb_mix_packed_bytes(const struct mb_model *model, const struct mb_mix *mi
     return total;
 }
 
-enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model,
-                               const struct mb_convert_request *r)
+/* NULL-terminated pairs: what a file says of how it was made. */
+static void provenance(struct mb_model *model, const struct mb_convert_request *r,
+                       const char *keys[24])
 {
-    const char *keys[24];
     const struct mb_importance *importance = r->importance;
+    const struct mb_calibration *calibration = r->calibration;
     size_t used = 0;
 #define MB_ADD_KEY(key, value) (keys[used++] = (key), keys[used++] = (value))
     MB_ADD_KEY("mixbit.version", mb_version());
@@ -365,11 +366,43 @@ enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model,
         MB_ADD_KEY("mixbit.importance", importance->hash);
     if (importance != NULL && importance->text_hash[0] != '\0')
         MB_ADD_KEY("mixbit.importance_text", importance->text_hash);
-    if (r->calibration != NULL)
+    if (calibration != NULL)
         MB_ADD_KEY(r->source == NULL ? "mixbit.feedback_text" : "mixbit.refine_text",
-                   r->calibration->windows.text_hash);
+                   calibration->windows.text_hash);
+    if (calibration != NULL && calibration->sequential != NULL)
+        MB_ADD_KEY("mixbit.sequential", mb_encoder_hash(calibration->sequential));
 #undef MB_ADD_KEY
     keys[used] = NULL;
+}
+
+bool mb_step_is_written(struct mb_model *model, const struct mb_convert_request *r)
+{
+    struct mb_model *there = NULL;
+    const char *keys[24];
+    if (mb_model_open(r->output, &there, NULL) != MB_OK)
+        return false;
+    provenance(model, r, keys);
+    bool same = mb_model_tensor_count(there) == r->mix->count;
+    for (size_t i = 0; same && keys[i] != NULL; i += 2) {
+        const char *value = mb_model_string(there, keys[i], NULL);
+        same = value != NULL && strcmp(value, keys[i + 1]) == 0;
+    }
+    for (size_t i = 0; same && i < r->mix->count; i++) {
+        const struct mb_tensor *tensor = mb_model_tensor_at(model, i);
+        const struct mb_tensor *other = mb_model_tensor_find(there, tensor->name);
+        same = other != NULL && other->format == mb_mix_format(model, r->mix, i);
+    }
+    mb_model_close(there);
+    return same;
+}
+
+enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model,
+                               const struct mb_convert_request *r)
+{
+    const char *keys[24];
+    const struct mb_importance *importance = r->importance;
+    const bool sequential = r->calibration != NULL && r->calibration->sequential != NULL;
+    provenance(model, r, keys);
     const struct mb_convert_options options = {
         .size = sizeof options,
         .threads = r->threads,
@@ -378,7 +411,9 @@ enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model,
         .extra_keys = keys,
         .force = cli->common.force,
         .moments = r->calibration != NULL ? r->calibration->moments : NULL,
-        .encoder = r->calibration != NULL ? r->calibration->encoder : NULL,
+        .encoder = sequential               ? r->calibration->sequential
+                   : r->calibration != NULL ? r->calibration->encoder
+                                            : NULL,
         .sweeps = r->sweeps,
         .source = r->source,
         .refined = r->refined};

@@ -93,15 +93,22 @@
         .help = "llama.cpp's importance matrix (or 'mixbit imatrix'): round by what columns weigh" \
     }
 
-#define MB_ENCODER_ROW(type, field, data, usual)                                                   \
+#define MB_ENCODER_ROW_OF(type, field, names, usual, help_)                                        \
     {                                                                                              \
         .name = "encoder", .kind = MB_OPTION_CHOICE, .offset = offsetof(type, field),              \
-        .choices = mb_encoder_names,                                                               \
-        .help = "how codes are found: each weight the nearest, under the best scales; or one "     \
-                "column after the other, each under the errors of those before it, by what the "   \
-                "model multiplies on " data,                                                       \
-        .fallback = usual                                                                          \
+        .choices = (names), .help = help_, .fallback = usual                                       \
     }
+#define MB_ENCODER_HELP(data)                                                                      \
+    "how codes are found: each weight the nearest, under the best scales; or one column after "    \
+    "the other, each under the errors of those before it, by what the model multiplies on " data
+#define MB_ENCODER_ROW(type, field)                                                                \
+    MB_ENCODER_ROW_OF(type, field, mb_encoder_names, "search", MB_ENCODER_HELP("--text"))
+/* Of a file: layers can answer for each other. */
+#define MB_FILE_ENCODER_ROW(type, field, usual, what)                                              \
+    MB_ENCODER_ROW_OF(type, field, mb_file_encoder_names, usual,                                   \
+                      MB_ENCODER_HELP("--text") "; or so, and " what                               \
+                                                " layer after layer, each under the errors "       \
+                                                "of those before it")
 
 /* Of a struct mb_calibration_options. */
 #define MB_CALIBRATION_ROWS(type, field)                                                           \

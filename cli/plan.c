@@ -55,7 +55,7 @@ static const struct mb_option options[] = {
      .value = "LIST",
      .help = "llama.cpp's mixes to measure beside the plan, comma-separated, or none (default: "
              "all)"},
-    MB_ENCODER_ROW(struct mb_planning_options, encoder, "--text", "feedback"),
+    MB_FILE_ENCODER_ROW(struct mb_planning_options, encoder, "sequential", "what is written"),
     MB_IMATRIX_ROW(struct mb_planning_options, imatrix),
     MB_CONTEXT_ROW(struct mb_planning_options, context),
     MB_THREADS_ROW(struct mb_planning_options, threads),
@@ -115,7 +115,7 @@ static enum mb_status measure_and_sense(struct mb_planning *run)
                                                          .threads = mb_threads_count(run->threads)};
     status = check_times(run, run->forecast_request);
     const struct mb_calibration_options calibration = {.text = run->text, .window = o->window};
-    if (status == MB_OK && o->encoder == MB_ENCODER_FEEDBACK)
+    if (status == MB_OK && o->encoder != MB_ENCODER_SEARCH)
         status = mb_step_encoder(cli, run->model, &calibration, run->importance, run->threads,
                                  &run->calibration);
     if (status != MB_OK)
@@ -193,6 +193,8 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
         status = mb_planning_confirm(&run, &compare);
     if (status == MB_OK)
         status = mb_planning_recommend(&run);
+    if (status == MB_OK)
+        status = mb_planning_round(&run, &compare);
     if (status == MB_OK)
         status = mb_comparison_search(cli, &run.comparison, &compare,
                                       run.comparison.rows[run.chosen].bytes);

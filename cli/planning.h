@@ -62,7 +62,8 @@ struct mb_planning {
     size_t candidate_count;
     size_t reference;     /* row that decode is held to; SIZE_MAX: the user gave budgets */
     struct mb_plan *plan; /* what is recommended, */
-    size_t chosen;        /* and its row */
+    size_t chosen;        /* and its row, */
+    bool is_written;      /* which an earlier run has written just so */
     struct mb_solution *front;
     size_t front_count;
     char objective[400], base[96];
@@ -102,6 +103,11 @@ enum mb_status mb_planning_confirm(struct mb_planning *run,
 /* Decide by what was measured; run->plan and run->chosen are what is written (planning_verdict.c).
  */
 enum mb_status mb_planning_recommend(struct mb_planning *run);
+/* What is recommended, rounded layer after layer where that loses less, becomes a row of its own
+ * and what is written (planning_sequential.c). */
+enum mb_status mb_planning_round(struct mb_planning *run, const struct mb_compare_options *options);
+/* How the model is written to `path` (planning_outputs.c). */
+struct mb_convert_request mb_planning_file(struct mb_planning *run, const char *path);
 /* Write every output, then print the comparison (planning_outputs.c). */
 enum mb_status mb_planning_write(struct mb_planning *run);
 enum mb_status mb_planning_print(struct mb_planning *run);

@@ -150,8 +150,18 @@ static enum mb_status add_candidate(struct mb_planning *run, const struct mb_bud
     return status == MB_OK ? mb_planning_add(run, &made, &mix, name) : status;
 }
 
+/* Too slow, measured, to be recommended over a plan that keeps up with the reference. */
+static bool is_slow(const struct mb_planning *run, const struct mb_assignment *row)
+{
+    double ratio, low, high;
+    if (run->reference == SIZE_MAX)
+        return false;
+    mb_compare_decode(row, &run->comparison.rows[run->reference], &ratio, &low, &high);
+    return low > 1 + MB_PLANNING_SLOWER;
+}
+
 /* The uniform or preset row within the size budget that is to lose least of those with more loss
- * than `above`; MB_PLANNING_NO_RIVAL: none. */
+ * than `above` and is no slow one; MB_PLANNING_NO_RIVAL: none. */
 static size_t next_rival(const struct mb_planning *run, const struct mb_budget *budget,
                          double above)
 {
@@ -162,7 +172,7 @@ static size_t next_rival(const struct mb_planning *run, const struct mb_budget *
         const double loss = row->predicted[MB_QUANTITY_LOSS];
         const double most = budget->max[MB_QUANTITY_BYTES];
         if ((row->kind == MB_ROW_UNIFORM || row->kind == MB_ROW_PRESET) && loss > above &&
-            (most <= 0 || row->bytes <= most) &&
+            (most <= 0 || row->bytes <= most) && !is_slow(run, row) &&
             (next == MB_PLANNING_NO_RIVAL || loss < c->rows[next].predicted[MB_QUANTITY_LOSS]))
             next = i;
     }

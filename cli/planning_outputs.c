@@ -74,19 +74,23 @@ static enum mb_status write_profile(struct mb_planning *run, const char *path)
 }
 
 /* The blocks that were measured. */
+struct mb_convert_request mb_planning_file(struct mb_planning *run, const char *path)
+{
+    return (struct mb_convert_request){
+        .mix = &run->comparison.rows[run->chosen].mix,
+        .plan = run->plan,
+        .sensed_hash = run->table->text_hash,
+        .importance = run->importance,
+        .calibration = run->calibration.encoder != NULL ? &run->calibration : NULL,
+        .sweeps = MB_SWEEPS,
+        .threads = run->threads,
+        .output = path};
+}
+
 static enum mb_status write_model(struct mb_planning *run, const char *path)
 {
-    const bool feedback = run->calibration.encoder != NULL;
-    return mb_step_convert(
-        run->cli, run->model,
-        &(struct mb_convert_request){.mix = &run->comparison.rows[run->chosen].mix,
-                                     .plan = run->plan,
-                                     .sensed_hash = run->table->text_hash,
-                                     .importance = run->importance,
-                                     .calibration = feedback ? &run->calibration : NULL,
-                                     .sweeps = MB_SWEEPS,
-                                     .threads = run->threads,
-                                     .output = path});
+    const struct mb_convert_request request = mb_planning_file(run, path);
+    return run->is_written ? MB_OK : mb_step_convert(run->cli, run->model, &request);
 }
 
 static enum mb_status write_one(struct mb_planning *run, size_t i, const char *path)

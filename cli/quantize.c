@@ -27,7 +27,7 @@ static enum mb_status check_options(struct mb_cli *cli, const struct options *op
         return mb_usage(cli, "--plan, --format, --preset and --scheme exclude each other");
     if (options->output == NULL)
         return mb_usage(cli, "-o is missing: the file to write");
-    if (options->scheme != NULL && options->encoder == MB_ENCODER_FEEDBACK)
+    if (options->scheme != NULL && options->encoder != MB_ENCODER_SEARCH)
         return mb_usage(cli,
                         "--encoder is for formats; schemes with error feedback are named after "
                         "it (packed-feedback)");
@@ -35,12 +35,12 @@ static enum mb_status check_options(struct mb_cli *cli, const struct options *op
         return mb_scheme_check_stored(cli, options->scheme, options->bits);
     if (options->bits > 0)
         return mb_usage(cli, "--bits goes with --scheme");
-    if (options->encoder == MB_ENCODER_FEEDBACK && options->calibration.text == NULL)
-        return mb_usage(cli, "--encoder feedback needs --text: a file of plain text to run the "
-                             "model on");
+    if (options->encoder != MB_ENCODER_SEARCH && options->calibration.text == NULL)
+        return mb_usage(cli, "--encoder %s needs --text: a file of plain text to run the model on",
+                        mb_file_encoder_names[options->encoder]);
     if (options->encoder == MB_ENCODER_SEARCH && options->calibration.text != NULL)
-        return mb_usage(cli, "--text is for --encoder feedback and --scheme; importance comes by "
-                             "--imatrix");
+        return mb_usage(cli, "--text is for --encoder feedback or sequential and --scheme; "
+                             "importance comes by --imatrix");
     return MB_OK;
 }
 
@@ -87,6 +87,23 @@ static enum mb_status print_result(struct mb_cli *cli, const struct mb_model *mo
                  mb_text_bytes(bytes, new_size), mb_text_bytes(before, old_size), changed,
                  mix->count, mix->name);
     return MB_OK;
+}
+
+/* What rounding needs to know of the model's activations. */
+static enum mb_status calibrate(struct mb_cli *cli, struct mb_model *model,
+                                const struct options *options,
+                                const struct mb_importance *importance, struct mb_threads *threads,
+                                const struct mb_mix *mix, struct mb_calibration *calibration)
+{
+    if (options->encoder == MB_ENCODER_SEARCH)
+        return MB_OK;
+    if (options->encoder == MB_ENCODER_FEEDBACK)
+        return mb_step_calibrate(cli, model, &options->calibration, threads, calibration);
+    enum mb_status status =
+        mb_step_encoder(cli, model, &options->calibration, importance, threads, calibration);
+    if (status == MB_OK)
+        status = mb_step_sequential(cli, mix->formats, calibration);
+    return status == MB_OK ? mb_step_round_sequentially(cli, mix->formats, calibration) : status;
 }
 
 static enum mb_status run(struct mb_cli *cli, const void *given)
@@ -140,8 +157,9 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
                                              .output = options->output});
         goto out;
     }
-    if (status == MB_OK && options->encoder == MB_ENCODER_FEEDBACK)
-        status = mb_step_calibrate(cli, model, &options->calibration, threads, &calibration);
+    status = status == MB_OK
+                 ? calibrate(cli, model, options, importance, threads, &mix, &calibration)
+                 : status;
     if (status == MB_OK)
         status = mb_step_convert(
             cli, model,
@@ -150,7 +168,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
                 .plan = plan,
                 .sensed_hash = table != NULL ? table->text_hash : NULL,
                 .importance = importance,
-                .calibration = options->encoder == MB_ENCODER_FEEDBACK ? &calibration : NULL,
+                .calibration = options->encoder != MB_ENCODER_SEARCH ? &calibration : NULL,
                 .sweeps = MB_SWEEPS,
                 .threads = threads,
                 .output = options->output});
@@ -197,7 +215,7 @@ static const struct mb_option table[] = {
      .value = "B",
      .help = "with --scheme: bits per weight to reach, all included"},
     MB_OUTPUT_ROW(struct options, output, "the GGUF to write"),
-    MB_ENCODER_ROW(struct options, encoder, "--text", "search"),
+    MB_FILE_ENCODER_ROW(struct options, encoder, "search", "all of it"),
     MB_CALIBRATION_ROWS(struct options, calibration),
     MB_IMATRIX_ROW(struct options, imatrix),
     {.name = "sensitivity",

@@ -75,6 +75,11 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
         status = keep_all(cli, model, &mix);
     if (status == MB_OK)
         status = mb_step_threads(cli, options->threads, &threads);
+    if (status == MB_OK && mb_model_string(model, "mixbit.sequential", NULL) != NULL)
+        mb_warn(cli,
+                "'%s' was rounded layer after layer, each under the errors of those before it; "
+                "refining takes each alone, so this may lose more",
+                cli->positionals[0]);
     if (status == MB_OK)
         status = mb_step_calibrate(cli, source, &options->calibration, threads, &calibration);
     if (status == MB_OK)

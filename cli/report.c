@@ -133,8 +133,8 @@ static void range_cell(FILE *out, const char *format, double low, double high)
         fputs("<td>&ndash;</td>", out);
 }
 
-const char *const mb_row_kind_names[MB_ROW_KINDS] = {"uniform", "preset", "neighbour", "plan",
-                                                     "answer"};
+const char *const mb_row_kind_names[MB_ROW_KINDS] = {"uniform", "preset", "neighbour",
+                                                     "plan",    "answer", "written"};
 
 static void write_comparison(FILE *out, const struct mb_report *report)
 {

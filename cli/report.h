@@ -13,6 +13,7 @@ enum mb_row_kind {
     MB_ROW_NEIGHBOUR,
     MB_ROW_PLAN,
     MB_ROW_ANSWER,
+    MB_ROW_WRITTEN, /* one of these mixes, rounded as it is written */
     MB_ROW_KINDS
 };
 extern const char *const mb_row_kind_names[MB_ROW_KINDS];

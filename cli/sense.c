@@ -273,7 +273,7 @@ static const struct mb_option table[] = {
      .offset = offsetof(struct options, compare),
      .help = "run every method; print Kendall's tau of each against the true perplexity change"},
     MB_IMATRIX_ROW(struct options, imatrix),
-    MB_ENCODER_ROW(struct options, encoder, "--text", "search"),
+    MB_ENCODER_ROW(struct options, encoder),
     {.name = "shard",
      .kind = MB_OPTION_TEXT,
      .offset = offsetof(struct options, shard),

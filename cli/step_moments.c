@@ -2,10 +2,12 @@
 /* Calibration: the model made ready to run over a text, so that second moments of its activations
  * can be collected when they are asked for. */
 #include "cli/steps.h"
+#include "model/sequential.h"
 
 #include <string.h>
 
 const char *const mb_encoder_names[] = {"search", "feedback", NULL};
+const char *const mb_file_encoder_names[] = {"search", "feedback", "sequential", NULL};
 
 enum mb_status mb_step_calibrate(struct mb_cli *cli, struct mb_model *model,
                                  const struct mb_calibration_options *options,
@@ -44,6 +46,29 @@ enum mb_status mb_step_encoder(struct mb_cli *cli, struct mb_model *model,
                : mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
 }
 
+enum mb_status mb_step_sequential(struct mb_cli *cli, const enum mb_format *formats,
+                                  struct mb_calibration *calibration)
+{
+    const struct mb_sequential_options options = {.formats = formats};
+    calibration->sequential =
+        mb_sequential_create(calibration->network, calibration->encoder, &options);
+    return calibration->sequential != NULL
+               ? MB_OK
+               : mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
+}
+
+enum mb_status mb_step_round_sequentially(struct mb_cli *cli, const enum mb_format *formats,
+                                          struct mb_calibration *calibration)
+{
+    const struct mb_sequential_options options = {.formats = formats,
+                                                  .progress = mb_stage_progress(cli)};
+    mb_stage_begin(cli, "rounding layer after layer, each under the errors before it");
+    const enum mb_status status =
+        mb_sequential_run(calibration->network, calibration->sequential, &options, &cli->error);
+    mb_stage_end(cli);
+    return status;
+}
+
 enum mb_status mb_step_check_encoder(struct mb_cli *cli, const char *what, const char *hash,
                                      const struct mb_encoder *encoder)
 {
@@ -62,6 +87,7 @@ enum mb_status mb_step_check_encoder(struct mb_cli *cli, const char *what, const
 
 void mb_calibration_free(struct mb_calibration *calibration)
 {
+    mb_encoder_destroy(calibration->sequential);
     mb_encoder_destroy(calibration->encoder);
     mb_moments_destroy(calibration->moments);
     mb_network_destroy(calibration->network);

@@ -106,9 +106,10 @@ enum mb_status mb_step_check_importance(struct mb_cli *cli, const char *what, co
 
 /* ---- calibration (step_moments.c) ---- */
 
-/* How a file's weights are rounded. */
-enum mb_encoder_kind { MB_ENCODER_SEARCH, MB_ENCODER_FEEDBACK };
-extern const char *const mb_encoder_names[]; /* search feedback */
+/* How weights are rounded: of one tensor, and of a file, whose layers may answer for each other. */
+enum mb_encoder_kind { MB_ENCODER_SEARCH, MB_ENCODER_FEEDBACK, MB_ENCODER_SEQUENTIAL };
+extern const char *const mb_encoder_names[];      /* search feedback */
+extern const char *const mb_file_encoder_names[]; /* search feedback sequential */
 
 /* A text and what the model makes of it: the options of verbs that round with feedback. */
 struct mb_calibration_options {
@@ -120,7 +121,8 @@ struct mb_calibration {
     struct mb_network *network;
     struct mb_windows windows;
     struct mb_moments *moments;
-    struct mb_encoder *encoder; /* of mb_step_encoder */
+    struct mb_encoder *encoder;    /* of mb_step_encoder */
+    struct mb_encoder *sequential; /* of mb_step_sequential, over it: one mix's */
 };
 /* Ready to collect second moments of the model's activations; free it in any case. */
 enum mb_status mb_step_calibrate(struct mb_cli *cli, struct mb_model *model,
@@ -131,6 +133,12 @@ enum mb_status mb_step_encoder(struct mb_cli *cli, struct mb_model *model,
                                const struct mb_calibration_options *options,
                                const struct mb_importance *importance, struct mb_threads *threads,
                                struct mb_calibration *calibration);
+/* With an encoder of mb_step_encoder: one over it for this mix, still empty, and its tensors made
+ * (model/sequential.h). */
+enum mb_status mb_step_sequential(struct mb_cli *cli, const enum mb_format *formats,
+                                  struct mb_calibration *calibration);
+enum mb_status mb_step_round_sequentially(struct mb_cli *cli, const enum mb_format *formats,
+                                          struct mb_calibration *calibration);
 /* A table or plan (`what` names it) whose losses were measured with feedback goes with the same
  * encoder (NULL: search), and one without goes with none: MB_ERR_STALE. `hash` is what it says. */
 enum mb_status mb_step_check_encoder(struct mb_cli *cli, const char *what, const char *hash,
@@ -224,6 +232,8 @@ struct mb_convert_request {
     struct mb_threads *threads;
     const char *output;
 };
+/* Whether the output is there and says that it was made just so. */
+bool mb_step_is_written(struct mb_model *model, const struct mb_convert_request *request);
 /* Quantize to a file, with provenance keys. */
 enum mb_status mb_step_convert(struct mb_cli *cli, struct mb_model *model,
                                const struct mb_convert_request *request);

@@ -238,7 +238,7 @@ static const struct mb_option table[] = {
      .value = "FILE",
      .help = "table to predict from (default: MODEL.sensitivity.json here, sensed when missing)"},
     MB_IMATRIX_ROW(struct options, imatrix),
-    MB_ENCODER_ROW(struct options, encoder, "--text", "search"),
+    MB_ENCODER_ROW(struct options, encoder),
     MB_PROFILE_ROW(struct options, profile,
                    "cost profile (default: this device's, measured when it is missing)"),
     MB_FORMATS_ROW(struct options, formats, "candidate formats (default: every quantized one)"),

@@ -49,6 +49,7 @@ class Feedback(Case):
         with open(CALIB, "rb") as file:
             self.write("some.txt", file.read(40000))
         feedback = ["--encoder", "feedback", "--text", "some.txt", "--window", "64"]
+        sequential = ["--encoder", "sequential", *feedback[2:]]
         small = ["some.txt" if s == CALIB else s for s in SMALL if s not in ("--encoder", "search")]
         result = self.run_json("plan", MODEL, *small, "--max-size", "4M", "--surrogate", "all")
         [chosen] = [r for r in result["rows"] if r["recommended"]]
@@ -56,14 +57,23 @@ class Feedback(Case):
         for name in ("q2_K", "q4_0", "q4_K"):
             self.assertLess(rows[name]["kl"], 0.9 * rows[name]["kl_search"])
             self.assertLess(rows[name]["predicted_kl"], 1.5 * rows[name]["kl"])
+        # What is written is the mix rounded layer after layer; beside it stands the same with each tensor alone.
+        self.assertEqual((chosen["name"], chosen["kind"], chosen["predicted_kl"]), ("plan", "written", None))
+        alone = rows["plan, by tensor"]
+        self.assertEqual((alone["bytes"], alone["decode_tok_s"]), (chosen["bytes"], chosen["decode_tok_s"]))
+        self.assertLess(chosen["kl"], 0.97 * alone["kl"])
+        self.assertGreater(alone["kl_over_plan"], 0)
         evaluate = ["--reference", MODEL, "--text", HELDOUT, "--no-speed", "--windows", "4", "--window", "64"]
         self.assertAlmostEqual(self.run_json("eval", "out/mixed.gguf", *evaluate)["kl"]["mean"], chosen["kl"], places=9)
         self.fails("eval", "out/mixed.gguf", "--text", "some.txt", status=2, says="rounding")
         # Plan and table say how they were made, and other verbs make the same again.
         with open(self.path("out/plan.json"), encoding="utf-8") as file:
             made_with = json.load(file)["feedback"]
-        self.run_mixbit("quantize", MODEL, "--plan", "out/plan.json", *feedback, "-o", "again.gguf")
-        self.assertAlmostEqual(self.run_json("eval", "again.gguf", *evaluate)["kl"]["mean"], chosen["kl"], places=9)
+        for encoder, row in ((sequential, chosen), (feedback, alone)):
+            self.run_mixbit("quantize", MODEL, "--plan", "out/plan.json", *encoder, "-o", "again.gguf")
+            self.assertAlmostEqual(self.run_json("eval", "again.gguf", *evaluate)["kl"]["mean"], row["kl"], places=9)
+        self.assertIn("layer after layer", self.run_mixbit("refine", "out/mixed.gguf", "--source", MODEL, *feedback[2:], "--windows", "2",
+                                                           "-o", "refined.gguf").stderr)
         self.assertIn("loses more", self.run_mixbit("quantize", MODEL, "--plan", "out/plan.json", "-o", "searched.gguf").stderr)
         self.assertGreater(self.run_json("eval", "searched.gguf", *evaluate)["kl"]["mean"], 1.1 * chosen["kl"])
         verify = ["verify", MODEL, "-s", "out/sensitivity.json", "-p", "out/profile.json", "--formats", "q2_K,q4_0,q4_K,q8_0",
@@ -78,8 +88,15 @@ class Feedback(Case):
         for a, b in zip(one["units"], other["units"]):
             self.assertEqual(a["loss"][0], b["loss"][at])
         # A table that probed everything answers for one that need not.
+        # The file that is there is the one to be written: it stays. Rounded in another way it is another.
+        before = os.stat(self.path("out/mixed.gguf"))
         again = self.run_mixbit("plan", MODEL, *small, "--max-size", "4M")
         self.assertIn("sensed before", again.stderr)
+        after = os.stat(self.path("out/mixed.gguf"))
+        self.assertEqual((before.st_ino, before.st_mtime_ns), (after.st_ino, after.st_mtime_ns))
+        result = self.run_json("plan", MODEL, *small, "--max-size", "4M", "--encoder", "feedback")
+        self.assertEqual([r["kl"] for r in result["rows"] if r["recommended"]], [alone["kl"]])
+        self.assertAlmostEqual(self.run_json("eval", "out/mixed.gguf", *evaluate)["kl"]["mean"], alone["kl"], places=9)
         self.fails("plan", MODEL, *small, "--surrogate", "0", status=2, says="--surrogate")
         self.fails("plan", MODEL, *small, "--surrogate", "some", status=2, says="--surrogate")
 
