@@ -41,7 +41,7 @@ static void choose_rounding(struct mb_planning *run, struct mb_assignment *alone
                  "Rounded layer after layer, %s loses no less (KL %.5f): it is written as each "
                  "tensor alone is rounded.",
                  alone->mix.name, written->evaluation.kl_mean);
-        snprintf(written->mix.name, NAME_BYTES, "%s by layer", is_own(alone) ? "plan" : "it");
+        snprintf(written->mix.name, NAME_BYTES, "%.30s by layer", alone->mix.name);
         mb_encoder_destroy(run->calibration.sequential);
         run->calibration.sequential = NULL;
         run->is_written = false;

@@ -16,12 +16,13 @@
 #include "model/probe.h"
 #include "support/memory.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Raised when a change of arithmetic makes earlier blocks other ones. */
-enum { SEQUENTIAL_REVISION = 1 };
+enum { SEQUENTIAL_REVISION = 2 };
 enum { PART_TOKENS = 2048, SIDES = MB_GRAM_PANEL };
 
 /* What the inputs of a group said. */
@@ -32,7 +33,7 @@ struct sums {
     float *cross;        /* [k + stream][k]: x - x' and h - h' by x' */
     float *turned;       /* [k][k]: G transposed; its rows then move weights */
     float *left, *right; /* packed rows */
-    float *differences;  /* MB_GRAM_ROWS rows of x - x', or of h - h' */
+    float *differences;  /* MB_GRAM_ROWS rows of x', of x - x', or of h - h' */
     float *sides;        /* per thread, of the solver */
     float *variances, *diagonal;
     struct mb_weights by;
@@ -182,11 +183,19 @@ static bool allocate_sums(struct sums *sums, size_t k, size_t stream, size_t thr
            sums->differences && sums->sides && sums->variances && sums->diagonal;
 }
 
+/* Where a group reads, and, with a scale, where its product goes on its way to the residual stream.
+ */
+struct source {
+    enum mb_slot in, out;
+    float scale;
+};
+
 /* MB_GRAM_ROWS rows at most, of one part. */
 struct batch {
     struct sums *sums;
     float *cross; /* the rows of it that `left` is for */
     size_t columns, rows;
+    float weights[MB_GRAM_ROWS]; /* of the rows: roots, since they meet in pairs */
 };
 
 static void add_squares(void *arg, size_t first, size_t last, size_t thread)
@@ -212,30 +221,53 @@ static void add_differences(struct sequential *s, struct batch *b, const float *
     struct sums *sums = b->sums;
     for (size_t r = 0; r < b->rows; r++)
         for (size_t c = 0; c < b->columns; c++)
-            sums->differences[r * b->columns + c] = a[r * stride + c] - other[r * stride + c];
+            sums->differences[r * b->columns + c] =
+                b->weights[r] * (a[r * stride + c] - other[r * stride + c]);
     mb_gram_pack(sums->differences, b->columns, b->rows, b->columns, sums->left);
     mb_split(s->network->threads, b->columns / MB_GRAM_PANEL, b->rows * b->columns * sums->k,
              add_cross, b);
 }
 
-static void add_part(struct sequential *s, struct sums *sums, size_t part, enum mb_slot slot)
+/* What joins the residual stream is divided by the stream's size at the next norm: a token of a
+ * hundred times the usual size, as a first one often is, would else be all that counts. The source
+ * has run the step: its stream will be h + scale * delta. */
+static void weigh(struct batch *b, const float *h, const float *delta, float scale, size_t width)
 {
+    for (size_t r = 0; r < b->rows; r++) {
+        double sum = 0.0;
+        for (size_t c = r * width; h != NULL && c < (r + 1) * width; c++) {
+            const double value = (double)h[c] + (double)scale * (double)delta[c];
+            sum += value * value;
+        }
+        b->weights[r] = sum > 0.0 ? (float)(1.0 / sqrt(sum / (double)width)) : 1.0f;
+    }
+}
+
+static void add_part(struct sequential *s, struct sums *sums, size_t part,
+                     const struct source *from)
+{
+    const enum mb_slot slot = from->in;
     const struct mb_run *source = s->source[part], *mixed = s->mixed[part];
     const size_t stride = s->network->slot_width[slot],
                  width = s->network->slot_width[MB_SLOT_HIDDEN];
     for (size_t r = 0; r < mixed->rows; r += MB_GRAM_ROWS) {
+        const float *x = mixed->slots[slot] + r * stride,
+                    *stream = source->slots[MB_SLOT_HIDDEN] + r * width;
         struct batch b = {.sums = sums, .cross = sums->cross, .columns = sums->k};
         b.rows = mixed->rows - r < MB_GRAM_ROWS ? mixed->rows - r : MB_GRAM_ROWS;
-        mb_gram_pack(mixed->slots[slot] + r * stride, stride, b.rows, sums->k, sums->right);
+        weigh(&b, sums->stream > 0 ? stream : NULL, source->slots[from->out] + r * width,
+              from->scale, width);
+        for (size_t i = 0; i < b.rows; i++)
+            for (size_t c = 0; c < sums->k; c++)
+                sums->differences[i * sums->k + c] = b.weights[i] * x[i * stride + c];
+        mb_gram_pack(sums->differences, sums->k, b.rows, sums->k, sums->right);
         mb_split(s->network->threads, mb_gram_pairs(sums->k), b.rows * sums->k * sums->k / 2,
                  add_squares, &b);
-        add_differences(s, &b, source->slots[slot] + r * stride, mixed->slots[slot] + r * stride,
-                        stride);
+        add_differences(s, &b, source->slots[slot] + r * stride, x, stride);
         b.cross = sums->cross + sums->k * sums->k;
         b.columns = sums->stream;
         if (sums->stream > 0)
-            add_differences(s, &b, source->slots[MB_SLOT_HIDDEN] + r * width,
-                            mixed->slots[MB_SLOT_HIDDEN] + r * width, width);
+            add_differences(s, &b, stream, mixed->slots[MB_SLOT_HIDDEN] + r * width, width);
     }
     sums->rows += mixed->rows;
 }
@@ -314,22 +346,22 @@ static bool is_corrected(const struct sequential *s, size_t matrix)
 }
 
 static enum mb_status round_group(struct sequential *s, const size_t *matrices, size_t count,
-                                  enum mb_slot slot, float stream_scale)
+                                  const struct source *from)
 {
     const struct mb_network *network = s->network;
     const size_t k = network->matrices[matrices[0]].k;
     const size_t width = network->slot_width[MB_SLOT_HIDDEN];
-    const size_t stream = stream_scale != 0.0f && width % MB_GRAM_PANEL == 0 ? width : 0;
+    const size_t stream = from->scale != 0.0f && width % MB_GRAM_PANEL == 0 ? width : 0;
     const size_t threads = network->threads ? mb_threads_count(network->threads) : 1;
     struct sums sums;
     const void *rows;
     enum mb_status status = allocate_sums(&sums, k, stream, threads) ? MB_OK : MB_ERR_MEMORY;
     for (size_t part = 0; part < s->parts && status == MB_OK; part++) {
-        add_part(s, &sums, part, slot);
+        add_part(s, &sums, part, from);
         status = report(s, "what layers read");
     }
     if (status == MB_OK)
-        status = finish_sums(s, &sums, stream_scale);
+        status = finish_sums(s, &sums, from->scale);
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         const struct mb_second_moments moments = {.k = k,
                                                   .h = sums.h,
@@ -343,6 +375,9 @@ static enum mb_status round_group(struct sequential *s, const size_t *matrices, 
                                  s->options->progress, s->done, s->total, &rows, s->error);
     }
     free_sums(&sums);
+    if (status == MB_ERR_MEMORY)
+        return mb_error_set(s->error, status, -1,
+                            "out of memory for the second moments of %zu columns", k);
     return status == MB_ERR_UNSUPPORTED ? MB_OK : status; /* then they are the base's */
 }
 
@@ -359,6 +394,7 @@ static float stream_scale(const struct mb_network *network, size_t index)
 static enum mb_status round_step(struct sequential *s, size_t index)
 {
     const struct mb_step *step = &s->network->steps[index];
+    const struct source from = {step->in, step->products[0].out, stream_scale(s->network, index)};
     bool taken[MB_MAX_PRODUCTS] = {false};
     enum mb_status status = MB_OK;
     for (size_t p = 0; p < step->product_count && status == MB_OK; p++) {
@@ -372,7 +408,7 @@ static enum mb_status round_step(struct sequential *s, size_t index)
             group[count++] = matrix;
         }
         if (count > 0)
-            status = round_group(s, group, count, step->in, stream_scale(s->network, index));
+            status = round_group(s, group, count, &from);
     }
     return status;
 }
@@ -421,13 +457,15 @@ static enum mb_status do_step(struct sequential *s, size_t index)
 {
     const struct mb_step *step = &s->network->steps[index];
     const bool multiplies = step->kind == MB_STEP_PRODUCTS || step->kind == MB_STEP_EXPERTS;
-    enum mb_status status = step->kind == MB_STEP_PRODUCTS ? round_step(s, index) : MB_OK;
+    enum mb_status status = MB_OK;
     for (size_t part = 0; part < s->parts && status == MB_OK; part++) {
         status = mb_run_steps(s->source[part], index, index + 1);
         if (status == MB_OK && !multiplies && step->kind != MB_STEP_EMBED)
             status = mb_run_steps(s->mixed[part], index, index + 1);
         status = status == MB_OK ? report(s, "layers") : failed(s, status);
     }
+    if (status == MB_OK && step->kind == MB_STEP_PRODUCTS)
+        status = round_step(s, index);
     if (status == MB_OK && step->kind == MB_STEP_EMBED)
         status = run_replaced(s, index, 0, s->network->embedding);
     for (size_t p = 0; multiplies && p < step->product_count && status == MB_OK; p++)
@@ -453,7 +491,7 @@ enum mb_status mb_sequential_run(struct mb_network *network, struct mb_encoder *
     for (size_t i = 0; i < network->step_count && status == MB_OK; i++)
         status = do_step(&s, i);
     if (status == MB_OK && is_corrected(&s, network->output))
-        status = round_group(&s, &network->output, 1, MB_SLOT_NORMED, 0.0f);
+        status = round_group(&s, &network->output, 1, &(struct source){.in = MB_SLOT_NORMED});
     destroy_runs(&s);
     return status;
 }

@@ -137,9 +137,17 @@ static void check_normal_equations(const char *path, const char *name, bool stre
     float *w = malloc(n * k * sizeof *w);
     assert_int_equal(mb_dequantize(t->format, t->data, n, k, w), MB_OK);
     double trace = 0, moved = 0, size = 0, worst = 0, largest = 0;
-    for (size_t r = 0; r < TOKENS; r++)
+    /* Joining the stream, a token counts by the size of its row there, as the next norm has it. */
+    double weight[TOKENS];
+    for (size_t r = 0; r < TOKENS; r++) {
+        double squares = 0;
+        for (size_t i = 0; stream && i < n; i++)
+            squares +=
+                (double)source->slots[slot][r * n + i] * (double)source->slots[slot][r * n + i];
+        weight[r] = stream ? (double)n / squares / TOKENS : 1.0 / TOKENS;
         for (size_t j = 0; j < k; j++)
-            trace += (double)x[r * stride + j] * (double)x[r * stride + j] / TOKENS;
+            trace += weight[r] * (double)x[r * stride + j] * (double)x[r * stride + j];
+    }
     const double damping = (0.03 + (double)k / TOKENS) * trace / (double)k;
     for (size_t i = 0; i < n; i += 7)
         for (size_t j = 0; j < k; j++) {
@@ -147,7 +155,7 @@ static void check_normal_equations(const char *path, const char *name, bool stre
             for (size_t r = 0; r < TOKENS; r++)
                 sum +=
                     ((double)source->slots[slot][r * n + i] - (double)run->slots[slot][r * n + i]) *
-                    (double)x[r * stride + j] / TOKENS / scale;
+                    (double)x[r * stride + j] * weight[r] / scale;
             const double change = (double)made[i * k + j] - (double)w[i * k + j];
             moved += change * change;
             size += (double)w[i * k + j] * (double)w[i * k + j];
