@@ -22,12 +22,19 @@
 #include <string.h>
 
 /* Raised when a change of arithmetic makes earlier blocks other ones. */
-enum { SEQUENTIAL_REVISION = 2 };
+enum { SEQUENTIAL_REVISION = 3 };
 enum { PART_TOKENS = 2048, SIDES = MB_GRAM_PANEL };
+
+/* Sums over every other window. */
+struct half {
+    size_t rows;
+    float *h, *cross; /* as in struct sums */
+};
 
 /* What the inputs of a group said. */
 struct sums {
     size_t k, rows;
+    struct half halves[2];
     size_t stream;       /* columns of the residual stream, 0 where it takes no part */
     float *h, *factor;   /* [k][k] */
     float *cross;        /* [k + stream][k]: x - x' and h - h' by x' */
@@ -38,6 +45,7 @@ struct sums {
     float *variances, *diagonal;
     struct mb_weights by;
     void *by_data;
+    float shrink[2]; /* of what x - x' and h - h' say */
 };
 
 struct sequential {
@@ -146,9 +154,21 @@ static enum mb_status failed(struct sequential *s, enum mb_status status)
 
 static void free_sums(struct sums *sums)
 {
-    float *const all[] = {sums->h,         sums->factor,   sums->cross,       sums->turned,
-                          sums->left,      sums->right,    sums->differences, sums->sides,
-                          sums->variances, sums->diagonal, sums->by_data};
+    void *const all[] = {sums->h,
+                         sums->factor,
+                         sums->cross,
+                         sums->turned,
+                         sums->left,
+                         sums->right,
+                         sums->differences,
+                         sums->sides,
+                         sums->variances,
+                         sums->diagonal,
+                         sums->by_data,
+                         sums->halves[0].h,
+                         sums->halves[0].cross,
+                         sums->halves[1].h,
+                         sums->halves[1].cross};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         mb_free_aligned(all[i]);
     *sums = (struct sums){.k = 0};
@@ -168,7 +188,13 @@ static float *floats(size_t rows, size_t columns)
 static bool allocate_sums(struct sums *sums, size_t k, size_t stream, size_t threads)
 {
     const size_t widest = k > stream ? k : stream;
-    *sums = (struct sums){.k = k, .stream = stream};
+    *sums = (struct sums){.k = k, .stream = stream, .shrink = {1.0f, 1.0f}};
+    for (size_t i = 0; i < 2; i++) {
+        sums->halves[i].h = floats(k, k);
+        sums->halves[i].cross = floats(k + stream, k);
+        if (sums->halves[i].h == NULL || sums->halves[i].cross == NULL)
+            return false;
+    }
     sums->h = floats(k, k);
     sums->factor = floats(k, k);
     sums->cross = floats(k + stream, k);
@@ -193,7 +219,8 @@ struct source {
 /* MB_GRAM_ROWS rows at most, of one part. */
 struct batch {
     struct sums *sums;
-    float *cross; /* the rows of it that `left` is for */
+    struct half *half;
+    float *cross; /* the rows of its that `left` is for */
     size_t columns, rows;
     float weights[MB_GRAM_ROWS]; /* of the rows: roots, since they meet in pairs */
 };
@@ -203,7 +230,7 @@ static void add_squares(void *arg, size_t first, size_t last, size_t thread)
     (void)thread;
     const struct batch *b = arg;
     const struct sums *s = b->sums;
-    mb_select_encode()->gram_add(s->h, s->k, s->k, s->right, b->rows, 1.0f, first, last);
+    mb_select_encode()->gram_add(b->half->h, s->k, s->k, s->right, b->rows, 1.0f, first, last);
 }
 
 static void add_cross(void *arg, size_t first, size_t last, size_t thread)
@@ -250,11 +277,13 @@ static void add_part(struct sequential *s, struct sums *sums, size_t part,
     const struct mb_run *source = s->source[part], *mixed = s->mixed[part];
     const size_t stride = s->network->slot_width[slot],
                  width = s->network->slot_width[MB_SLOT_HIDDEN];
-    for (size_t r = 0; r < mixed->rows; r += MB_GRAM_ROWS) {
+    for (size_t r = 0, rows; r < mixed->rows; r += rows) {
+        const size_t window = r / s->windows->window, end = (window + 1) * s->windows->window;
+        struct half *half = &sums->halves[window % 2];
         const float *x = mixed->slots[slot] + r * stride,
                     *stream = source->slots[MB_SLOT_HIDDEN] + r * width;
-        struct batch b = {.sums = sums, .cross = sums->cross, .columns = sums->k};
-        b.rows = mixed->rows - r < MB_GRAM_ROWS ? mixed->rows - r : MB_GRAM_ROWS;
+        struct batch b = {.sums = sums, .half = half, .cross = half->cross, .columns = sums->k};
+        b.rows = rows = end - r < MB_GRAM_ROWS ? end - r : MB_GRAM_ROWS;
         weigh(&b, sums->stream > 0 ? stream : NULL, source->slots[from->out] + r * width,
               from->scale, width);
         for (size_t i = 0; i < b.rows; i++)
@@ -264,16 +293,15 @@ static void add_part(struct sequential *s, struct sums *sums, size_t part,
         mb_split(s->network->threads, mb_gram_pairs(sums->k), b.rows * sums->k * sums->k / 2,
                  add_squares, &b);
         add_differences(s, &b, source->slots[slot] + r * stride, x, stride);
-        b.cross = sums->cross + sums->k * sums->k;
+        b.cross = half->cross + sums->k * sums->k;
         b.columns = sums->stream;
         if (sums->stream > 0)
             add_differences(s, &b, stream, mixed->slots[MB_SLOT_HIDDEN] + r * width, width);
+        half->rows += rows;
     }
-    sums->rows += mixed->rows;
 }
 
-/* Rows [first, last) of 16 of cross, by H'^-1: those of x - x' into `turned`, the others in place.
- */
+/* Rows [first, last) of 16 of cross, by H'^-1, in place. */
 static void solve_sides(void *arg, size_t first, size_t last, size_t thread)
 {
     struct sums *s = arg;
@@ -286,27 +314,22 @@ static void solve_sides(void *arg, size_t first, size_t last, size_t thread)
         mb_select_encode()->gram_solve(s->factor, s->k, v);
         for (size_t j = 0; j < s->k; j++)
             for (size_t c = 0; c < SIDES; c++)
-                if (side * SIDES < s->k)
-                    s->turned[j * s->k + side * SIDES + c] = v[j * SIDES + c];
-                else
-                    rows[c * s->k + j] = v[j * SIDES + c];
+                rows[c * s->k + j] = v[j * SIDES + c];
     }
 }
 
-/* From sums to H', its factor and the corrections. MB_ERR_UNSUPPORTED: they say too little. */
-static enum mb_status finish_sums(struct sequential *s, struct sums *sums, float scale)
+/* From sums over *rows rows to means: h damped and with its factor, cross by H'^-1.
+ * MB_ERR_UNSUPPORTED: they say too little. */
+static enum mb_status solve(struct sequential *s, struct sums *sums, size_t *rows)
 {
-    const size_t k = sums->k;
+    const size_t k = sums->k, sides = k + sums->stream;
     struct mb_threads *threads = s->network->threads;
-    const float inverse = 1.0f / (float)sums->rows;
-    size_t bytes;
-    if (sums->rows < k)
-        return MB_ERR_UNSUPPORTED;
-    for (size_t i = 0; i < (k + sums->stream) * k; i++)
-        sums->cross[i] *= i < k * k ? inverse : inverse / scale;
-    if (!mb_moments_mean_of(sums->h, k, &sums->rows))
+    const float inverse = 1.0f / (float)*rows;
+    for (size_t i = 0; i < sides * k; i++)
+        sums->cross[i] *= inverse;
+    if (!mb_moments_mean_of(sums->h, k, rows))
         return mb_error_set(s->error, MB_ERR_FILE, -1, "the model's activations are not finite");
-    if (sums->rows == 0)
+    if (*rows == 0)
         return MB_ERR_UNSUPPORTED;
     float *packed = floats(k, MB_GRAM_ROWS);
     const bool factored =
@@ -314,12 +337,89 @@ static enum mb_status finish_sums(struct sequential *s, struct sums *sums, float
     mb_free_aligned(packed);
     if (!factored)
         return packed == NULL ? MB_ERR_MEMORY : MB_ERR_UNSUPPORTED;
+    mb_split(threads, sides / SIDES, sides * k * k, solve_sides, sums);
+    return MB_OK;
+}
+
+/* Solved over the first half, cross explains 2 num - den of the differences in the other, when it
+ * is taken whole; num / den of it is best. */
+static enum mb_status validate(struct sequential *s, struct sums *sums, double num[2],
+                               double den[2])
+{
+    const size_t k = sums->k, sides = k + sums->stream;
+    const struct half *fit = &sums->halves[0], *other = &sums->halves[1];
+    size_t rows = fit->rows, other_rows = other->rows, bytes;
+    memcpy(sums->h, fit->h, k * k * sizeof *sums->h);
+    memcpy(sums->cross, fit->cross, sides * k * sizeof *sums->cross);
+    enum mb_status status = solve(s, sums, &rows);
+    if (status != MB_OK)
+        return status;
+    float *h = floats(k, k), *y = floats(sides, k);
+    struct mb_weights by = {.data = NULL};
+    void *data = NULL;
+    status = h != NULL && y != NULL ? mb_pack_size(MB_FORMAT_F32, k, k, &bytes) : MB_ERR_MEMORY;
+    if (status == MB_OK && (data = mb_alloc_aligned(bytes)) == NULL)
+        status = MB_ERR_MEMORY;
+    if (status == MB_OK) {
+        memcpy(h, other->h, k * k * sizeof *h);
+        (void)mb_moments_mean_of(h, k, &other_rows);
+        status = mb_weights_init(&by, MB_FORMAT_F32, k, k, data);
+    }
+    if (status == MB_OK)
+        status = mb_pack_rows(&by, h, 0, k);
+    if (status == MB_OK)
+        status = mb_matmul(s->network->threads, &by, sums->cross, sides, k, y, k);
+    for (size_t i = 0; i < sides * k && status == MB_OK; i++) {
+        num[i >= k * k] += (double)sums->cross[i] * (double)other->cross[i] / (double)other->rows;
+        den[i >= k * k] += (double)sums->cross[i] * (double)y[i];
+    }
+    mb_free_aligned(h);
+    mb_free_aligned(y);
+    mb_free_aligned(data);
+    return status;
+}
+
+/* Of many inputs and few tokens, least squares explains more than there is: what it found counts
+ * for as much as it does on windows that it was not found on. */
+static enum mb_status find_shrink(struct sequential *s, struct sums *sums)
+{
+    double num[2] = {0}, den[2] = {0};
+    const enum mb_status status = validate(s, sums, num, den);
+    for (size_t i = 0; i < 2; i++) {
+        const double shrink = den[i] > 0.0 ? num[i] / den[i] : 0.0;
+        sums->shrink[i] = (float)(shrink > 1.0 ? 1.0 : shrink > 0.0 ? shrink : 0.0);
+    }
+    return status;
+}
+
+/* From sums to H', its factor and the corrections. MB_ERR_UNSUPPORTED: they say too little. */
+static enum mb_status finish_sums(struct sequential *s, struct sums *sums, float scale)
+{
+    const size_t k = sums->k, sides = k + sums->stream;
+    enum mb_status status = MB_OK;
+    size_t bytes;
+    sums->rows = sums->halves[0].rows + sums->halves[1].rows;
+    if (sums->rows < k)
+        return MB_ERR_UNSUPPORTED;
+    if (!s->options->whole && sums->halves[1].rows > 0)
+        status = find_shrink(s, sums);
+    for (size_t i = 0; i < k * k; i++)
+        sums->h[i] = sums->halves[0].h[i] + sums->halves[1].h[i];
+    for (size_t i = 0; i < sides * k; i++)
+        sums->cross[i] = sums->halves[0].cross[i] + sums->halves[1].cross[i];
+    if (status == MB_OK)
+        status = solve(s, sums, &sums->rows);
+    if (status != MB_OK)
+        return status;
     for (size_t i = 0; i < k; i++) {
         sums->variances[i] = sums->factor[i * k + i];
         sums->diagonal[i] = sums->h[i * k + i];
+        for (size_t j = 0; j < k; j++)
+            sums->turned[j * k + i] = sums->shrink[0] * sums->cross[i * k + j];
     }
-    mb_split(threads, (k + sums->stream) / SIDES, (k + sums->stream) * k * k, solve_sides, sums);
-    enum mb_status status = mb_pack_size(MB_FORMAT_F32, k, k, &bytes);
+    for (size_t i = k * k; i < sides * k; i++)
+        sums->cross[i] *= sums->shrink[1] / scale;
+    status = mb_pack_size(MB_FORMAT_F32, k, k, &bytes);
     if (status == MB_OK && (sums->by_data = mb_alloc_aligned(bytes)) == NULL)
         status = MB_ERR_MEMORY;
     if (status == MB_OK)

@@ -26,6 +26,8 @@ struct mb_sequential_options {
     const enum mb_format *formats; /* per tensor; MB_FORMAT_NONE: stays */
     size_t tokens;                 /* of the base's text, spread over it; 0: MB_SEQUENTIAL_TOKENS */
     size_t memory_limit;           /* bytes of activations; 0: half of what is free */
+    bool
+        whole; /* corrections as least squares has them, however little other text bears them out */
     const struct mb_progress *progress;
 };
 

@@ -39,15 +39,17 @@ static void set_up(struct fixture *f, const char *path, size_t threads, enum mb_
     f->formats = ns_uniform(f->model, format);
 }
 
-static void make(struct fixture *f)
+static void make_as(struct fixture *f, bool whole)
 {
-    const struct mb_sequential_options options = {.formats = f->formats};
+    const struct mb_sequential_options options = {.formats = f->formats, .whole = whole};
     struct mb_error error;
     f->made = mb_sequential_create(f->network, f->base, &options);
     assert_non_null(f->made);
     if (mb_sequential_run(f->network, f->made, &options, &error) != MB_OK)
         fail_msg("%s", error.message);
 }
+
+static void make(struct fixture *f) { make_as(f, false); }
 
 static void tear_down(struct fixture *f)
 {
@@ -123,7 +125,7 @@ static void check_normal_equations(const char *path, const char *name, bool stre
         if (mb_model_tensor_at(f.model, i)->layer != 0)
             f.formats[i] = MB_FORMAT_NONE;
     f.formats[tensor] = MB_FORMAT_F32;
-    make(&f);
+    make_as(&f, true);
     struct mb_network *mixed = network_of(&f, f.made, MB_NUMERICS_F32);
     const struct place at = place_of(f.network, tensor);
     const struct mb_step *step = &f.network->steps[at.step];
