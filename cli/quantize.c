@@ -102,8 +102,8 @@ static enum mb_status calibrate(struct mb_cli *cli, struct mb_model *model,
     enum mb_status status =
         mb_step_encoder(cli, model, &options->calibration, importance, threads, calibration);
     if (status == MB_OK)
-        status = mb_step_sequential(cli, mix->formats, calibration);
-    return status == MB_OK ? mb_step_round_sequentially(cli, mix->formats, calibration) : status;
+        status = mb_step_sequential(cli, mix->formats, 0, calibration);
+    return status == MB_OK ? mb_step_round_sequentially(cli, mix->formats, 0, calibration) : status;
 }
 
 static enum mb_status run(struct mb_cli *cli, const void *given)

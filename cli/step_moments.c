@@ -46,10 +46,10 @@ enum mb_status mb_step_encoder(struct mb_cli *cli, struct mb_model *model,
                : mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
 }
 
-enum mb_status mb_step_sequential(struct mb_cli *cli, const enum mb_format *formats,
+enum mb_status mb_step_sequential(struct mb_cli *cli, const enum mb_format *formats, size_t tokens,
                                   struct mb_calibration *calibration)
 {
-    const struct mb_sequential_options options = {.formats = formats};
+    const struct mb_sequential_options options = {.formats = formats, .tokens = tokens};
     calibration->sequential =
         mb_sequential_create(calibration->network, calibration->encoder, &options);
     return calibration->sequential != NULL
@@ -58,10 +58,10 @@ enum mb_status mb_step_sequential(struct mb_cli *cli, const enum mb_format *form
 }
 
 enum mb_status mb_step_round_sequentially(struct mb_cli *cli, const enum mb_format *formats,
-                                          struct mb_calibration *calibration)
+                                          size_t tokens, struct mb_calibration *calibration)
 {
-    const struct mb_sequential_options options = {.formats = formats,
-                                                  .progress = mb_stage_progress(cli)};
+    const struct mb_sequential_options options = {
+        .formats = formats, .tokens = tokens, .progress = mb_stage_progress(cli)};
     mb_stage_begin(cli, "rounding layer after layer, each under the errors before it");
     const enum mb_status status =
         mb_sequential_run(calibration->network, calibration->sequential, &options, &cli->error);

@@ -134,11 +134,11 @@ enum mb_status mb_step_encoder(struct mb_cli *cli, struct mb_model *model,
                                const struct mb_importance *importance, struct mb_threads *threads,
                                struct mb_calibration *calibration);
 /* With an encoder of mb_step_encoder: one over it for this mix, still empty, and its tensors made
- * (model/sequential.h). */
-enum mb_status mb_step_sequential(struct mb_cli *cli, const enum mb_format *formats,
+ * (model/sequential.h), on so many tokens of the text; 0: as many as do good. */
+enum mb_status mb_step_sequential(struct mb_cli *cli, const enum mb_format *formats, size_t tokens,
                                   struct mb_calibration *calibration);
 enum mb_status mb_step_round_sequentially(struct mb_cli *cli, const enum mb_format *formats,
-                                          struct mb_calibration *calibration);
+                                          size_t tokens, struct mb_calibration *calibration);
 /* A table or plan (`what` names it) whose losses were measured with feedback goes with the same
  * encoder (NULL: search), and one without goes with none: MB_ERR_STALE. `hash` is what it says. */
 enum mb_status mb_step_check_encoder(struct mb_cli *cli, const char *what, const char *hash,
