@@ -136,7 +136,7 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     if (status == MB_OK && plan != NULL && plan->feedback_hash[0] != '\0' &&
         options->encoder == MB_ENCODER_SEARCH)
         mb_note(cli, "the plan's losses were measured on weights rounded with feedback; without "
-                     "--encoder feedback the file loses more");
+                     "--encoder feedback, or sequential as 'plan' writes it, the file loses more");
     if (status == MB_OK && options->sensitivity != NULL)
         status = mb_step_load_sensitivity(cli, model, options->sensitivity, &table);
     if (status == MB_OK && options->scheme == NULL)

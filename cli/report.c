@@ -149,7 +149,8 @@ static void write_comparison(FILE *out, const struct mb_report *report)
           out);
     mb_html_text(out, report->base);
     if (searched)
-        fputs(". Weights are rounded with feedback; &ldquo;KL by search&rdquo; is what uniform "
+        fputs(". Weights are rounded with feedback, those of kind &ldquo;written&rdquo; layer "
+              "after layer; &ldquo;KL by search&rdquo; is what uniform "
               "formats and presets lose when each weight is rounded by itself, as llama-quantize "
               "does",
               out);

@@ -337,7 +337,7 @@ enum mb_status mb_encoder_make(struct mb_encoder *e, size_t tensor, enum mb_form
                                const struct mb_second_moments *moments,
                                const struct mb_correction *correction,
                                const struct mb_progress *progress, double done, double total,
-                               const void **rows, struct mb_error *error)
+                               struct mb_error *error)
 {
     struct job job = {.correction = correction};
     size_t bytes;
@@ -354,9 +354,7 @@ enum mb_status mb_encoder_make(struct mb_encoder *e, size_t tensor, enum mb_form
                                 mb_printable(job.tensor->name).text);
     mb_free_aligned(job.own);
     mb_free_aligned(job.moved);
-    status = end(e, tensor, &job, bytes, status, error);
-    *rows = status == MB_OK ? job.out : NULL;
-    return status;
+    return end(e, tensor, &job, bytes, status, error);
 }
 
 enum mb_status mb_encoder_rows(struct mb_encoder *e, size_t tensor, enum mb_format format,

@@ -54,6 +54,6 @@ enum mb_status mb_encoder_make(struct mb_encoder *encoder, size_t tensor, enum m
                                const struct mb_second_moments *moments,
                                const struct mb_correction *correction,
                                const struct mb_progress *progress, double done, double total,
-                               const void **rows, struct mb_error *error);
+                               struct mb_error *error);
 
 #endif

@@ -38,7 +38,6 @@ struct sums {
     size_t stream;       /* columns of the residual stream, 0 where it takes no part */
     float *h, *factor;   /* [k][k] */
     float *cross;        /* [k + stream][k]: x - x' and h - h' by x' */
-    float *turned;       /* [k][k]: G transposed; its rows then move weights */
     float *left, *right; /* packed rows */
     float *differences;  /* MB_GRAM_ROWS rows of x', of x - x', or of h - h' */
     float *sides;        /* per thread, of the solver */
@@ -154,21 +153,11 @@ static enum mb_status failed(struct sequential *s, enum mb_status status)
 
 static void free_sums(struct sums *sums)
 {
-    void *const all[] = {sums->h,
-                         sums->factor,
-                         sums->cross,
-                         sums->turned,
-                         sums->left,
-                         sums->right,
-                         sums->differences,
-                         sums->sides,
-                         sums->variances,
-                         sums->diagonal,
-                         sums->by_data,
-                         sums->halves[0].h,
-                         sums->halves[0].cross,
-                         sums->halves[1].h,
-                         sums->halves[1].cross};
+    void *const all[] = {sums->h,           sums->factor,         sums->cross,
+                         sums->left,        sums->right,          sums->differences,
+                         sums->sides,       sums->variances,      sums->diagonal,
+                         sums->by_data,     sums->halves[0].h,    sums->halves[0].cross,
+                         sums->halves[1].h, sums->halves[1].cross};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         mb_free_aligned(all[i]);
     *sums = (struct sums){.k = 0};
@@ -198,14 +187,13 @@ static bool allocate_sums(struct sums *sums, size_t k, size_t stream, size_t thr
     sums->h = floats(k, k);
     sums->factor = floats(k, k);
     sums->cross = floats(k + stream, k);
-    sums->turned = floats(k, k);
     sums->left = floats(widest, MB_GRAM_ROWS);
     sums->right = floats(k, MB_GRAM_ROWS);
     sums->differences = floats(widest, MB_GRAM_ROWS);
     sums->sides = floats(threads * SIDES, k);
     sums->variances = floats(1, k);
     sums->diagonal = floats(1, k);
-    return sums->h && sums->factor && sums->cross && sums->turned && sums->left && sums->right &&
+    return sums->h && sums->factor && sums->cross && sums->left && sums->right &&
            sums->differences && sums->sides && sums->variances && sums->diagonal;
 }
 
@@ -341,6 +329,19 @@ static enum mb_status solve(struct sequential *s, struct sums *sums, size_t *row
     return MB_OK;
 }
 
+/* Rows [k][k] as weights in f32; *data is the caller's to free. */
+static enum mb_status pack_square(const float *rows, size_t k, struct mb_weights *weights,
+                                  void **data)
+{
+    size_t bytes;
+    enum mb_status status = mb_pack_size(MB_FORMAT_F32, k, k, &bytes);
+    if (status == MB_OK && (*data = mb_alloc_aligned(bytes)) == NULL)
+        status = MB_ERR_MEMORY;
+    if (status == MB_OK)
+        status = mb_weights_init(weights, MB_FORMAT_F32, k, k, *data);
+    return status == MB_OK ? mb_pack_rows(weights, rows, 0, k) : status;
+}
+
 /* Solved over the first half, cross explains 2 num - den of the differences in the other, when it
  * is taken whole; num / den of it is best. */
 static enum mb_status validate(struct sequential *s, struct sums *sums, double num[2],
@@ -348,7 +349,7 @@ static enum mb_status validate(struct sequential *s, struct sums *sums, double n
 {
     const size_t k = sums->k, sides = k + sums->stream;
     const struct half *fit = &sums->halves[0], *other = &sums->halves[1];
-    size_t rows = fit->rows, other_rows = other->rows, bytes;
+    size_t rows = fit->rows, other_rows = other->rows;
     memcpy(sums->h, fit->h, k * k * sizeof *sums->h);
     memcpy(sums->cross, fit->cross, sides * k * sizeof *sums->cross);
     enum mb_status status = solve(s, sums, &rows);
@@ -357,16 +358,12 @@ static enum mb_status validate(struct sequential *s, struct sums *sums, double n
     float *h = floats(k, k), *y = floats(sides, k);
     struct mb_weights by = {.data = NULL};
     void *data = NULL;
-    status = h != NULL && y != NULL ? mb_pack_size(MB_FORMAT_F32, k, k, &bytes) : MB_ERR_MEMORY;
-    if (status == MB_OK && (data = mb_alloc_aligned(bytes)) == NULL)
-        status = MB_ERR_MEMORY;
+    status = h != NULL && y != NULL ? MB_OK : MB_ERR_MEMORY;
     if (status == MB_OK) {
         memcpy(h, other->h, k * k * sizeof *h);
-        (void)mb_moments_mean_of(h, k, &other_rows);
-        status = mb_weights_init(&by, MB_FORMAT_F32, k, k, data);
+        (void)mb_moments_mean_of(h, k, &other_rows); /* not finite: nothing is explained */
+        status = pack_square(h, k, &by, &data);
     }
-    if (status == MB_OK)
-        status = mb_pack_rows(&by, h, 0, k);
     if (status == MB_OK)
         status = mb_matmul(s->network->threads, &by, sums->cross, sides, k, y, k);
     for (size_t i = 0; i < sides * k && status == MB_OK; i++) {
@@ -396,8 +393,8 @@ static enum mb_status find_shrink(struct sequential *s, struct sums *sums)
 static enum mb_status finish_sums(struct sequential *s, struct sums *sums, float scale)
 {
     const size_t k = sums->k, sides = k + sums->stream;
+    float *turned = sums->halves[0].h; /* G transposed, in a place that is free by then */
     enum mb_status status = MB_OK;
-    size_t bytes;
     sums->rows = sums->halves[0].rows + sums->halves[1].rows;
     if (sums->rows < k)
         return MB_ERR_UNSUPPORTED;
@@ -415,16 +412,11 @@ static enum mb_status finish_sums(struct sequential *s, struct sums *sums, float
         sums->variances[i] = sums->factor[i * k + i];
         sums->diagonal[i] = sums->h[i * k + i];
         for (size_t j = 0; j < k; j++)
-            sums->turned[j * k + i] = sums->shrink[0] * sums->cross[i * k + j];
+            turned[j * k + i] = sums->shrink[0] * sums->cross[i * k + j];
     }
     for (size_t i = k * k; i < sides * k; i++)
         sums->cross[i] *= sums->shrink[1] / scale;
-    status = mb_pack_size(MB_FORMAT_F32, k, k, &bytes);
-    if (status == MB_OK && (sums->by_data = mb_alloc_aligned(bytes)) == NULL)
-        status = MB_ERR_MEMORY;
-    if (status == MB_OK)
-        status = mb_weights_init(&sums->by, MB_FORMAT_F32, k, k, sums->by_data);
-    return status == MB_OK ? mb_pack_rows(&sums->by, sums->turned, 0, k) : status;
+    return pack_square(turned, k, &sums->by, &sums->by_data);
 }
 
 /* ---- rounding ---- */
@@ -454,7 +446,6 @@ static enum mb_status round_group(struct sequential *s, const size_t *matrices, 
     const size_t stream = from->scale != 0.0f && width % MB_GRAM_PANEL == 0 ? width : 0;
     const size_t threads = network->threads ? mb_threads_count(network->threads) : 1;
     struct sums sums;
-    const void *rows;
     enum mb_status status = allocate_sums(&sums, k, stream, threads) ? MB_OK : MB_ERR_MEMORY;
     for (size_t part = 0; part < s->parts && status == MB_OK; part++) {
         add_part(s, &sums, part, from);
@@ -472,7 +463,7 @@ static enum mb_status round_group(struct sequential *s, const size_t *matrices, 
                                                  .added = stream > 0 ? sums.cross + k * k : NULL};
         status = mb_encoder_make(s->encoder, network->matrices[matrices[i]].tensor,
                                  target_of(s, matrices[i]), &moments, &correction,
-                                 s->options->progress, s->done, s->total, &rows, s->error);
+                                 s->options->progress, s->done, s->total, s->error);
     }
     free_sums(&sums);
     if (status == MB_ERR_MEMORY)

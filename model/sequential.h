@@ -15,7 +15,8 @@
  * embedding too, and inputs that met fewer rows than columns stay as the encoder has them.
  *
  * Threads  the network's; results do not depend on them.
- * Memory   activations of two runs, rows of one step's matrices in f32, three k x k for an input.
+ * Memory   activations of two runs, rows of one step's matrices in f32, some ten k x k of an
+ * input.
  */
 #ifndef MIXBIT_MODEL_SEQUENTIAL_H
 #define MIXBIT_MODEL_SEQUENTIAL_H
