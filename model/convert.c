@@ -22,6 +22,7 @@ enum {
 struct conversion {
     const struct mb_model *model;
     const struct mb_convert_options *options;
+    struct mb_encoder *encoder; /* NULL: there are no moments, or only to refine by */
     struct mb_gguf_output output;
     int32_t *types;
     double done, total; /* weights */
@@ -185,6 +186,8 @@ struct batch {
     enum mb_format to;
     const uint8_t *source;
     const uint8_t *stored; /* the rows as they are in `to`, to be refined; NULL: encode them */
+    const size_t *order;   /* of the tensor's rows, to be refined in groups; NULL: as they are */
+    uint8_t *refined;      /* with an order: all rows, in their places */
     uint8_t *target;
     float *floats; /* rows * k */
     struct mb_encoding encoding;
@@ -202,18 +205,25 @@ static void requantize_rows(void *arg, size_t index, size_t count)
         return;
     float *floats = b->floats + first * b->k;
     uint8_t *target = b->target + first * b->target_row_bytes;
-    enum mb_status status =
-        mb_dequantize(b->tensor->format, b->source + (b->row0 + first) * b->source_row_bytes,
-                      last - first, b->k, floats);
+    enum mb_status status = MB_OK;
+    for (size_t i = first, end; i < last && status == MB_OK; i = end) {
+        end = b->order != NULL ? i + 1 : last;
+        const size_t row = b->order != NULL ? b->order[b->row0 + i] : b->row0 + i;
+        status = mb_dequantize(b->tensor->format, b->source + row * b->source_row_bytes, end - i,
+                               b->k, b->floats + i * b->k);
+        if (b->stored != NULL)
+            memcpy(b->target + i * b->target_row_bytes, b->stored + row * b->target_row_bytes,
+                   (end - i) * b->target_row_bytes);
+    }
     if (status == MB_OK && b->stored == NULL)
         status = mb_quantize_rows(b->tensor, b->to, &b->encoding, b->row0 + first, b->row0 + last,
                                   floats, target);
-    if (status == MB_OK && b->stored != NULL) {
-        memcpy(target, b->stored + (b->row0 + first) * b->target_row_bytes,
-               (last - first) * b->target_row_bytes);
-        if (b->encoding.moments != NULL && b->encoding.moments->h != NULL)
-            status = mb_refine_stored(b->to, &b->encoding, last - first, floats, target);
-    }
+    if (status == MB_OK && b->stored != NULL && b->encoding.moments != NULL &&
+        b->encoding.moments->h != NULL)
+        status = mb_refine_stored(b->to, &b->encoding, last - first, floats, target);
+    for (size_t i = first; i < last && b->order != NULL; i++)
+        memcpy(b->refined + b->order[b->row0 + i] * b->target_row_bytes,
+               b->target + i * b->target_row_bytes, b->target_row_bytes);
     b->statuses[index] = status;
 }
 
@@ -245,7 +255,7 @@ static enum mb_status requantize_range(struct conversion *c, struct batch *b,
     for (; b->row0 < end && status == MB_OK; b->row0 += b->rows) {
         b->rows = end - b->row0 < room ? end - b->row0 : room;
         status = run_batch(c, b, t);
-        if (status == MB_OK)
+        if (status == MB_OK && b->order == NULL)
             status = mb_file_write(c->output.file, b->target, b->rows * b->target_row_bytes);
         if (status == MB_OK)
             status = report(c, t, type, (double)b->rows * (double)t->k);
@@ -253,21 +263,37 @@ static enum mb_status requantize_range(struct conversion *c, struct batch *b,
     return status;
 }
 
-/* Matrix after matrix of the tensor, each under its own moments. */
-static enum mb_status requantize_matrices(struct conversion *c, struct batch *b,
-                                          const struct mb_tensor *t, int32_t type, size_t room)
+/* Matrix after matrix of the tensor, or group after group of the output's rows, each refined under
+ * its own moments. */
+static enum mb_status refine_tensor(struct conversion *c, struct batch *b,
+                                    const struct mb_tensor *t, int32_t type, size_t room)
 {
     const struct mb_model *model = c->options->source != NULL ? c->options->source : c->model;
     const size_t each = (size_t)t->ne[1], index = (size_t)(b->tensor - model->tensors);
-    enum mb_status status = MB_OK;
+    struct mb_row_groups groups;
+    enum mb_status status = mb_moments_groups(c->options->moments, index, &groups, c->error);
+    const bool grouped = status == MB_OK && groups.count > 0;
+    const size_t parts = grouped ? groups.count : mb_tensor_matrices(t);
     bool refined = false;
-    for (size_t matrix = 0; matrix < mb_tensor_matrices(t) && status == MB_OK; matrix++) {
-        status = mb_moments_get(c->options->moments, index, matrix, c->options->progress, c->done,
-                                c->total, &b->encoding.moments, c->error);
+    if (grouped) {
+        b->order = groups.order;
+        b->refined = mb_alloc_aligned(t->n * b->target_row_bytes);
+        if (b->refined == NULL)
+            status = mb_error_set(c->error, MB_ERR_MEMORY, -1, "out of memory for tensor '%s'",
+                                  mb_printable(t->name).text);
+    }
+    for (size_t i = 0; i < parts && status == MB_OK; i++) {
+        status =
+            mb_moments_get(c->options->moments, index, grouped ? 1 + i : i, c->options->progress,
+                           c->done, c->total, &b->encoding.moments, c->error);
         refined = refined || (b->encoding.moments != NULL && b->encoding.moments->h != NULL);
         if (status == MB_OK)
-            status = requantize_range(c, b, t, type, (matrix + 1) * each, room);
+            status =
+                requantize_range(c, b, t, type, grouped ? groups.ends[i] : (i + 1) * each, room);
     }
+    if (grouped && status == MB_OK)
+        status = mb_file_write(c->output.file, b->refined, t->n * b->target_row_bytes);
+    mb_free_aligned(b->refined);
     if (refined && b->stored != NULL && c->options->refined != NULL)
         ++*c->options->refined;
     return status;
@@ -279,9 +305,8 @@ static enum mb_status write_encoded(struct conversion *c, size_t index)
     const struct mb_tensor *t = &c->model->tensors[index];
     const enum mb_format format = (enum mb_format)c->types[index];
     const void *rows;
-    enum mb_status status =
-        mb_encoder_rows(c->options->encoder, index, format, c->options->progress, c->done, c->total,
-                        &rows, c->error);
+    enum mb_status status = mb_encoder_rows(c->encoder, index, format, c->options->progress,
+                                            c->done, c->total, &rows, c->error);
     if (status == MB_OK)
         status = mb_file_write(c->output.file, rows, t->n * mb_format_row_bytes(format, t->k));
     return status == MB_OK ? report(c, t, c->types[index], (double)t->n * (double)t->k) : status;
@@ -292,7 +317,7 @@ static enum mb_status requantize_tensor(struct conversion *c, size_t index,
                                         const struct mb_tensor *from)
 {
     const struct mb_tensor *t = &c->model->tensors[index];
-    if (c->options->encoder != NULL)
+    if (c->encoder != NULL)
         return write_encoded(c, index);
     const size_t threads = mb_threads_count(c->options->threads);
     const size_t room = t->k < CHUNK_WEIGHTS ? CHUNK_WEIGHTS / t->k * threads : threads;
@@ -322,7 +347,7 @@ static enum mb_status requantize_tensor(struct conversion *c, size_t index,
         status = mb_error_set(c->error, MB_ERR_MEMORY, -1, "out of memory for tensor '%s'",
                               mb_printable(t->name).text);
     else if (c->options->moments != NULL)
-        status = requantize_matrices(c, &b, t, c->types[index], rows);
+        status = refine_tensor(c, &b, t, c->types[index], rows);
     else
         status = requantize_range(c, &b, t, c->types[index], t->n, rows);
     free(b.statuses);
@@ -362,11 +387,22 @@ enum mb_status mb_convert(struct mb_model *model, const enum mb_format *formats,
     struct conversion c = {
         .model = model, .options = options == NULL ? &defaults : options, .error = error};
     int32_t file_type = -1;
+    struct mb_encoder *own = NULL;
     enum mb_status status = mb_codebook_tensors_refuse(model, error);
     if (status == MB_OK)
         status = mb_gguf_check_target(model, out_path, c.options->force, error);
     if (status == MB_OK)
         status = choose_types(&c, formats, &file_type);
+    c.encoder = c.options->encoder;
+    if (status == MB_OK && c.encoder == NULL && c.options->moments != NULL &&
+        c.options->source == NULL) {
+        c.encoder = own = mb_encoder_create(model, c.options->moments, c.options->importance,
+                                            c.options->sweeps, 1, c.options->threads);
+        if (own == NULL)
+            status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory");
+    }
+    if (c.options->moments != NULL)
+        mb_moments_divide(c.options->moments);
     if (status == MB_OK)
         status = mb_file_create(out_path, &c.output.file, error);
     if (status != MB_OK)
@@ -388,6 +424,7 @@ enum mb_status mb_convert(struct mb_model *model, const enum mb_format *formats,
     else
         mb_file_abandon(c.output.file);
 out:
+    mb_encoder_destroy(own);
     free(c.types);
     return status;
 }

@@ -17,7 +17,7 @@
 
 enum { BATCH = 16, WEIGHTS_AT_ONCE = 1 << 20 };
 /* Raised when a change of arithmetic makes earlier blocks other ones. */
-enum { ENCODER_REVISION = 3 };
+enum { ENCODER_REVISION = 4 };
 
 struct entry {
     size_t tensor;
@@ -54,6 +54,7 @@ struct mb_encoder *mb_encoder_create(struct mb_model *model, struct mb_moments *
                              .threads = threads,
                              .sweeps = sweeps,
                              .limit = memory_limit > 0 ? memory_limit : mb_free_memory() / 4};
+    mb_moments_divide(moments);
     mb_importance_hash(model, importance, of);
     const int length =
         snprintf(settings, sizeof settings,
@@ -107,18 +108,26 @@ struct job {
     bool draft;
     struct mb_encoding encoding;            /* a draft has no moments */
     const struct mb_correction *correction; /* NULL: none */
-    float *own, *moved; /* with a correction: rows row0 to row1 as they are, and what it adds */
-    size_t row0, row1;  /* the rows to make */
-    uint8_t *out;       /* of the whole tensor */
+    const size_t *order; /* the tensor's rows as they are made; NULL: as they are */
+    float *own, *moved;  /* with a correction: rows row0 to row1 as they are, and what it adds */
+    size_t row0, row1;   /* the rows to make */
+    uint8_t *out;        /* of the whole tensor */
     atomic_int status;
 };
 
+/* Rows [row0, row1) in the job's order. */
 static enum mb_status read_rows(const struct job *job, size_t row0, size_t row1, float *out)
 {
     const struct mb_tensor *tensor = job->tensor;
-    const size_t bytes = mb_format_row_bytes(tensor->format, tensor->k);
-    return mb_dequantize(tensor->format, (const uint8_t *)tensor->data + row0 * bytes, row1 - row0,
-                         tensor->k, out);
+    const size_t k = tensor->k, bytes = mb_format_row_bytes(tensor->format, k);
+    const uint8_t *data = tensor->data;
+    if (job->order == NULL)
+        return mb_dequantize(tensor->format, data + row0 * bytes, row1 - row0, k, out);
+    enum mb_status status = MB_OK;
+    for (size_t r = row0; r < row1 && status == MB_OK; r++)
+        status =
+            mb_dequantize(tensor->format, data + job->order[r] * bytes, 1, k, out + (r - row0) * k);
+    return status;
 }
 
 static void read_own(void *arg, size_t first, size_t last, size_t thread)
@@ -137,8 +146,12 @@ static void add_moved(void *arg, size_t first, size_t last, size_t thread)
     const struct job *job = arg;
     const size_t k = job->tensor->k;
     const float *added = job->correction->added;
-    for (size_t i = first * k; i < last * k; i++)
-        job->own[i] += job->moved[i] + (added != NULL ? added[job->row0 * k + i] : 0.0f);
+    for (size_t r = first; r < last; r++) {
+        const size_t row = job->order != NULL ? job->order[job->row0 + r] : job->row0 + r;
+        for (size_t i = 0; i < k; i++)
+            job->own[r * k + i] +=
+                job->moved[r * k + i] + (added != NULL ? added[row * k + i] : 0.0f);
+    }
 }
 
 /* own = w + w by + added, for rows [row0, row1). */
@@ -161,7 +174,8 @@ static void encode_batches(void *arg, size_t first, size_t last, size_t thread)
     const struct mb_tensor *tensor = job->tensor;
     const size_t row_bytes = mb_format_row_bytes(job->format, tensor->k);
     float *read = mb_alloc_aligned(BATCH * tensor->k * sizeof *read);
-    enum mb_status status = read != NULL ? MB_OK : MB_ERR_MEMORY;
+    uint8_t *made = mb_alloc_aligned(BATCH * row_bytes);
+    enum mb_status status = read != NULL && made != NULL ? MB_OK : MB_ERR_MEMORY;
     for (size_t batch = first; batch < last && status == MB_OK; batch++) {
         const size_t row0 = job->row0 + batch * BATCH;
         const size_t row1 = row0 + BATCH < job->row1 ? row0 + BATCH : job->row1;
@@ -171,12 +185,16 @@ static void encode_batches(void *arg, size_t first, size_t last, size_t thread)
         else
             status = read_rows(job, row0, row1, read);
         if (status == MB_OK)
-            status = mb_quantize_rows(tensor, job->format, &job->encoding, row0, row1, floats,
-                                      job->out + row0 * row_bytes);
+            status =
+                mb_quantize_rows(tensor, job->format, &job->encoding, row0, row1, floats, made);
+        for (size_t r = row0; r < row1 && status == MB_OK; r++)
+            memcpy(job->out + (job->order != NULL ? job->order[r] : r) * row_bytes,
+                   made + (r - row0) * row_bytes, row_bytes);
     }
     if (status != MB_OK)
         atomic_store(&job->status, (int)status);
     mb_free_aligned(read);
+    mb_free_aligned(made);
 }
 
 /* Between two looks at whether to go on. */
@@ -217,18 +235,28 @@ static enum mb_status encode_matrix(struct mb_encoder *e, struct job *job, size_
     return MB_OK;
 }
 
+/* Matrix after matrix, or group after group of the output's rows. `given`: moments of all there is
+ * but for groups; NULL: the encoder's. */
 static enum mb_status encode_tensor(struct mb_encoder *e, size_t index, struct job *job,
+                                    const struct mb_second_moments *given,
                                     const struct mb_progress *progress, double done, double total,
                                     struct mb_error *error)
 {
     const size_t each = (size_t)job->tensor->ne[1];
-    enum mb_status status = MB_OK;
-    for (size_t m = 0; m < mb_tensor_matrices(job->tensor) && status == MB_OK; m++) {
-        if (!job->draft)
-            status = mb_moments_get(e->moments, index, m, progress, done, total,
+    struct mb_row_groups groups = {.count = 0};
+    enum mb_status status =
+        job->draft ? MB_OK : mb_moments_groups(e->moments, index, &groups, error);
+    const bool grouped = groups.count > 0, own = !job->draft && (grouped || given == NULL);
+    const size_t parts = grouped ? groups.count : mb_tensor_matrices(job->tensor);
+    job->order = groups.order;
+    job->encoding.moments = given;
+    for (size_t i = 0; i < parts && status == MB_OK; i++) {
+        const size_t end = grouped ? groups.ends[i] : (i + 1) * each;
+        if (own)
+            status = mb_moments_get(e->moments, index, grouped ? 1 + i : i, progress, done, total,
                                     &job->encoding.moments, error);
         if (status == MB_OK)
-            status = encode_matrix(e, job, (m + 1) * each, progress, done, total, error);
+            status = encode_matrix(e, job, end, progress, done, total, error);
     }
     return status;
 }
@@ -327,7 +355,7 @@ static enum mb_status kept_or_made(struct mb_encoder *e, size_t tensor, enum mb_
     enum mb_status status = begin(e, tensor, format, &job, &bytes, error);
     if (status == MB_OK)
         status = end(e, tensor, &job, bytes,
-                     encode_tensor(e, tensor, &job, progress, done, total, error), error);
+                     encode_tensor(e, tensor, &job, NULL, progress, done, total, error), error);
     if (status == MB_OK)
         *rows = job.out;
     return status;
@@ -345,11 +373,10 @@ enum mb_status mb_encoder_make(struct mb_encoder *e, size_t tensor, enum mb_form
     if (status != MB_OK)
         return status;
     const size_t floats = batches_of(job.tensor) * BATCH * job.tensor->k;
-    job.encoding.moments = moments;
     job.own = mb_alloc_aligned(floats * sizeof *job.own);
     job.moved = mb_alloc_aligned(floats * sizeof *job.moved);
     status = job.own != NULL && job.moved != NULL
-                 ? encode_matrix(e, &job, job.tensor->n, progress, done, total, error)
+                 ? encode_tensor(e, tensor, &job, moments, progress, done, total, error)
                  : mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for tensor '%s'",
                                 mb_printable(job.tensor->name).text);
     mb_free_aligned(job.own);

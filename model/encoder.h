@@ -4,7 +4,9 @@
  * Feedback costs seconds for a tensor and format, and a plan asks for the same pair many times: for
  * its probe, for the uniform format, for presets and for every mix. So blocks are kept, as far as
  * memory allows. They are those that mb_convert writes with the same moments, importance and
- * sweeps. */
+ * sweeps.
+ *
+ * Rows of the output matrix answer to where their own tokens are likely (model/output_groups.h). */
 #ifndef MIXBIT_MODEL_ENCODER_H
 #define MIXBIT_MODEL_ENCODER_H
 
@@ -48,8 +50,8 @@ struct mb_correction {
     const struct mb_weights *by; /* f32, k x k: row j is what column j gets of every column */
     const float *added;          /* [n][k]; NULL: none */
 };
-/* Make, and keep, the rows of a tensor of one matrix, under moments of the caller's and corrected.
- * As mb_encoder_rows otherwise. */
+/* Make, and keep, the rows of a tensor of one matrix, corrected, under moments of the caller's; the
+ * output's, which are in groups, under the encoder's own. As mb_encoder_rows otherwise. */
 enum mb_status mb_encoder_make(struct mb_encoder *encoder, size_t tensor, enum mb_format format,
                                const struct mb_second_moments *moments,
                                const struct mb_correction *correction,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Second moments: collecting in passes, damping, factoring (moments.h).
  *
- * A unit is the input of one step's products that read the same columns, for one expert. H is the
+ * A unit is the input of one step's products that read the same columns, for one expert; or the
+ * head's, weighed for one group of the output's rows. H is the
  * mean of x^T x with a part of its mean diagonal added to its diagonal: columns that the text
  * leaves empty, and directions that few rows say anything of, then cost what weights as such cost.
  */
@@ -13,6 +14,7 @@
 #include "model/gguf.h"
 #include "model/importance.h"
 #include "model/network.h"
+#include "model/output_groups.h"
 #include "support/memory.h"
 
 #include <math.h>
@@ -24,10 +26,19 @@
 static float damping_of(size_t k, size_t rows) { return 0.03f + (float)k / (float)rows; }
 
 enum { GRANULE = 32, NO_UNIT = -1, TRIALS = 4 };
+/* A row counts for a group from this part of the mean of its weights so far; of a long text every
+ * second, third ... row is looked at, so that about as many are. */
+static const double COUNTS = 0.1;
+enum { GROUPED_ROWS = 16384 };
 
 struct unit {
     size_t matrix, expert, step; /* the matrix that is looked at; step_count: the head */
+    size_t group;                /* of the output's rows, from 1; 0: of all rows alike */
     size_t k, rows;
+    double weight, squares; /* of a group's rows that count: sums */
+    double met;             /* the sum over all `seen` */
+    float *waiting;         /* of these, room for MB_GRAM_ROWS, weighed */
+    size_t waiting_rows, seen;
     float *h; /* NULL: not collected now */
     bool wanted, ready, scarce;
 };
@@ -40,7 +51,10 @@ struct mb_moments {
     struct unit *units; /* in the order of the file */
     int *first;         /* per matrix of the network: its unit, or that of its first expert */
     int *of_tensor;     /* per tensor: its matrix in the network, or -1 */
-    float *packed;
+    bool divided;
+    struct mb_output_groups groups; /* made when they are first needed */
+    enum mb_status failed;          /* of what an observer did */
+    float *packed, *sampled, *logits, *weights;
     struct unit *factored; /* whose factor is at hand */
     float *factor, *variances, *diagonal;
     struct mb_second_moments found;
@@ -81,6 +95,9 @@ static void add_units(struct mb_moments *m, size_t matrix)
         for (size_t e = 0; e < mb_tensor_matrices(tensor); e++)
             m->units[m->unit_count++] =
                 (struct unit){.matrix = first, .expert = e, .step = step, .k = tensor->k};
+        for (size_t g = 0; first == network->output && g < mb_output_groups_most(network); g++)
+            m->units[m->unit_count++] =
+                (struct unit){.matrix = first, .group = g + 1, .step = step, .k = tensor->k};
     }
     m->first[matrix] = m->first[first];
 }
@@ -89,7 +106,7 @@ static bool make_units(struct mb_moments *m)
 {
     const struct mb_network *network = m->network;
     const size_t tensors = mb_model_tensor_count(network->model);
-    size_t most = 0, widest = 0;
+    size_t most = mb_output_groups_most(network), widest = 0;
     m->first = malloc((network->matrix_count + 1) * sizeof *m->first);
     m->of_tensor = malloc((tensors + 1) * sizeof *m->of_tensor);
     if (m->first == NULL || m->of_tensor == NULL)
@@ -115,13 +132,24 @@ static bool make_units(struct mb_moments *m)
     return m->packed != NULL && m->variances != NULL && m->diagonal != NULL;
 }
 
+static void free_unit(struct unit *unit)
+{
+    mb_free_aligned(unit->h);
+    mb_free_aligned(unit->waiting);
+    unit->h = unit->waiting = NULL;
+}
+
 void mb_moments_destroy(struct mb_moments *m)
 {
     if (m == NULL)
         return;
     for (size_t u = 0; u < m->unit_count; u++)
-        mb_free_aligned(m->units[u].h);
+        free_unit(&m->units[u]);
+    mb_output_groups_free(&m->groups);
     mb_free_aligned(m->packed);
+    mb_free_aligned(m->sampled);
+    mb_free_aligned(m->logits);
+    mb_free_aligned(m->weights);
     mb_free_aligned(m->factor);
     free(m->units);
     free(m->first);
@@ -179,23 +207,83 @@ static void add_rows(struct mb_threads *threads, const struct addition *a)
              (void *)(uintptr_t)a);
 }
 
+/* At most MB_GRAM_ROWS rows. */
+static void add_batch(struct mb_moments *m, struct unit *unit, const float *x, size_t stride,
+                      size_t rows)
+{
+    mb_gram_pack(x, stride, rows, unit->k, m->packed);
+    const struct addition a = {unit->h, m->packed, unit->k, unit->k, rows, 1.0f};
+    add_rows(m->network->threads, &a);
+    unit->rows += rows;
+}
+
+static void add_waiting(struct mb_moments *m, struct unit *unit)
+{
+    add_batch(m, unit, unit->waiting, unit->k, unit->waiting_rows);
+    unit->waiting_rows = 0;
+}
+
+/* The same for a group: rows that count, each by its weight, as many at a time. */
+static void add_weighed(struct mb_moments *m, struct unit *unit, const float *x, size_t stride,
+                        size_t rows)
+{
+    for (size_t r = 0; r < rows; r++) {
+        const double weight = (double)m->weights[r * m->groups.count + unit->group - 1];
+        unit->met += weight;
+        unit->seen++;
+        if (weight * (double)unit->seen < COUNTS * unit->met)
+            continue;
+        const float root = sqrtf((float)weight);
+        for (size_t c = 0; c < unit->k; c++)
+            unit->waiting[unit->waiting_rows * unit->k + c] = root * x[r * stride + c];
+        unit->weight += weight;
+        unit->squares += weight * weight;
+        if (++unit->waiting_rows == MB_GRAM_ROWS)
+            add_waiting(m, unit);
+    }
+}
+
+static bool wants_groups(const struct mb_moments *m, const struct unit *whole)
+{
+    for (const struct unit *u = whole + 1; u < m->units + m->unit_count && u->group > 0; u++)
+        if (u->wanted)
+            return true;
+    return false;
+}
+
+/* Rows of the head's input, `whole->rows` of which came before. */
+static void observe_groups(struct mb_moments *m, struct unit *whole, struct mb_run *run,
+                           const float *x, size_t stride, size_t rows)
+{
+    const size_t step = m->windows->count * m->windows->window / GROUPED_ROWS;
+    for (size_t r = 0, count = 0; r < rows && m->failed == MB_OK; r++) {
+        if (step < 2 || (whole->rows + r) % step == 0)
+            memcpy(m->sampled + count++ * whole->k, x + r * stride, whole->k * sizeof *x);
+        if (count == 0 || (count < MB_GRAM_ROWS && r + 1 < rows))
+            continue;
+        m->failed =
+            mb_output_groups_weigh(&m->groups, run, m->sampled, count, m->logits, m->weights);
+        for (size_t g = 1; m->failed == MB_OK && g <= m->groups.count; g++)
+            if (whole[g].wanted)
+                add_weighed(m, whole + g, m->sampled, whole->k, count);
+        count = 0;
+    }
+}
+
 static void observe(void *user, struct mb_run *run, size_t matrix, size_t expert, const float *x,
                     size_t stride, size_t rows)
 {
     struct mb_moments *m = user;
-    (void)run;
-    if (m->first[matrix] == NO_UNIT)
+    if (m->first[matrix] == NO_UNIT || m->failed != MB_OK)
         return;
     struct unit *unit = &m->units[(size_t)m->first[matrix] + expert];
     if (unit->matrix != matrix || !unit->wanted)
         return;
-    for (size_t r = 0; r < rows; r += MB_GRAM_ROWS) {
-        const size_t count = rows - r < MB_GRAM_ROWS ? rows - r : MB_GRAM_ROWS;
-        mb_gram_pack(x + r * stride, stride, count, unit->k, m->packed);
-        const struct addition a = {unit->h, m->packed, unit->k, unit->k, count, 1.0f};
-        add_rows(m->network->threads, &a);
-    }
-    unit->rows += rows;
+    if (wants_groups(m, unit))
+        observe_groups(m, unit, run, x, stride, rows);
+    for (size_t r = 0; r < rows; r += MB_GRAM_ROWS)
+        add_batch(m, unit, x + r * stride, stride,
+                  rows - r < MB_GRAM_ROWS ? rows - r : MB_GRAM_ROWS);
 }
 
 /* A pass in the middle of other work. */
@@ -212,35 +300,68 @@ static int report_within(void *user, double done, double total, const char *note
     return mb_progress_report(w->progress, w->done, w->total, note) != MB_OK;
 }
 
-/* Room for `from` and as many units behind it as the limit allows. */
+static bool take_unit(struct mb_moments *m, struct unit *unit, size_t bytes, size_t *steps)
+{
+    unit->h = mb_alloc_aligned(bytes);
+    if (unit->group > 0)
+        unit->waiting = mb_alloc_aligned(MB_GRAM_ROWS * unit->k * sizeof *unit->waiting);
+    if (unit->h == NULL || (unit->group > 0 && unit->waiting == NULL))
+        return false;
+    memset(unit->h, 0, bytes);
+    unit->wanted = true;
+    const size_t end = unit->step < m->network->step_count ? unit->step + 1 : unit->step;
+    *steps = end > *steps ? end : *steps;
+    return true;
+}
+
+/* Room for `from` (a group leans on the whole) and as many units behind it as the limit allows. */
 static bool choose_units(struct mb_moments *m, size_t from, size_t *steps)
 {
+    const size_t whole = from - m->units[from].group;
     size_t used = 0;
     *steps = 0;
     for (size_t u = 0; u < m->unit_count; u++) {
-        mb_free_aligned(m->units[u].h);
-        m->units[u].h = NULL;
-        m->units[u].wanted = m->units[u].ready = false;
-        m->units[u].rows = 0;
+        struct unit *unit = &m->units[u];
+        free_unit(unit);
+        unit->wanted = unit->ready = false;
+        unit->rows = unit->seen = unit->waiting_rows = 0;
+        unit->weight = unit->squares = unit->met = 0.0;
     }
     m->factored = NULL;
-    for (size_t u = from; u < m->unit_count; u++) {
+    for (size_t u = whole; u < m->unit_count; u = u < from ? from : u + 1) {
         struct unit *unit = &m->units[u];
         size_t bytes;
+        if (unit->group > m->groups.count)
+            continue;
         if (!mb_mul_size(unit->k, unit->k, &bytes) || !mb_mul_size(bytes, sizeof(float), &bytes))
             return false;
         if (u > from && (bytes > m->limit || used > m->limit - bytes))
             break;
         used += bytes;
-        unit->h = mb_alloc_aligned(bytes);
-        if (unit->h == NULL)
+        if (!take_unit(m, unit, bytes, steps))
             return false;
-        memset(unit->h, 0, bytes);
-        unit->wanted = true;
-        const size_t end = unit->step < m->network->step_count ? unit->step + 1 : unit->step;
-        *steps = end > *steps ? end : *steps;
     }
     return true;
+}
+
+/* The output's groups, where they are asked for and not there yet. */
+static enum mb_status make_groups(struct mb_moments *m, struct mb_error *error)
+{
+    const struct mb_network *network = m->network;
+    const size_t most = mb_output_groups_most(network);
+    if (!m->divided || m->groups.count > 0 || most == 0 || m->first[network->output] == NO_UNIT)
+        return MB_OK;
+    m->sampled =
+        mb_alloc_aligned(MB_GRAM_ROWS * network->matrices[network->output].k * sizeof *m->sampled);
+    m->logits = mb_alloc_aligned(MB_GRAM_ROWS * network->vocabulary * sizeof *m->logits);
+    m->weights = mb_alloc_aligned(MB_GRAM_ROWS * most * sizeof *m->weights);
+    enum mb_status status = m->sampled && m->logits && m->weights ? MB_OK : MB_ERR_MEMORY;
+    if (status == MB_OK)
+        status = mb_output_groups_create(network, most, &m->groups);
+    return status == MB_OK
+               ? MB_OK
+               : mb_error_set(error, status, -1, "the output's rows cannot be grouped: %s",
+                              mb_status_string(status));
 }
 
 bool mb_moments_mean_of(float *h, size_t k, size_t *rows)
@@ -268,12 +389,21 @@ static enum mb_status collect(struct mb_moments *m, size_t from, const struct wi
 {
     const struct mb_progress progress = {report_within, (void *)(uintptr_t)within};
     size_t steps;
+    enum mb_status status = make_groups(m, error);
+    if (status != MB_OK)
+        return status;
     if (!choose_units(m, from, &steps))
         return mb_error_set(error, MB_ERR_MEMORY, -1,
                             "out of memory for second moments; use a smaller --memory");
     m->passes++;
-    const enum mb_status status =
-        mb_observe(m->network, m->windows, steps, observe, m, &progress, error);
+    m->failed = MB_OK;
+    status = mb_observe(m->network, m->windows, steps, observe, m, &progress, error);
+    if (status == MB_OK && m->failed != MB_OK)
+        status =
+            mb_error_set(error, m->failed, -1, "the head failed: %s", mb_status_string(m->failed));
+    for (size_t u = 0; status == MB_OK && u < m->unit_count; u++)
+        if (m->units[u].waiting_rows > 0)
+            add_waiting(m, &m->units[u]);
     for (size_t u = 0; status != MB_OK && u < m->unit_count; u++)
         m->units[u].wanted = false; /* what a pass without an end has is not to be used */
     return status;
@@ -357,6 +487,35 @@ static enum mb_status describe(struct mb_moments *m, struct unit *unit, struct m
     return status;
 }
 
+/* From sums to means; false: not finite. What so few rows leave unknown of a group is taken from
+ * all rows, as if these were k more. */
+static bool finish(struct mb_moments *m, struct unit *unit)
+{
+    struct unit *whole = unit - unit->group;
+    const size_t k = unit->k;
+    if (unit->ready || unit->rows == 0)
+        return true;
+    unit->ready = true;
+    if (unit == whole)
+        return mb_moments_mean_of(unit->h, k, &unit->rows);
+    if (!finish(m, whole))
+        return false;
+    const double rows = unit->weight > 0.0 ? unit->weight * unit->weight / unit->squares : 0.0;
+    const float own = (float)(rows / (rows + (double)k));
+    const float scale = own > 0.0f ? (float)((double)whole->rows / unit->weight) : 0.0f;
+    for (size_t i = 0; i < k; i++)
+        for (size_t j = 0; j <= i; j++)
+            unit->h[i * k + j] *= scale;
+    unit->rows = whole->rows;
+    if (unit->rows == 0)
+        return true;
+    if (!mb_moments_mean_of(unit->h, k, &(size_t){unit->rows}))
+        return false;
+    for (size_t i = 0; i < k * k; i++)
+        unit->h[i] = own * unit->h[i] + (1.0f - own) * whole->h[i];
+    return true;
+}
+
 /* The unit of a matrix, its sums made and finished; NULL where there is none, or it met no rows. */
 static enum mb_status find_unit(struct mb_moments *m, size_t tensor, size_t matrix,
                                 const struct within *within, struct unit **found,
@@ -371,12 +530,11 @@ static enum mb_status find_unit(struct mb_moments *m, size_t tensor, size_t matr
     const enum mb_status status = unit->wanted ? MB_OK : collect(m, at, within, error);
     if (status != MB_OK)
         return status;
-    if (!unit->ready && unit->rows > 0 && !mb_moments_mean_of(unit->h, unit->k, &unit->rows))
+    if (!finish(m, unit))
         return mb_error_set(error, MB_ERR_FILE, -1,
                             "the activations that tensor '%s' multiplies are not finite",
                             mb_printable(mb_model_tensor_at(m->network->model, tensor)->name).text);
-    unit->ready = true;
-    if (unit->rows < unit->k && !unit->scarce) {
+    if (unit->rows < unit->k && unit->group == 0 && !unit->scarce) {
         unit->scarce = true;
         m->scarce++;
     }
@@ -396,6 +554,20 @@ enum mb_status mb_moments_get(struct mb_moments *m, size_t tensor, size_t matrix
         status = describe(m, unit, error);
         *found = status == MB_OK ? &m->found : NULL;
     }
+    return status;
+}
+
+void mb_moments_divide(struct mb_moments *m) { m->divided = true; }
+
+enum mb_status mb_moments_groups(struct mb_moments *m, size_t tensor, struct mb_row_groups *groups,
+                                 struct mb_error *error)
+{
+    *groups = (struct mb_row_groups){.count = 0};
+    if (m->of_tensor[tensor] != (int)m->network->output)
+        return MB_OK;
+    const enum mb_status status = make_groups(m, error);
+    if (status == MB_OK)
+        *groups = (struct mb_row_groups){m->groups.count, m->groups.order, m->groups.ends};
     return status;
 }
 

@@ -37,6 +37,19 @@ enum mb_status mb_moments_get(struct mb_moments *moments, size_t tensor, size_t 
 enum mb_status mb_moments_mean(struct mb_moments *moments, size_t tensor, size_t matrix,
                                const struct mb_progress *progress, double done, double total,
                                const float **h, struct mb_error *error);
+/* Rows of a matrix in groups that have moments of their own. */
+struct mb_row_groups {
+    size_t count;        /* 0: there are none */
+    const size_t *order; /* the rows, group after group */
+    const size_t *ends;  /* [count]: where a group ends in `order` */
+};
+/* From now on rows of the output matrix are in groups (model/output_groups.h), each with moments of
+ * the inputs weighed by where its rows are likely. To mb_moments_get group i is matrix 1 + i;
+ * matrix 0 is what it was, of all rows and inputs alike. */
+void mb_moments_divide(struct mb_moments *moments);
+/* Those of a tensor; they stay as long as the moments. MB_ERR_MEMORY. */
+enum mb_status mb_moments_groups(struct mb_moments *moments, size_t tensor,
+                                 struct mb_row_groups *groups, struct mb_error *error);
 /* Passes over the text so far, and inputs that were asked for and met too few rows; matrices that
  * multiply the same rows share one. */
 size_t mb_moments_passes(const struct mb_moments *moments);

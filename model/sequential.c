@@ -22,7 +22,7 @@
 #include <string.h>
 
 /* Raised when a change of arithmetic makes earlier blocks other ones. */
-enum { SEQUENTIAL_REVISION = 3 };
+enum { SEQUENTIAL_REVISION = 4 };
 enum { PART_TOKENS = 2048, SIDES = MB_GRAM_PANEL };
 
 /* Sums over every other window. */

@@ -112,8 +112,8 @@ struct mb_convert_options {
 /**
  * Write a GGUF with tensor i stored as formats[i] (MB_FORMAT_NONE: unchanged, byte for byte).
  * Unknown metadata is kept verbatim; general.file_type follows llama.cpp's meaning where one
- * exists. Memory   streams: a few rows per thread, whatever the model's size. The file appears
- * whole or not at all.
+ * exists. Memory   streams: a few rows per thread, whatever the model's size; with moments or an
+ * encoder the blocks of a tensor. The file appears whole or not at all.
  * @return also MB_ERR_SHAPE (a row length the format cannot hold), MB_ERR_UNSUPPORTED (a source
  * type we cannot read), MB_ERR_IO (exists and not ours, no space ...), MB_ERR_INTERRUPTED.
  */

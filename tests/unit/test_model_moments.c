@@ -11,40 +11,13 @@
 #include "model/encoder.h"
 #include "model/importance.h"
 #include "model/network.h"
-#include "unit/network_support.h"
+#include "unit/moments_support.h"
 
 #define EXPERTS_MODEL "tests/golden/logits/odd-qwen3moe.gguf"
 enum { WINDOWS = 6, WINDOW = 64, TOKENS = WINDOWS * WINDOW };
 
-struct fixture {
-    struct mb_model *model;
-    struct mb_threads *threads;
-    struct mb_windows windows;
-    struct mb_network *network;
-    struct mb_moments *moments;
-};
-
-static void set_up(struct fixture *f, const char *path, size_t windows, size_t window,
-                   size_t threads, size_t limit)
-{
-    struct mb_error error;
-    *f = (struct fixture){.model = ns_open(path), .windows = ns_windows(windows, window, 64)};
-    if (threads > 0)
-        assert_int_equal(mb_threads_create(threads, &f->threads), MB_OK);
-    f->network = ns_network(f->model, NULL, MB_NUMERICS_F32, f->threads);
-    assert_int_equal(mb_moments_create(f->network, &f->windows, limit, &f->moments, &error), MB_OK);
-}
-
-static void tear_down(struct fixture *f)
-{
-    mb_moments_destroy(f->moments);
-    mb_network_destroy(f->network);
-    mb_windows_free(&f->windows);
-    mb_threads_destroy(f->threads);
-    mb_model_close(f->model);
-}
-
-static const struct mb_second_moments *get(struct fixture *f, const char *name, size_t matrix)
+static const struct mb_second_moments *get(struct ms_calibration *f, const char *name,
+                                           size_t matrix)
 {
     const struct mb_second_moments *found;
     struct mb_error error;
@@ -77,8 +50,8 @@ static void keep_rows(void *user, struct mb_run *run, size_t matrix, size_t expe
 static void test_against_rows(void **state)
 {
     (void)state;
-    struct fixture f;
-    set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 0, 0);
+    struct ms_calibration f;
+    ms_set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 64, 0, 0);
     struct mb_error error;
     const size_t tensor = ns_index_of(f.model, "blk.2.attn_q.weight");
     struct rows rows = {.k = 256};
@@ -107,7 +80,7 @@ static void test_against_rows(void **state)
             assert_true(fabs(sum - (double)found->h[i * rows.k + j]) < 1e-5 * scale);
         }
     free(rows.x);
-    tear_down(&f);
+    ms_tear_down(&f);
 }
 
 /* Matrices of one input share theirs, the head and what is tied to nothing have their own or none;
@@ -118,9 +91,9 @@ static void test_limit_and_threads(void **state)
     static const char *const names[] = {"blk.0.attn_q.weight", "blk.0.attn_k.weight",
                                         "blk.0.attn_v.weight", "blk.0.ffn_down.weight",
                                         "blk.1.ffn_up.weight", "output.weight"};
-    struct fixture all, few;
-    set_up(&all, TINY_MODEL, 14, WINDOW, 0, 0);
-    set_up(&few, TINY_MODEL, 14, WINDOW, 3, 1);
+    struct ms_calibration all, few;
+    ms_set_up(&all, TINY_MODEL, 14, WINDOW, 64, 0, 0);
+    ms_set_up(&few, TINY_MODEL, 14, WINDOW, 64, 3, 1);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const struct mb_second_moments *a = get(&all, names[i], 0), *b = get(&few, names[i], 0);
         assert_true(a != NULL && b != NULL && a->h != NULL && b->h != NULL);
@@ -132,8 +105,8 @@ static void test_limit_and_threads(void **state)
     assert_int_equal(mb_moments_passes(few.moments), 4);
     assert_null(get(&all, "token_embd.weight", 0));
     assert_int_equal(mb_moments_scarce(all.moments), 0);
-    tear_down(&all);
-    tear_down(&few);
+    ms_tear_down(&all);
+    ms_tear_down(&few);
 }
 
 /* Fewer rows than columns: the diagonal alone, which is importance and its damping; an expert that
@@ -141,8 +114,8 @@ static void test_limit_and_threads(void **state)
 static void test_scarce(void **state)
 {
     (void)state;
-    struct fixture f;
-    set_up(&f, EXPERTS_MODEL, 3, 10, 0, 0);
+    struct ms_calibration f;
+    ms_set_up(&f, EXPERTS_MODEL, 3, 10, 64, 0, 0);
     struct mb_importance *importance = NULL;
     struct mb_error error;
     assert_int_equal(mb_importance_collect(f.network, &f.windows, NULL, &importance, &error),
@@ -200,7 +173,7 @@ static void test_scarce(void **state)
     mb_model_close(made);
     unlink(path);
     mb_importance_free(importance);
-    tear_down(&f);
+    ms_tear_down(&f);
 }
 
 /* ---- files ---- */
@@ -224,7 +197,7 @@ static enum mb_format *some_of(const struct mb_model *model, enum mb_format form
 }
 
 /* tr((W - Q) H (W - Q)^T) of a tensor, by the moments of the source. */
-static double error_of(struct fixture *f, const struct mb_model *made, const char *name)
+static double error_of(struct ms_calibration *f, const struct mb_model *made, const char *name)
 {
     const struct mb_tensor *from = mb_model_tensor_find(f->model, name),
                            *to = mb_model_tensor_find(made, name);
@@ -262,8 +235,8 @@ static struct mb_model *convert(struct mb_model *model, const enum mb_format *fo
 static void test_files(void **state)
 {
     (void)state;
-    struct fixture f;
-    set_up(&f, TINY_MODEL, 14, WINDOW, 2, 0);
+    struct ms_calibration f;
+    ms_set_up(&f, TINY_MODEL, 14, WINDOW, 64, 2, 0);
     enum mb_format *formats = some_of(f.model, MB_FORMAT_Q3_K);
     char path[4][64];
     struct mb_model *made[4];
@@ -305,15 +278,15 @@ static void test_files(void **state)
         unlink(path[i]);
     }
     free(formats);
-    tear_down(&f);
+    ms_tear_down(&f);
 }
 
 /* Interrupted in the first pass or later, of another source: no file, and one line. */
 static void test_refusals(void **state)
 {
     (void)state;
-    struct fixture f;
-    set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 0, 0);
+    struct ms_calibration f;
+    ms_set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 64, 0, 0);
     struct mb_model *other = ns_open(HYBRID_MODEL);
     enum mb_format *formats = some_of(f.model, MB_FORMAT_Q4_0);
     struct mb_error error;
@@ -340,15 +313,15 @@ static void test_refusals(void **state)
     mb_model_close(other);
     unlink(path);
     free(formats);
-    tear_down(&f);
+    ms_tear_down(&f);
 }
 
 /* What no encoder takes, feedback does not take either. */
 static void test_not_finite(void **state)
 {
     (void)state;
-    struct fixture f;
-    set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 0, 0);
+    struct ms_calibration f;
+    ms_set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 64, 0, 0);
     const struct mb_second_moments *found = get(&f, "blk.0.attn_q.weight", 0);
     const struct mb_tensor *tensor = mb_model_tensor_find(f.model, "blk.0.attn_q.weight");
     const struct mb_encoding encoding = {.moments = found, .sweeps = 1};
@@ -361,7 +334,7 @@ static void test_not_finite(void **state)
                      MB_ERR_ARGUMENT);
     w[77] = INFINITY;
     assert_int_equal(mb_refine_stored(MB_FORMAT_Q4_0, &encoding, 1, w, blocks), MB_ERR_ARGUMENT);
-    tear_down(&f);
+    ms_tear_down(&f);
 }
 
 /* ---- the encoder ---- */
@@ -382,8 +355,8 @@ static void assert_same_weights(const struct mb_network *network, const struct m
 /* Its rows are those of the file, kept or made again, and a network of them is the file's. */
 static void encoder_is_as_files(const char *model)
 {
-    struct fixture f;
-    set_up(&f, model, WINDOWS, WINDOW, 2, 0);
+    struct ms_calibration f;
+    ms_set_up(&f, model, WINDOWS, WINDOW, 64, 2, 0);
     enum mb_format *formats = some_of(f.model, MB_FORMAT_Q4_0);
     struct mb_error error;
     char path[64];
@@ -431,7 +404,7 @@ static void encoder_is_as_files(const char *model)
     mb_model_close(made);
     unlink(path);
     free(formats);
-    tear_down(&f);
+    ms_tear_down(&f);
 }
 
 static void test_encoder(void **state)
@@ -451,8 +424,8 @@ static void assert_rows(enum mb_status status, const void *rows, const struct mb
 static void test_encoder_drafts(void **state)
 {
     (void)state;
-    struct fixture f;
-    set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 2, 0);
+    struct ms_calibration f;
+    ms_set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 64, 2, 0);
     enum mb_format *formats = some_of(f.model, MB_FORMAT_Q4_0);
     struct mb_error error;
     char paths[2][64];
@@ -493,15 +466,15 @@ static void test_encoder_drafts(void **state)
     unlink(paths[0]);
     unlink(paths[1]);
     free(formats);
-    tear_down(&f);
+    ms_tear_down(&f);
 }
 
 /* A hash for what the blocks depend on; an interrupt is heard; no rows of a wrong length. */
 static void test_encoder_edges(void **state)
 {
     (void)state;
-    struct fixture f;
-    set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 0, 0);
+    struct ms_calibration f;
+    ms_set_up(&f, TINY_MODEL, WINDOWS, WINDOW, 64, 0, 0);
     struct mb_encoder *encoder = mb_encoder_create(f.model, f.moments, NULL, 2, 0, NULL);
     struct mb_encoder *same = mb_encoder_create(f.model, f.moments, NULL, 2, 1, NULL);
     struct mb_encoder *other = mb_encoder_create(f.model, f.moments, NULL, 3, 0, NULL);
@@ -523,7 +496,7 @@ static void test_encoder_edges(void **state)
     mb_encoder_destroy(encoder);
     mb_encoder_destroy(same);
     mb_encoder_destroy(other);
-    tear_down(&f);
+    ms_tear_down(&f);
 }
 
 int main(void)

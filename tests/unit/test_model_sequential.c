@@ -10,16 +10,12 @@
 
 #include "model/network.h"
 #include "model/sequential.h"
-#include "unit/network_support.h"
+#include "unit/moments_support.h"
 
 enum { WINDOWS = 12, WINDOW = 64, TOKENS = WINDOWS * WINDOW };
 
 struct fixture {
-    struct mb_model *model;
-    struct mb_threads *threads;
-    struct mb_windows windows;
-    struct mb_network *network;
-    struct mb_moments *moments;
+    struct ms_calibration c;
     struct mb_encoder *base, *made;
     enum mb_format *formats;
 };
@@ -27,25 +23,20 @@ struct fixture {
 static void set_up(struct fixture *f, const char *path, size_t threads, enum mb_format format,
                    size_t vocabulary)
 {
-    struct mb_error error;
-    *f = (struct fixture){.model = ns_open(path),
-                          .windows = ns_windows(WINDOWS, WINDOW, vocabulary)};
-    if (threads > 0)
-        assert_int_equal(mb_threads_create(threads, &f->threads), MB_OK);
-    f->network = ns_network(f->model, NULL, MB_NUMERICS_F32, f->threads);
-    assert_int_equal(mb_moments_create(f->network, &f->windows, 0, &f->moments, &error), MB_OK);
-    f->base = mb_encoder_create(f->model, f->moments, NULL, 1, 0, f->threads);
+    *f = (struct fixture){0};
+    ms_set_up(&f->c, path, WINDOWS, WINDOW, vocabulary, threads, 0);
+    f->base = mb_encoder_create(f->c.model, f->c.moments, NULL, 1, 0, f->c.threads);
     assert_non_null(f->base);
-    f->formats = ns_uniform(f->model, format);
+    f->formats = ns_uniform(f->c.model, format);
 }
 
 static void make_as(struct fixture *f, bool whole)
 {
     const struct mb_sequential_options options = {.formats = f->formats, .whole = whole};
     struct mb_error error;
-    f->made = mb_sequential_create(f->network, f->base, &options);
+    f->made = mb_sequential_create(f->c.network, f->base, &options);
     assert_non_null(f->made);
-    if (mb_sequential_run(f->network, f->made, &options, &error) != MB_OK)
+    if (mb_sequential_run(f->c.network, f->made, &options, &error) != MB_OK)
         fail_msg("%s", error.message);
 }
 
@@ -55,12 +46,8 @@ static void tear_down(struct fixture *f)
 {
     mb_encoder_destroy(f->made);
     mb_encoder_destroy(f->base);
-    mb_moments_destroy(f->moments);
-    mb_network_destroy(f->network);
-    mb_windows_free(&f->windows);
-    mb_threads_destroy(f->threads);
     free(f->formats);
-    mb_model_close(f->model);
+    ms_tear_down(&f->c);
 }
 
 static const void *rows_of(struct fixture *f, struct mb_encoder *encoder, size_t tensor)
@@ -77,7 +64,7 @@ static struct mb_network *network_of(struct fixture *f, struct mb_encoder *encod
 {
     struct mb_network *network = NULL;
     struct mb_error error;
-    if (mb_network_create_encoded(f->model, f->formats, encoder, numerics, f->threads, NULL,
+    if (mb_network_create_encoded(f->c.model, f->formats, encoder, numerics, f->c.threads, NULL,
                                   &network, &error) != MB_OK)
         fail_msg("%s", error.message);
     return network;
@@ -120,22 +107,22 @@ static void check_normal_equations(const char *path, const char *name, bool stre
 {
     struct fixture f;
     set_up(&f, path, 2, MB_FORMAT_Q2_K, 64);
-    const size_t tensor = ns_index_of(f.model, name);
-    for (size_t i = 0; i < mb_model_tensor_count(f.model); i++)
-        if (mb_model_tensor_at(f.model, i)->layer != 0)
+    const size_t tensor = ns_index_of(f.c.model, name);
+    for (size_t i = 0; i < mb_model_tensor_count(f.c.model); i++)
+        if (mb_model_tensor_at(f.c.model, i)->layer != 0)
             f.formats[i] = MB_FORMAT_NONE;
     f.formats[tensor] = MB_FORMAT_F32;
     make_as(&f, true);
     struct mb_network *mixed = network_of(&f, f.made, MB_NUMERICS_F32);
-    const struct place at = place_of(f.network, tensor);
-    const struct mb_step *step = &f.network->steps[at.step];
+    const struct place at = place_of(f.c.network, tensor);
+    const struct mb_step *step = &f.c.network->steps[at.step];
     const size_t end = at.step + (stream ? 2 : 1);
     const enum mb_slot slot = stream ? MB_SLOT_HIDDEN : step->products[at.product].out;
-    struct mb_run *source = run_to(f.network, &f.windows, end),
-                  *run = run_to(mixed, &f.windows, end);
-    const struct mb_tensor *t = mb_model_tensor_at(f.model, tensor);
+    struct mb_run *source = run_to(f.c.network, &f.c.windows, end),
+                  *run = run_to(mixed, &f.c.windows, end);
+    const struct mb_tensor *t = mb_model_tensor_at(f.c.model, tensor);
     const float *made = rows_of(&f, f.made, tensor), *x = run->slots[step->in];
-    const size_t k = t->k, n = t->n, stride = f.network->slot_width[step->in];
+    const size_t k = t->k, n = t->n, stride = f.c.network->slot_width[step->in];
     float *w = malloc(n * k * sizeof *w);
     assert_int_equal(mb_dequantize(t->format, t->data, n, k, w), MB_OK);
     double trace = 0, moved = 0, size = 0, worst = 0, largest = 0;
@@ -190,7 +177,7 @@ static double loss_of(struct fixture *f, struct mb_encoder *encoder,
     struct mb_network *network = network_of(f, encoder, MB_NUMERICS_KERNEL);
     struct mb_evaluation evaluation = {.size = sizeof evaluation};
     struct mb_error error;
-    if (mb_evaluate(network, f->network, windows, NULL, &evaluation, &error) != MB_OK)
+    if (mb_evaluate(network, f->c.network, windows, NULL, &evaluation, &error) != MB_OK)
         fail_msg("%s", error.message);
     const double loss = evaluation.kl_mean;
     mb_evaluation_free(&evaluation);
@@ -205,11 +192,11 @@ static void check_loss(const char *path, enum mb_format format, double most)
     struct mb_error error;
     struct fixture f;
     set_up(&f, path, 2, format, 64);
-    mb_windows_free(&f.windows);
-    assert_int_equal(mb_windows_load(f.model, "models/calib.txt", WINDOW, 40, &f.windows, &error),
-                     MB_OK);
-    assert_int_equal(mb_windows_load(f.model, "models/heldout.txt", WINDOW, 20, &held_out, &error),
-                     MB_OK);
+    mb_windows_free(&f.c.windows);
+    assert_int_equal(
+        mb_windows_load(f.c.model, "models/calib.txt", WINDOW, 40, &f.c.windows, &error), MB_OK);
+    assert_int_equal(
+        mb_windows_load(f.c.model, "models/heldout.txt", WINDOW, 20, &held_out, &error), MB_OK);
     make(&f);
     const double alone = loss_of(&f, f.base, &held_out), made = loss_of(&f, f.made, &held_out);
     if (!(made < most * alone))
@@ -242,8 +229,8 @@ static void test_threads_and_rest(void **state)
         set_up(&three, models[i], 3, MB_FORMAT_Q4_0, 32);
         make(&one);
         make(&three);
-        for (size_t t = 0; t < mb_model_tensor_count(one.model); t++) {
-            const struct mb_tensor *tensor = mb_model_tensor_at(one.model, t);
+        for (size_t t = 0; t < mb_model_tensor_count(one.c.model); t++) {
+            const struct mb_tensor *tensor = mb_model_tensor_at(one.c.model, t);
             if (one.formats[t] == MB_FORMAT_NONE || one.formats[t] == tensor->format)
                 continue;
             const size_t bytes = tensor->n * mb_format_row_bytes(one.formats[t], tensor->k);
@@ -281,8 +268,9 @@ static void test_interrupt(void **state)
         const struct mb_progress progress = {stop_after, &left};
         const struct mb_sequential_options options = {.formats = f.formats, .progress = &progress};
         struct mb_error error = {0};
-        struct mb_encoder *made = mb_sequential_create(f.network, f.base, &options);
-        assert_int_equal(mb_sequential_run(f.network, made, &options, &error), MB_ERR_INTERRUPTED);
+        struct mb_encoder *made = mb_sequential_create(f.c.network, f.base, &options);
+        assert_int_equal(mb_sequential_run(f.c.network, made, &options, &error),
+                         MB_ERR_INTERRUPTED);
         assert_string_not_equal(error.message, "");
         mb_encoder_destroy(made);
     }
