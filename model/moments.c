@@ -2,9 +2,9 @@
 /* Second moments: collecting in passes, damping, factoring (moments.h).
  *
  * A unit is the input of one step's products that read the same columns, for one expert; or the
- * head's, weighed for one group of the output's rows. H is the
- * mean of x^T x with a part of its mean diagonal added to its diagonal: columns that the text
- * leaves empty, and directions that few rows say anything of, then cost what weights as such cost.
+ * head's, weighed for one group of the output's rows. H is the mean of x^T x with a part of its
+ * mean diagonal added to its diagonal: columns that the text leaves empty, and directions that few
+ * rows say anything of, then cost what weights as such cost.
  */
 #include "model/moments.h"
 
@@ -351,6 +351,9 @@ static enum mb_status make_groups(struct mb_moments *m, struct mb_error *error)
     const size_t most = mb_output_groups_most(network);
     if (!m->divided || m->groups.count > 0 || most == 0 || m->first[network->output] == NO_UNIT)
         return MB_OK;
+    mb_free_aligned(m->sampled); /* of a try that had no memory */
+    mb_free_aligned(m->logits);
+    mb_free_aligned(m->weights);
     m->sampled =
         mb_alloc_aligned(MB_GRAM_ROWS * network->matrices[network->output].k * sizeof *m->sampled);
     m->logits = mb_alloc_aligned(MB_GRAM_ROWS * network->vocabulary * sizeof *m->logits);
@@ -495,11 +498,11 @@ static bool finish(struct mb_moments *m, struct unit *unit)
     const size_t k = unit->k;
     if (unit->ready || unit->rows == 0)
         return true;
-    unit->ready = true;
     if (unit == whole)
-        return mb_moments_mean_of(unit->h, k, &unit->rows);
+        return unit->ready = mb_moments_mean_of(unit->h, k, &unit->rows);
     if (!finish(m, whole))
         return false;
+    unit->ready = true;
     const double rows = unit->weight > 0.0 ? unit->weight * unit->weight / unit->squares : 0.0;
     const float own = (float)(rows / (rows + (double)k));
     const float scale = own > 0.0f ? (float)((double)whole->rows / unit->weight) : 0.0f;
@@ -510,7 +513,7 @@ static bool finish(struct mb_moments *m, struct unit *unit)
     if (unit->rows == 0)
         return true;
     if (!mb_moments_mean_of(unit->h, k, &(size_t){unit->rows}))
-        return false;
+        return unit->ready = false;
     for (size_t i = 0; i < k * k; i++)
         unit->h[i] = own * unit->h[i] + (1.0f - own) * whole->h[i];
     return true;
