@@ -6,7 +6,8 @@
  * memory allows. They are those that mb_convert writes with the same moments, importance and
  * sweeps.
  *
- * Rows of the output matrix answer to where their own tokens are likely (model/output_groups.h). */
+ * Rows of an output that is not the embedding answer to where their own tokens are likely
+ * (model/output_groups.h). */
 #ifndef MIXBIT_MODEL_ENCODER_H
 #define MIXBIT_MODEL_ENCODER_H
 

@@ -27,7 +27,7 @@ static float damping_of(size_t k, size_t rows) { return 0.03f + (float)k / (floa
 
 enum { GRANULE = 32, NO_UNIT = -1, TRIALS = 4 };
 /* A row counts for a group from this part of the mean of its weights so far; of a long text every
- * second, third ... row is looked at, so that about as many are. */
+ * second, third ... row is looked at, as long as so many are left. */
 static const double COUNTS = 0.1;
 enum { GROUPED_ROWS = 16384 };
 
