@@ -263,36 +263,31 @@ static enum mb_status requantize_range(struct conversion *c, struct batch *b,
     return status;
 }
 
-/* Matrix after matrix of the tensor, or group after group of the output's rows, each refined under
- * its own moments. */
+/* Part after part of the tensor's rows, each refined under its own moments. */
 static enum mb_status refine_tensor(struct conversion *c, struct batch *b,
                                     const struct mb_tensor *t, int32_t type, size_t room)
 {
     const struct mb_model *model = c->options->source != NULL ? c->options->source : c->model;
-    const size_t each = (size_t)t->ne[1], index = (size_t)(b->tensor - model->tensors);
-    struct mb_row_groups groups;
-    enum mb_status status = mb_moments_groups(c->options->moments, index, &groups, c->error);
-    const bool grouped = status == MB_OK && groups.count > 0;
-    const size_t parts = grouped ? groups.count : mb_tensor_matrices(t);
+    const size_t index = (size_t)(b->tensor - model->tensors), bytes = t->n * b->target_row_bytes;
+    struct mb_row_parts parts;
+    enum mb_status status = mb_moments_parts(c->options->moments, index, &parts, c->error);
     bool refined = false;
-    if (grouped) {
-        b->order = groups.order;
-        b->refined = mb_alloc_aligned(t->n * b->target_row_bytes);
+    if (status == MB_OK && parts.order != NULL) {
+        b->order = parts.order;
+        b->refined = mb_alloc_aligned(bytes);
         if (b->refined == NULL)
             status = mb_error_set(c->error, MB_ERR_MEMORY, -1, "out of memory for tensor '%s'",
                                   mb_printable(t->name).text);
     }
-    for (size_t i = 0; i < parts && status == MB_OK; i++) {
-        status =
-            mb_moments_get(c->options->moments, index, grouped ? 1 + i : i, c->options->progress,
-                           c->done, c->total, &b->encoding.moments, c->error);
+    for (size_t i = 0; i < parts.count && status == MB_OK; i++) {
+        status = mb_moments_get(c->options->moments, index, parts.matrix + i, c->options->progress,
+                                c->done, c->total, &b->encoding.moments, c->error);
         refined = refined || (b->encoding.moments != NULL && b->encoding.moments->h != NULL);
         if (status == MB_OK)
-            status =
-                requantize_range(c, b, t, type, grouped ? groups.ends[i] : (i + 1) * each, room);
+            status = requantize_range(c, b, t, type, mb_part_end(&parts, i), room);
     }
-    if (grouped && status == MB_OK)
-        status = mb_file_write(c->output.file, b->refined, t->n * b->target_row_bytes);
+    if (status == MB_OK && b->refined != NULL)
+        status = mb_file_write(c->output.file, b->refined, bytes);
     mb_free_aligned(b->refined);
     if (refined && b->stored != NULL && c->options->refined != NULL)
         ++*c->options->refined;

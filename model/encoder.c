@@ -203,7 +203,7 @@ static size_t batches_of(const struct mb_tensor *tensor)
     return WEIGHTS_AT_ONCE / (BATCH * tensor->k) + 1;
 }
 
-/* Rows [job->row0, end), all of one matrix. */
+/* Rows [job->row0, end) in the job's order, all under one matrix's moments. */
 static enum mb_status encode_matrix(struct mb_encoder *e, struct job *job, size_t end,
                                     const struct mb_progress *progress, double done, double total,
                                     struct mb_error *error)
@@ -235,28 +235,23 @@ static enum mb_status encode_matrix(struct mb_encoder *e, struct job *job, size_
     return MB_OK;
 }
 
-/* Matrix after matrix, or group after group of the output's rows. `given`: moments of all there is
- * but for groups; NULL: the encoder's. */
+/* Part after part. `given`: moments of all there is, but for groups of rows, which have the
+ * encoder's; NULL: the encoder's. */
 static enum mb_status encode_tensor(struct mb_encoder *e, size_t index, struct job *job,
                                     const struct mb_second_moments *given,
                                     const struct mb_progress *progress, double done, double total,
                                     struct mb_error *error)
 {
-    const size_t each = (size_t)job->tensor->ne[1];
-    struct mb_row_groups groups = {.count = 0};
-    enum mb_status status =
-        job->draft ? MB_OK : mb_moments_groups(e->moments, index, &groups, error);
-    const bool grouped = groups.count > 0, own = !job->draft && (grouped || given == NULL);
-    const size_t parts = grouped ? groups.count : mb_tensor_matrices(job->tensor);
-    job->order = groups.order;
+    struct mb_row_parts parts = {.count = 1, .each = job->tensor->n}; /* a draft's */
+    enum mb_status status = job->draft ? MB_OK : mb_moments_parts(e->moments, index, &parts, error);
+    job->order = parts.order;
     job->encoding.moments = given;
-    for (size_t i = 0; i < parts && status == MB_OK; i++) {
-        const size_t end = grouped ? groups.ends[i] : (i + 1) * each;
-        if (own)
-            status = mb_moments_get(e->moments, index, grouped ? 1 + i : i, progress, done, total,
+    for (size_t i = 0; i < parts.count && status == MB_OK; i++) {
+        if (!job->draft && (given == NULL || parts.order != NULL))
+            status = mb_moments_get(e->moments, index, parts.matrix + i, progress, done, total,
                                     &job->encoding.moments, error);
         if (status == MB_OK)
-            status = encode_matrix(e, job, end, progress, done, total, error);
+            status = encode_matrix(e, job, mb_part_end(&parts, i), progress, done, total, error);
     }
     return status;
 }

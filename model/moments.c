@@ -562,15 +562,19 @@ enum mb_status mb_moments_get(struct mb_moments *m, size_t tensor, size_t matrix
 
 void mb_moments_divide(struct mb_moments *m) { m->divided = true; }
 
-enum mb_status mb_moments_groups(struct mb_moments *m, size_t tensor, struct mb_row_groups *groups,
-                                 struct mb_error *error)
+enum mb_status mb_moments_parts(struct mb_moments *m, size_t tensor, struct mb_row_parts *parts,
+                                struct mb_error *error)
 {
-    *groups = (struct mb_row_groups){.count = 0};
+    const struct mb_tensor *t = mb_model_tensor_at(m->network->model, tensor);
+    *parts = (struct mb_row_parts){.count = mb_tensor_matrices(t), .each = (size_t)t->ne[1]};
     if (m->of_tensor[tensor] != (int)m->network->output)
         return MB_OK;
     const enum mb_status status = make_groups(m, error);
-    if (status == MB_OK)
-        *groups = (struct mb_row_groups){m->groups.count, m->groups.order, m->groups.ends};
+    if (status == MB_OK && m->groups.count > 0)
+        *parts = (struct mb_row_parts){.count = m->groups.count,
+                                       .matrix = 1,
+                                       .order = m->groups.order,
+                                       .ends = m->groups.ends};
     return status;
 }
 

@@ -37,19 +37,25 @@ enum mb_status mb_moments_get(struct mb_moments *moments, size_t tensor, size_t 
 enum mb_status mb_moments_mean(struct mb_moments *moments, size_t tensor, size_t matrix,
                                const struct mb_progress *progress, double done, double total,
                                const float **h, struct mb_error *error);
-/* Rows of a matrix in groups that have moments of their own. */
-struct mb_row_groups {
-    size_t count;        /* 0: there are none */
-    const size_t *order; /* the rows, group after group */
-    const size_t *ends;  /* [count]: where a group ends in `order` */
+/* Rows of a tensor by parts that have moments of their own: its matrices, or groups of rows. */
+struct mb_row_parts {
+    size_t count;
+    size_t matrix;       /* of part 0, to mb_moments_get; part i is matrix + i */
+    const size_t *order; /* the rows, part after part; NULL: in their own order */
+    const size_t *ends;  /* [count]: where a part ends; NULL: each has `each` rows */
+    size_t each;
 };
+static inline size_t mb_part_end(const struct mb_row_parts *parts, size_t part)
+{
+    return parts->ends != NULL ? parts->ends[part] : (part + 1) * parts->each;
+}
 /* From now on rows of the output matrix are in groups (model/output_groups.h), each with moments of
- * the inputs weighed by where its rows are likely. To mb_moments_get group i is matrix 1 + i;
- * matrix 0 is what it was, of all rows and inputs alike. */
+ * the inputs weighed by where its rows are likely; matrix 0 is what it was, of all rows and inputs
+ * alike. */
 void mb_moments_divide(struct mb_moments *moments);
 /* Those of a tensor; they stay as long as the moments. MB_ERR_MEMORY. */
-enum mb_status mb_moments_groups(struct mb_moments *moments, size_t tensor,
-                                 struct mb_row_groups *groups, struct mb_error *error);
+enum mb_status mb_moments_parts(struct mb_moments *moments, size_t tensor,
+                                struct mb_row_parts *parts, struct mb_error *error);
 /* Passes over the text so far, and inputs that were asked for and met too few rows; matrices that
  * multiply the same rows share one. */
 size_t mb_moments_passes(const struct mb_moments *moments);
