@@ -110,6 +110,7 @@ struct job {
     const struct mb_correction *correction; /* NULL: none */
     const size_t *order; /* the tensor's rows as they are made; NULL: as they are */
     float *own, *moved;  /* with a correction: rows row0 to row1 as they are, and what it adds */
+    float *errors;       /* [n][k], where rows answer for those before them: target - made */
     size_t row0, row1;   /* the rows to make */
     uint8_t *out;        /* of the whole tensor */
     atomic_int status;
@@ -167,6 +168,47 @@ static enum mb_status correct_rows(struct mb_encoder *e, struct job *job)
     return status;
 }
 
+/* Columns [first, last) of rows [row0, row1), with between = N: own += N_BB^-1 N_B< e, for the rows
+ * B at hand and the errors e of those before. errors gets what own was. */
+static void answer(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    const struct job *job = arg;
+    const size_t n = job->tensor->n, k = job->tensor->k, columns = last - first;
+    for (size_t r = job->row0; r < job->row1; r++) {
+        const float *factor = job->correction->between + r * n;
+        float *own = job->own + (r - job->row0) * k + first;
+        float *asked = job->moved + (r - job->row0) * k + first;
+        memset(asked, 0, columns * sizeof *asked);
+        for (size_t i = 0; i < r; i++) {
+            const float *e = i < job->row0 ? job->errors + i * k : job->moved + (i - job->row0) * k;
+            const float scale = i < job->row0 ? factor[i] : -factor[i];
+            for (size_t c = 0; c < columns; c++)
+                asked[c] += scale * e[first + c];
+        }
+        memcpy(job->errors + r * k + first, own, columns * sizeof *own);
+        for (size_t c = 0; c < columns; c++)
+            own[c] += asked[c];
+    }
+}
+
+/* errors = what they were to be - what they are, for rows [row0, row1). */
+static void keep_errors(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    struct job *job = arg;
+    const size_t k = job->tensor->k, bytes = mb_format_row_bytes(job->format, k);
+    for (size_t r = first; r < last; r++) {
+        float *made = job->moved + r * k, *errors = job->errors + (job->row0 + r) * k;
+        const enum mb_status status =
+            mb_dequantize(job->format, job->out + (job->row0 + r) * bytes, 1, k, made);
+        if (status != MB_OK)
+            atomic_store(&job->status, (int)status);
+        for (size_t c = 0; c < k; c++)
+            errors[c] -= made[c];
+    }
+}
+
 static void encode_batches(void *arg, size_t first, size_t last, size_t thread)
 {
     (void)thread;
@@ -197,10 +239,14 @@ static void encode_batches(void *arg, size_t first, size_t last, size_t thread)
     mb_free_aligned(made);
 }
 
-/* Between two looks at whether to go on. */
-static size_t batches_of(const struct mb_tensor *tensor)
+/* Between two looks at whether to go on. Rows that answer for those before them do so a batch
+ * at a time where there are few, and not all at once where there are many: threads want work. */
+static size_t batches_of(const struct job *job)
 {
-    return WEIGHTS_AT_ONCE / (BATCH * tensor->k) + 1;
+    const size_t few = job->tensor->n / (BATCH * BATCH);
+    if (job->errors != NULL)
+        return few > 1 ? few : 1;
+    return WEIGHTS_AT_ONCE / (BATCH * job->tensor->k) + 1;
 }
 
 /* Rows [job->row0, end) in the job's order, all under one matrix's moments. */
@@ -209,7 +255,7 @@ static enum mb_status encode_matrix(struct mb_encoder *e, struct job *job, size_
                                     struct mb_error *error)
 {
     const struct mb_tensor *tensor = job->tensor;
-    const size_t batches = batches_of(tensor);
+    const size_t batches = batches_of(job), k = tensor->k;
     char note[128];
     (void)snprintf(note, sizeof note, "%s %s%s", mb_printable(tensor->name).text,
                    mb_format_info(job->format)->name, job->draft ? "" : ", with feedback");
@@ -219,10 +265,14 @@ static enum mb_status encode_matrix(struct mb_encoder *e, struct job *job, size_
                                 "interrupted while tensor '%s' was rounded",
                                 mb_printable(tensor->name).text);
         job->row1 = end - job->row0 < batches * BATCH ? end : job->row0 + batches * BATCH;
+        const size_t rows = job->row1 - job->row0;
         enum mb_status status = job->correction != NULL ? correct_rows(e, job) : MB_OK;
         if (status == MB_OK) {
-            mb_split(e->threads, (job->row1 - job->row0 + BATCH - 1) / BATCH, SIZE_MAX,
-                     encode_batches, job);
+            if (job->errors != NULL)
+                mb_split(e->threads, k, job->row1 * rows * k, answer, job);
+            mb_split(e->threads, (rows + BATCH - 1) / BATCH, SIZE_MAX, encode_batches, job);
+            if (job->errors != NULL)
+                mb_split(e->threads, rows, rows * k, keep_errors, job);
             status = (enum mb_status)atomic_load(&job->status);
         }
         if (status != MB_OK)
@@ -367,15 +417,19 @@ enum mb_status mb_encoder_make(struct mb_encoder *e, size_t tensor, enum mb_form
     enum mb_status status = begin(e, tensor, format, &job, &bytes, error);
     if (status != MB_OK)
         return status;
-    const size_t floats = batches_of(job.tensor) * BATCH * job.tensor->k;
+    const bool answers = correction->between != NULL;
+    if (answers)
+        job.errors = mb_alloc_aligned(job.tensor->n * job.tensor->k * sizeof *job.errors);
+    const size_t floats = batches_of(&job) * BATCH * job.tensor->k;
     job.own = mb_alloc_aligned(floats * sizeof *job.own);
     job.moved = mb_alloc_aligned(floats * sizeof *job.moved);
-    status = job.own != NULL && job.moved != NULL
+    status = job.own != NULL && job.moved != NULL && answers == (job.errors != NULL)
                  ? encode_tensor(e, tensor, &job, moments, progress, done, total, error)
                  : mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for tensor '%s'",
                                 mb_printable(job.tensor->name).text);
     mb_free_aligned(job.own);
     mb_free_aligned(job.moved);
+    mb_free_aligned(job.errors);
     return end(e, tensor, &job, bytes, status, error);
 }
 

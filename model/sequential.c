@@ -14,6 +14,7 @@
 #include "model/importance.h"
 #include "model/network.h"
 #include "model/probe.h"
+#include "model/stream_fisher.h"
 #include "support/memory.h"
 
 #include <math.h>
@@ -22,8 +23,10 @@
 #include <string.h>
 
 /* Raised when a change of arithmetic makes earlier blocks other ones. */
-enum { SEQUENTIAL_REVISION = 4 };
-enum { PART_TOKENS = 2048, SIDES = MB_GRAM_PANEL };
+enum { SEQUENTIAL_REVISION = 5 };
+enum { PART_TOKENS = 2048, SIDES = MB_GRAM_PANEL, MOST_TOKENS = 4 * MB_SEQUENTIAL_TOKENS };
+/* Small models take more tokens than MB_SEQUENTIAL_TOKENS: as many as this many multiplications. */
+static const double most_work = 2e12;
 
 /* Sums over every other window. */
 struct half {
@@ -55,11 +58,39 @@ struct sequential {
     size_t used, per_part, parts; /* windows */
     int32_t *ids;
     struct mb_run **source, **mixed;
+    float *between;     /* factor of what errors of the stream cost; NULL: each entry by itself */
     double done, total; /* multiplications of products */
     struct mb_error *error;
 };
 
 /* ---- which windows ---- */
+
+static double work_of(const struct mb_network *network, const struct mb_step *step)
+{
+    double work = 0;
+    for (size_t p = 0; p < step->product_count; p++) {
+        const struct mb_matrix *matrix = &network->matrices[step->products[p].matrix];
+        work += (double)matrix->n * (double)matrix->k;
+    }
+    return work;
+}
+
+static double total_work(const struct mb_network *network)
+{
+    const struct mb_matrix *head = &network->matrices[network->output];
+    double work = (double)head->n * (double)head->k;
+    for (size_t i = 0; i < network->step_count; i++)
+        work += work_of(network, &network->steps[i]);
+    return work;
+}
+
+static size_t default_tokens(const struct mb_network *network)
+{
+    const double tokens = most_work / total_work(network);
+    return tokens < MB_SEQUENTIAL_TOKENS ? MB_SEQUENTIAL_TOKENS
+           : tokens > MOST_TOKENS        ? MOST_TOKENS
+                                         : (size_t)tokens;
+}
 
 static size_t bytes_of_token(const struct mb_network *network)
 {
@@ -72,7 +103,7 @@ static size_t bytes_of_token(const struct mb_network *network)
 static size_t windows_used(const struct mb_network *network, const struct mb_windows *windows,
                            const struct mb_sequential_options *options)
 {
-    const size_t tokens = options->tokens > 0 ? options->tokens : MB_SEQUENTIAL_TOKENS;
+    const size_t tokens = options->tokens > 0 ? options->tokens : default_tokens(network);
     const size_t limit = options->memory_limit > 0 ? options->memory_limit : mb_free_memory() / 2;
     const size_t room = limit / bytes_of_token(network) / windows->window;
     size_t used = (tokens + windows->window - 1) / windows->window;
@@ -133,6 +164,7 @@ static void destroy_runs(struct sequential *s)
     free(s->source);
     free(s->mixed);
     free(s->ids);
+    mb_free_aligned(s->between);
 }
 
 static enum mb_status report(struct sequential *s, const char *what)
@@ -163,36 +195,25 @@ static void free_sums(struct sums *sums)
     *sums = (struct sums){.k = 0};
 }
 
-static float *floats(size_t rows, size_t columns)
-{
-    size_t bytes;
-    if (!mb_mul_size(rows, columns, &bytes) || !mb_mul_size(bytes, sizeof(float), &bytes))
-        return NULL;
-    float *made = mb_alloc_aligned(bytes);
-    if (made != NULL)
-        memset(made, 0, bytes);
-    return made;
-}
-
 static bool allocate_sums(struct sums *sums, size_t k, size_t stream, size_t threads)
 {
     const size_t widest = k > stream ? k : stream;
     *sums = (struct sums){.k = k, .stream = stream, .shrink = {1.0f, 1.0f}};
     for (size_t i = 0; i < 2; i++) {
-        sums->halves[i].h = floats(k, k);
-        sums->halves[i].cross = floats(k + stream, k);
+        sums->halves[i].h = mb_alloc_floats(k, k);
+        sums->halves[i].cross = mb_alloc_floats(k + stream, k);
         if (sums->halves[i].h == NULL || sums->halves[i].cross == NULL)
             return false;
     }
-    sums->h = floats(k, k);
-    sums->factor = floats(k, k);
-    sums->cross = floats(k + stream, k);
-    sums->left = floats(widest, MB_GRAM_ROWS);
-    sums->right = floats(k, MB_GRAM_ROWS);
-    sums->differences = floats(widest, MB_GRAM_ROWS);
-    sums->sides = floats(threads * SIDES, k);
-    sums->variances = floats(1, k);
-    sums->diagonal = floats(1, k);
+    sums->h = mb_alloc_floats(k, k);
+    sums->factor = mb_alloc_floats(k, k);
+    sums->cross = mb_alloc_floats(k + stream, k);
+    sums->left = mb_alloc_floats(widest, MB_GRAM_ROWS);
+    sums->right = mb_alloc_floats(k, MB_GRAM_ROWS);
+    sums->differences = mb_alloc_floats(widest, MB_GRAM_ROWS);
+    sums->sides = mb_alloc_floats(threads * SIDES, k);
+    sums->variances = mb_alloc_floats(1, k);
+    sums->diagonal = mb_alloc_floats(1, k);
     return sums->h && sums->factor && sums->cross && sums->left && sums->right &&
            sums->differences && sums->sides && sums->variances && sums->diagonal;
 }
@@ -319,7 +340,7 @@ static enum mb_status solve(struct sequential *s, struct sums *sums, size_t *row
         return mb_error_set(s->error, MB_ERR_FILE, -1, "the model's activations are not finite");
     if (*rows == 0)
         return MB_ERR_UNSUPPORTED;
-    float *packed = floats(k, MB_GRAM_ROWS);
+    float *packed = mb_alloc_floats(k, MB_GRAM_ROWS);
     const bool factored =
         packed != NULL && mb_moments_factor(threads, sums->h, k, sums->factor, packed);
     mb_free_aligned(packed);
@@ -355,7 +376,7 @@ static enum mb_status validate(struct sequential *s, struct sums *sums, double n
     enum mb_status status = solve(s, sums, &rows);
     if (status != MB_OK)
         return status;
-    float *h = floats(k, k), *y = floats(sides, k);
+    float *h = mb_alloc_floats(k, k), *y = mb_alloc_floats(sides, k);
     struct mb_weights by = {.data = NULL};
     void *data = NULL;
     status = h != NULL && y != NULL ? MB_OK : MB_ERR_MEMORY;
@@ -460,7 +481,8 @@ static enum mb_status round_group(struct sequential *s, const size_t *matrices, 
                                                   .variances = sums.variances,
                                                   .diagonal = sums.diagonal};
         const struct mb_correction correction = {.by = &sums.by,
-                                                 .added = stream > 0 ? sums.cross + k * k : NULL};
+                                                 .added = stream > 0 ? sums.cross + k * k : NULL,
+                                                 .between = stream > 0 ? s->between : NULL};
         status = mb_encoder_make(s->encoder, network->matrices[matrices[i]].tensor,
                                  target_of(s, matrices[i]), &moments, &correction,
                                  s->options->progress, s->done, s->total, s->error);
@@ -534,16 +556,6 @@ static enum mb_status run_replaced(struct sequential *s, size_t index, size_t pr
     return status;
 }
 
-static double work_of(const struct mb_network *network, const struct mb_step *step)
-{
-    double work = 0;
-    for (size_t p = 0; p < step->product_count; p++) {
-        const struct mb_matrix *matrix = &network->matrices[step->products[p].matrix];
-        work += (double)matrix->n * (double)matrix->k;
-    }
-    return work;
-}
-
 static enum mb_status do_step(struct sequential *s, size_t index)
 {
     const struct mb_step *step = &s->network->steps[index];
@@ -573,12 +585,11 @@ enum mb_status mb_sequential_run(struct mb_network *network, struct mb_encoder *
                            .encoder = encoder,
                            .options = options,
                            .windows = mb_encoder_windows(encoder),
+                           .total = total_work(network),
                            .error = error};
-    const struct mb_matrix *head = &network->matrices[network->output];
-    for (size_t i = 0; i < network->step_count; i++)
-        s.total += work_of(network, &network->steps[i]);
-    s.total += (double)head->n * (double)head->k;
     enum mb_status status = create_runs(&s);
+    if (status == MB_OK)
+        status = mb_stream_fisher(s.source, s.parts, options->progress, s.total, &s.between, error);
     for (size_t i = 0; i < network->step_count && status == MB_OK; i++)
         status = do_step(&s, i);
     if (status == MB_OK && is_corrected(&s, network->output))

@@ -7,8 +7,8 @@
  * what makes W' x' come closest to W x: W' = W + W E[(x - x') x'^T] H'^-1, H' = E[x' x'^T], rounded
  * under H' (asymmetric calibration: GPTAQ, arXiv 2504.02692; its closed form differs, it takes the
  * term into the feedback of each column). A matrix that adds to the residual stream, h' + W' x',
- * takes over what the stream lacks as well: E[(h - h') x'^T] H'^-1 more. All of it is forward
- * passes.
+ * takes over what the stream lacks as well: E[(h - h') x'^T] H'^-1 more; and its rows answer for
+ * the errors of the rows before them (model/stream_fisher.h). All of it is forward passes.
  *
  * Two runs stand at the same step, one of the source and one of what is rounded so far, over all
  * windows that memory has room for. A tensor that is only looked up, experts, an output that is the
@@ -25,14 +25,14 @@
 
 struct mb_sequential_options {
     const enum mb_format *formats; /* per tensor; MB_FORMAT_NONE: stays */
-    size_t tokens;                 /* of the base's text, spread over it; 0: MB_SEQUENTIAL_TOKENS */
+    size_t tokens;                 /* of the base's text, spread over it; 0: see below */
     size_t memory_limit;           /* bytes of activations; 0: half of what is free */
     bool
         whole; /* corrections as least squares has them, however little other text bears them out */
     const struct mb_progress *progress;
 };
 
-/* Twice as many change little. */
+/* Of a model of some hundred million weights or more; up to four times as many of a smaller one. */
 enum { MB_SEQUENTIAL_TOKENS = 16384 };
 
 /* An encoder over `base`, which must stay, that has none of the mix's tensors yet but the name that

@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -32,6 +33,17 @@ void *mb_alloc_aligned(size_t bytes)
 }
 
 void mb_free_aligned(void *memory) { free(memory); }
+
+float *mb_alloc_floats(size_t rows, size_t columns)
+{
+    size_t bytes;
+    if (!mb_mul_size(rows, columns, &bytes) || !mb_mul_size(bytes, sizeof(float), &bytes))
+        return NULL;
+    float *made = mb_alloc_aligned(bytes);
+    if (made != NULL)
+        memset(made, 0, bytes);
+    return made;
+}
 
 bool mb_mul_size(size_t a, size_t b, size_t *result)
 {

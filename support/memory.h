@@ -11,6 +11,8 @@
 /* 64-byte aligned, huge pages advised above 2 MiB; free with mb_free_aligned. */
 void *mb_alloc_aligned(size_t bytes);
 void mb_free_aligned(void *memory);
+/* Zeros, [rows][columns]; NULL: no memory, or more than there are addresses. */
+float *mb_alloc_floats(size_t rows, size_t columns);
 /* a * b and a + b; false on overflow. */
 bool mb_mul_size(size_t a, size_t b, size_t *result);
 bool mb_add_size(size_t a, size_t b, size_t *result);
