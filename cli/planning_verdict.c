@@ -146,19 +146,41 @@ static struct mb_planning_candidate *answer_to(struct mb_planning *run,
     return best;
 }
 
-/* No plan keeps up: the reference itself does, where its size is within the budget; else the plan
- * with the strictest limit comes closest. */
-static enum mb_status choose_without_plan(struct mb_planning *run)
+static bool reference_fits(const struct mb_planning *run)
+{
+    return run->comparison.rows[run->reference].bytes <=
+           run->candidates[0].plan->budget.max[MB_QUANTITY_BYTES];
+}
+
+/* The reference keeps up with itself: a plan has to lose less. */
+static bool reference_is_better(const struct mb_planning *run,
+                                const struct mb_planning_candidate *best)
+{
+    const struct mb_assignment *rows = run->comparison.rows;
+    return run->reference != SIZE_MAX && reference_fits(run) &&
+           measured(&rows[best->row], MB_QUANTITY_LOSS) >=
+               measured(&rows[run->reference], MB_QUANTITY_LOSS);
+}
+
+/* No plan keeps up, or none that does loses less (beaten): the reference itself, where its size is
+ * within the budget; else the plan with the strictest limit comes closest. */
+static enum mb_status choose_without_plan(struct mb_planning *run, bool beaten)
 {
     const struct mb_assignment *reference = &run->comparison.rows[run->reference];
-    const bool fits = reference->bytes <= run->candidates[0].plan->budget.max[MB_QUANTITY_BYTES];
+    const char *name = reference->mix.name;
     char text[300];
-    snprintf(
-        text, sizeof text,
-        "Every mix of the solver decoded slower than uniform %s, measured: %s stands in for them.",
-        reference->mix.name, fits ? "it" : "the one that was to be fastest");
+    if (beaten)
+        snprintf(text, sizeof text,
+                 "No mix of the solver that decodes as fast as uniform %s loses less, measured: it "
+                 "stands in for them.",
+                 name);
+    else
+        snprintf(text, sizeof text,
+                 "Every mix of the solver decoded slower than uniform %s, measured: %s stands in "
+                 "for them.",
+                 name, reference_fits(run) ? "it" : "the one that was to be fastest");
     say(run, text);
-    if (fits)
+    if (reference_fits(run))
         return choose_row(run, reference);
     return choose_candidate(run, &run->candidates[0]);
 }
@@ -253,7 +275,9 @@ enum mb_status mb_planning_recommend(struct mb_planning *run)
 {
     struct mb_assignment *rows = run->comparison.rows;
     struct mb_planning_candidate *best = best_candidate(run);
-    enum mb_status status = best ? choose_candidate(run, best) : choose_without_plan(run);
+    const bool beaten = best && reference_is_better(run, best);
+    enum mb_status status =
+        best && !beaten ? choose_candidate(run, best) : choose_without_plan(run, beaten);
     if (status != MB_OK)
         return status;
     /* What takes the plan's place may itself be beaten by a row that was slower than the plan only;

@@ -24,9 +24,7 @@
 
 /* Raised when a change of arithmetic makes earlier blocks other ones. */
 enum { SEQUENTIAL_REVISION = 5 };
-enum { PART_TOKENS = 2048, SIDES = MB_GRAM_PANEL, MOST_TOKENS = 4 * MB_SEQUENTIAL_TOKENS };
-/* Small models take more tokens than MB_SEQUENTIAL_TOKENS: as many as this many multiplications. */
-static const double most_work = 2e12;
+enum { PART_TOKENS = 2048, SIDES = MB_GRAM_PANEL };
 
 /* Sums over every other window. */
 struct half {
@@ -84,14 +82,6 @@ static double total_work(const struct mb_network *network)
     return work;
 }
 
-static size_t default_tokens(const struct mb_network *network)
-{
-    const double tokens = most_work / total_work(network);
-    return tokens < MB_SEQUENTIAL_TOKENS ? MB_SEQUENTIAL_TOKENS
-           : tokens > MOST_TOKENS        ? MOST_TOKENS
-                                         : (size_t)tokens;
-}
-
 static size_t bytes_of_token(const struct mb_network *network)
 {
     size_t floats = 0;
@@ -103,7 +93,7 @@ static size_t bytes_of_token(const struct mb_network *network)
 static size_t windows_used(const struct mb_network *network, const struct mb_windows *windows,
                            const struct mb_sequential_options *options)
 {
-    const size_t tokens = options->tokens > 0 ? options->tokens : default_tokens(network);
+    const size_t tokens = options->tokens > 0 ? options->tokens : MB_SEQUENTIAL_TOKENS;
     const size_t limit = options->memory_limit > 0 ? options->memory_limit : mb_free_memory() / 2;
     const size_t room = limit / bytes_of_token(network) / windows->window;
     size_t used = (tokens + windows->window - 1) / windows->window;

@@ -25,14 +25,14 @@
 
 struct mb_sequential_options {
     const enum mb_format *formats; /* per tensor; MB_FORMAT_NONE: stays */
-    size_t tokens;                 /* of the base's text, spread over it; 0: see below */
+    size_t tokens;                 /* of the base's text, spread over it; 0: MB_SEQUENTIAL_TOKENS */
     size_t memory_limit;           /* bytes of activations; 0: half of what is free */
     bool
         whole; /* corrections as least squares has them, however little other text bears them out */
     const struct mb_progress *progress;
 };
 
-/* Of a model of some hundred million weights or more; up to four times as many of a smaller one. */
+/* All of a text of 37,000 take 2.6 % more off tiny-llama's loss, in twice the time. */
 enum { MB_SEQUENTIAL_TOKENS = 16384 };
 
 /* An encoder over `base`, which must stay, that has none of the mix's tensors yet but the name that
