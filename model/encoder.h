@@ -51,7 +51,8 @@ struct mb_correction {
     const struct mb_weights *by; /* f32, k x k: row j is what column j gets of every column */
     const float *added;          /* [n][k]; NULL: none */
     const float *between;        /* [n][n]: a factor (kernels/gram.h) of what errors of two rows
-                                    cost together; NULL: each row by itself */
+                                    cost together; NULL: each row by itself, as
+                                    rows in groups are */
 };
 /* Make, and keep, the rows of a tensor of one matrix, corrected, under moments of the caller's; the
  * output's, which are in groups, under the encoder's own. As mb_encoder_rows otherwise. */

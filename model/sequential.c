@@ -63,25 +63,6 @@ struct sequential {
 
 /* ---- which windows ---- */
 
-static double work_of(const struct mb_network *network, const struct mb_step *step)
-{
-    double work = 0;
-    for (size_t p = 0; p < step->product_count; p++) {
-        const struct mb_matrix *matrix = &network->matrices[step->products[p].matrix];
-        work += (double)matrix->n * (double)matrix->k;
-    }
-    return work;
-}
-
-static double total_work(const struct mb_network *network)
-{
-    const struct mb_matrix *head = &network->matrices[network->output];
-    double work = (double)head->n * (double)head->k;
-    for (size_t i = 0; i < network->step_count; i++)
-        work += work_of(network, &network->steps[i]);
-    return work;
-}
-
 static size_t bytes_of_token(const struct mb_network *network)
 {
     size_t floats = 0;
@@ -546,6 +527,16 @@ static enum mb_status run_replaced(struct sequential *s, size_t index, size_t pr
     return status;
 }
 
+static double work_of(const struct mb_network *network, const struct mb_step *step)
+{
+    double work = 0;
+    for (size_t p = 0; p < step->product_count; p++) {
+        const struct mb_matrix *matrix = &network->matrices[step->products[p].matrix];
+        work += (double)matrix->n * (double)matrix->k;
+    }
+    return work;
+}
+
 static enum mb_status do_step(struct sequential *s, size_t index)
 {
     const struct mb_step *step = &s->network->steps[index];
@@ -575,8 +566,11 @@ enum mb_status mb_sequential_run(struct mb_network *network, struct mb_encoder *
                            .encoder = encoder,
                            .options = options,
                            .windows = mb_encoder_windows(encoder),
-                           .total = total_work(network),
                            .error = error};
+    const struct mb_matrix *head = &network->matrices[network->output];
+    for (size_t i = 0; i < network->step_count; i++)
+        s.total += work_of(network, &network->steps[i]);
+    s.total += (double)head->n * (double)head->k;
     enum mb_status status = create_runs(&s);
     if (status == MB_OK)
         status = mb_stream_fisher(s.source, s.parts, options->progress, s.total, &s.between, error);
