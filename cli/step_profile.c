@@ -128,6 +128,19 @@ static enum mb_status replace_profile(struct mb_cli *cli, const struct mb_profil
     return create_profile(cli, request, profile);
 }
 
+/* Another system or build: what can be measured is measured anew (tuner/search.c), times that can't
+ * be are a guess, and for kernels alone it makes no difference. */
+static void tell_stale(struct mb_cli *cli, const struct mb_profile_request *request,
+                       const char *path, const char *why)
+{
+    if (!request->must_exist)
+        mb_note(cli, "profile '%s' is stale (%s): measuring anew", path, why);
+    else if (!request->kernels_only)
+        mb_warn(cli, "profile '%s' is stale (%s): run 'mixbit tune' again", path, why);
+    else if (cli->common.verbose)
+        mb_note(cli, "profile '%s' is stale (%s), its kernels serve", path, why);
+}
+
 static enum mb_status load_profile(struct mb_cli *cli, const struct mb_profile_request *request,
                                    const char *path, struct mb_profile **profile, bool *foreign)
 {
@@ -154,7 +167,7 @@ static enum mb_status load_profile(struct mb_cli *cli, const struct mb_profile_r
                             path, mb_profile_device(*profile)->backend, wanted);
     switch (mb_profile_match(*profile, why, sizeof why)) {
     case MB_PROFILE_EXACT: break;
-    case MB_PROFILE_STALE: mb_warn(cli, "profile '%s' is stale: %s", path, why); break;
+    case MB_PROFILE_STALE: tell_stale(cli, request, path, why); break;
     case MB_PROFILE_OTHER_MACHINE:
         mb_warn(cli,
                 "profile '%s' is of another machine (%s); its times order formats, they don't "
@@ -236,7 +249,8 @@ enum mb_status mb_step_device_profile(struct mb_cli *cli, struct mb_accelerator 
 enum mb_status mb_step_apply_profile(struct mb_cli *cli, const char *named, bool must)
 {
     const bool asked = must || is_named(named);
-    const struct mb_profile_request request = {.path = named, .must_exist = true};
+    const struct mb_profile_request request = {
+        .path = named, .must_exist = true, .kernels_only = true};
     struct mb_profile *profile = NULL;
     char *path = profile_path(&request);
     char *instead = path != NULL ? bundled_instead(&request, path) : NULL;

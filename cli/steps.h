@@ -66,7 +66,8 @@ struct mb_profile_request {
     const char *path; /* NULL: MIXBIT_PROFILE, else the cache folder's for this device, else the one
                          that came with the program */
     bool must_exist;  /* never measure: a missing profile is an error that says how to make one */
-    const struct mb_model *model;         /* shapes; NULL: a few common ones */
+    bool kernels_only;            /* its times are of no interest: a stale one is as good as any */
+    const struct mb_model *model; /* shapes; NULL: a few common ones */
     const struct mb_format_list *formats; /* NULL: every format */
     struct mb_threads *threads;
     struct mb_accelerator *accelerator; /* the device; NULL: the CPU */
@@ -75,9 +76,9 @@ struct mb_profile_request {
     bool fresh;                         /* forget what the file has */
     bool thread_counts;                 /* try other numbers of threads too */
 };
-/* Load the profile, warn when it is stale or of another machine, measure what is missing and save
- * it; its kernels serve from then on. Interrupted: what was measured is saved first. *path (may be
- * NULL) is where it lies; free().
+/* Load the profile, say when it is stale (then all is measured anew, unless it must exist) or of
+ * another machine, measure what is missing and save it; its kernels serve from then on.
+ * Interrupted: what was measured is saved first. *path (may be NULL) is where it lies; free().
  */
 enum mb_status mb_step_profile(struct mb_cli *cli, const struct mb_profile_request *request,
                                struct mb_profile **profile, char **path);

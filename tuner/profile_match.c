@@ -66,13 +66,11 @@ enum mb_profile_match mb_profile_match(const struct mb_profile *profile, char *w
     if (!same_device(theirs, &here, why, why_bytes))
         return MB_PROFILE_OTHER_MACHINE;
     if (strcmp(theirs->os, here.os) != 0) {
-        snprintf(why, why_bytes, "measured under '%s', this is '%s'; run `mixbit tune` again",
-                 theirs->os, here.os);
+        snprintf(why, why_bytes, "measured under '%s', this is '%s'", theirs->os, here.os);
         return MB_PROFILE_STALE;
     }
     if (strcmp(theirs->build, here.build) != 0) {
-        snprintf(why, why_bytes, "measured by '%s', this is '%s'; run `mixbit tune` again",
-                 theirs->build, here.build);
+        snprintf(why, why_bytes, "measured by '%s', this is '%s'", theirs->build, here.build);
         return MB_PROFILE_STALE;
     }
     snprintf(why, why_bytes, "measured on this machine by this build");
