@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Measuring assignments side by side: see compare.h.
- *
- * Loss is compared by pairs of windows, because the windows differ far more from each other than
- * two formats do on the same window: the interval of the difference is several times narrower than
- * either row's own. Speed is compared by pairs of rounds for the same reason. */
+/* Measuring assignments side by side: see compare.h. What the figures say of each other is in
+ * compare_judge.c. */
 #include "cli/compare.h"
-#include "model/statistics.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,14 +123,12 @@ struct drift {
     double decode, prefill;
 };
 
-static void warn_of_drift(struct mb_cli *cli, double drift)
+static void warn_of_drift(struct mb_cli *cli, double drift, const char *therefore)
 {
     const double noticed = 1.1;
     if (drift > noticed || drift < 1 / noticed)
-        mb_warn(cli,
-                "this machine is %.0f %% %s than when the rows before were timed: speeds of rows "
-                "that did not take turns don't compare",
-                100 * fabs(drift - 1), drift > 1 ? "slower" : "faster");
+        mb_warn(cli, "this machine is %.0f %% %s than when the rows before were timed: %s",
+                100 * fabs(drift - 1), drift > 1 ? "slower" : "faster", therefore);
 }
 
 /* `count` networks in turns, and with them the anchor, whose place is behind them. */
@@ -163,7 +157,7 @@ static enum mb_status time_batch(struct mb_cli *cli, struct mb_comparison *compa
     if (anchor != NULL) {
         drift->decode = speeds[count].decode_matmul_ns / anchor->speed.decode_matmul_ns;
         drift->prefill = speeds[count].prefill_matmul_ns / anchor->speed.prefill_matmul_ns;
-        warn_of_drift(cli, drift->decode);
+        warn_of_drift(cli, drift->decode, "speeds of rows that did not take turns don't compare");
         mb_speed_free(&speeds[count]);
     }
     return MB_OK;
@@ -413,7 +407,9 @@ enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparis
     const struct mb_mix **mixes = calloc(count + 1, sizeof(const struct mb_mix *));
     struct mb_speed *speeds = calloc(count + 1, sizeof *speeds);
     enum mb_status status = mixes && speeds ? MB_OK : MB_ERR_MEMORY;
-    double bytes = 0;
+    double *first_ns = calloc(count + 1, sizeof *first_ns), bytes = 0;
+    if (first_ns == NULL)
+        status = MB_ERR_MEMORY;
     for (size_t i = 0; i < count; i++)
         bytes += comparison->rows[rows[i]].bytes;
     if (status != MB_OK || bytes > (double)options->memory_limit_bytes)
@@ -421,103 +417,24 @@ enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparis
     for (size_t i = 0; i < count; i++) {
         mixes[i] = &comparison->rows[rows[i]].mix;
         speeds[i] = comparison->rows[rows[i]].speed;
+        first_ns[i] = speeds[i].decode_ns;
     }
     mb_stage_begin(cli, "timing the %zu that are close to each other", count);
     status = time_drafts(cli, comparison, options, mixes, count, speeds);
     comparison->turns++;
+    if (status == MB_OK)
+        warn_of_drift(cli, mb_speed_bring_back(speeds, first_ns, count),
+                      "rows timed again are brought to what it was then");
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         comparison->rows[rows[i]].speed = speeds[i];
         comparison->rows[rows[i]].turn = comparison->turns;
     }
     mb_stage_end(cli);
 out:
+    free(first_ns);
     free(mixes);
     free(speeds);
     return status;
-}
-
-/* ---- judging
- * --------------------------------------------------------------------------------------------------
- */
-
-static void mean_interval(const double *values, size_t count, double *mean, double *low,
-                          double *high)
-{
-    double sum = 0;
-    for (size_t i = 0; i < count; i++)
-        sum += values[i];
-    *mean = count ? sum / (double)count : NAN;
-    const double half = count > 1 ? mb_interval(values, count) : INFINITY;
-    *low = *mean - half;
-    *high = *mean + half;
-}
-
-void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b, double *difference,
-                   double *low, double *high)
-{
-    const size_t windows = a->evaluation.windows;
-    double *differences = malloc((windows + 1) * sizeof *differences);
-    for (size_t i = 0; differences && i < windows; i++)
-        differences[i] = a->evaluation.window_kl[i] - b->evaluation.window_kl[i];
-    mean_interval(differences, differences ? windows : 0, difference, low, high);
-    free(differences);
-}
-
-/* A speed that changes for seconds moves both rows of a pair; the median of the ratios is deaf to
- * the single rounds in which only one of them was disturbed. */
-static void compare_rounds(const struct mb_speed *a, const struct mb_speed *b, double *ratio,
-                           double *low, double *high)
-{
-    const size_t rounds = a->decode_round_count < b->decode_round_count ? a->decode_round_count
-                                                                        : b->decode_round_count;
-    double *ratios = malloc((rounds + 1) * sizeof *ratios);
-    for (size_t i = 0; ratios && i < rounds; i++)
-        ratios[i] = a->decode_rounds[i] / b->decode_rounds[i];
-    *ratio = mb_median(ratios, ratios ? rounds : 0);
-    mb_median_interval(ratios, ratios ? rounds : 0, low, high);
-    free(ratios);
-}
-
-void mb_compare_decode(const struct mb_assignment *a, const struct mb_assignment *b, double *ratio,
-                       double *low, double *high)
-{
-    compare_rounds(&a->speed, &b->speed, ratio, low, high);
-}
-
-bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b)
-{
-    double ratio, low, high;
-    mb_compare_decode(a, b, &ratio, &low, &high);
-    return low <= 1;
-}
-
-void mb_kl_interval(const struct mb_assignment *row, double *low, double *high)
-{
-    double mean;
-    mean_interval(row->evaluation.window_kl, row->evaluation.windows, &mean, low, high);
-}
-
-const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comparison,
-                                                const struct mb_assignment *plan)
-{
-    const struct mb_assignment *best = NULL;
-    for (size_t i = 0; i < comparison->count; i++) {
-        const struct mb_assignment *row = &comparison->rows[i];
-        if (row == plan || !row->measured || !plan->measured ||
-            (row->kind != MB_ROW_UNIFORM && row->kind != MB_ROW_PRESET))
-            continue;
-        double difference, low, high;
-        mb_compare_kl(plan, row, &difference, &low, &high);
-        if (difference <= 0 || row->bytes > plan->bytes || !mb_decodes_no_slower(row, plan))
-            continue;
-        /* Rows whose loss was predicted are made of candidates; they come first. */
-        const bool candidate = !isnan(row->predicted[MB_QUANTITY_LOSS]);
-        const bool best_candidate = best && !isnan(best->predicted[MB_QUANTITY_LOSS]);
-        if (!best || (candidate && !best_candidate) ||
-            (candidate == best_candidate && row->evaluation.kl_mean < best->evaluation.kl_mean))
-            best = row;
-    }
-    return best;
 }
 
 /* ---- trials
@@ -565,7 +482,7 @@ static enum mb_status try_batch(struct mb_cli *cli, struct mb_comparison *compar
         struct mb_trial *trial = &comparison->trials[comparison->trial_count++];
         *trial = (struct mb_trial){.mix = mixes[i]};
         mixes[i] = (struct mb_mix){.formats = NULL};
-        compare_rounds(&speeds[i], &speeds[count], &trial->decode, &trial->low, &trial->high);
+        mb_compare_rounds(&speeds[i], &speeds[count], &trial->decode, &trial->low, &trial->high);
         trial->products_ns = products_of(anchor, trial->decode);
     }
     for (size_t i = 0; speeds && i <= count; i++)

@@ -95,8 +95,9 @@ enum mb_status mb_comparison_try(struct mb_cli *cli, struct mb_comparison *compa
 enum mb_status mb_forecast_calibrate(struct mb_forecast *forecast,
                                      const struct mb_comparison *comparison);
 
-/* Time decode of some measured rows once more, in turns with each other alone. Where they don't fit
- * the memory limit together, their figures stay as they are. */
+/* Time decode of some measured rows once more, in turns with each other alone; their times are then
+ * brought, by one factor, to what these rows took at first. Where they don't fit the memory limit
+ * together, their figures stay as they are. */
 enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparison *comparison,
                                           const struct mb_compare_options *options,
                                           const size_t *rows, size_t count);
@@ -106,6 +107,8 @@ void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b,
                    double *low, double *high);
 /* Decode time of a over that of b, with its 95 % interval over rounds that both took in turns; *low
  * > 1 means that a is slower. */
+void mb_compare_rounds(const struct mb_speed *a, const struct mb_speed *b, double *ratio,
+                       double *low, double *high);
 void mb_compare_decode(const struct mb_assignment *a, const struct mb_assignment *b, double *ratio,
                        double *low, double *high);
 /* Whether a decodes no slower than b, as far as timing can tell: the interval of the ratio reaches

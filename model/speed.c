@@ -497,3 +497,19 @@ enum mb_status mb_network_decode_again(struct mb_network *const *networks, size_
 {
     return time_kinds(networks, count, context, repeats, 1, progress, speeds, error);
 }
+
+double mb_speed_bring_back(struct mb_speed *speeds, const double *first_ns, size_t count)
+{
+    double sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += log(speeds[i].decode_ns / first_ns[i]);
+    const double factor = exp(sum / (double)count);
+    for (size_t i = 0; i < count; i++) {
+        speeds[i].decode_ns /= factor;
+        speeds[i].decode_mad_ns /= factor;
+        speeds[i].decode_matmul_ns /= factor;
+        for (size_t r = 0; r < speeds[i].decode_round_count; r++)
+            speeds[i].decode_rounds[r] /= factor;
+    }
+    return factor;
+}

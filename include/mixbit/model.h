@@ -303,6 +303,14 @@ MB_API enum mb_status mb_network_decode_again(struct mb_network *const *networks
                                               size_t context, size_t repeats,
                                               const struct mb_progress *progress,
                                               struct mb_speed *speeds, struct mb_error *error);
+/**
+ * Decode figures that were taken again, in a turn of their own, beside others of the first turn:
+ * that one may have met the machine in another phase, of frequency or of neighbours. One factor,
+ * the geometric mean of decode_ns over first_ns, is divided out of all of them: they compare with
+ * what had no second turn, and ratios within the turn stay. count is 1 at least.
+ * @return the factor; above 1 the machine was slower the second time.
+ */
+MB_API double mb_speed_bring_back(struct mb_speed *speeds, const double *first_ns, size_t count);
 MB_API void mb_speed_free(struct mb_speed *speed);
 
 /* ---- importance

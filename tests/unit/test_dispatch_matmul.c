@@ -185,7 +185,7 @@ static void test_packing_in_pieces(void **state)
 static void test_groups(void **state)
 {
     (void)state;
-    enum { K = 512, COUNT = 6, MOST_N = 700, M_ROWS = 33 };
+    enum { K = 512, COUNT = 6, MOST_N = 700, M_ROWS = 97 };
     static const enum mb_format formats[COUNT] = {MB_FORMAT_Q4_K,   MB_FORMAT_Q4_0, MB_FORMAT_Q6_K,
                                                   MB_FORMAT_IQ4_XS, MB_FORMAT_F16,  MB_FORMAT_Q8_0};
     static const size_t sizes[COUNT] = {MOST_N, 17, 64, 333, 50, 129};
@@ -198,7 +198,7 @@ static void test_groups(void **state)
         y[i] = allocate(M_ROWS * MOST_N * sizeof(float));
     }
     for (size_t threads = 0; threads <= 3; threads++)
-        for (size_t m = 1; m <= M_ROWS; m += 16) {
+        for (size_t m = 1; m <= M_ROWS; m += 48) {
             struct mb_threads *pool = NULL;
             struct mb_activations prepared[3];
             const struct mb_activations *inputs[COUNT];

@@ -180,7 +180,7 @@ static void test_explain(void **state)
 {
     (void)state;
     for (size_t i = 0; i < mb_format_count(); i++)
-        for (size_t m = 1; m <= 64; m += 63) {
+        for (size_t m = 1; m <= 512; m += 511) {
             size_t counts[2] = {0};
             mb_kernel_explain(mb_format_at(i)->id, m, count_lines, counts);
             assert_int_equal(counts[0],

@@ -439,13 +439,43 @@ static void test_speed_fields(void **state)
     mb_model_close(model);
 }
 
+/* Two rows at 1.5 times their first times and one at 1.5 * 1.1: all slower by 1.5 * 1.1^(1/3). */
+static void test_second_turn(void **state)
+{
+    (void)state;
+    const double first_ns[] = {100, 200, 400}, ratio[] = {1.5, 1.5, 1.65}, factor = 1.5 * cbrt(1.1);
+    double rounds[3][2];
+    struct mb_speed speeds[3];
+    for (size_t i = 0; i < 3; i++) {
+        const double ns = first_ns[i] * ratio[i];
+        rounds[i][0] = ns - 1, rounds[i][1] = ns + 2;
+        speeds[i] = (struct mb_speed){.size = sizeof speeds[i],
+                                      .decode_ns = ns,
+                                      .decode_mad_ns = 3,
+                                      .decode_matmul_ns = ns / 2,
+                                      .prefill_ns = 7,
+                                      .decode_rounds = rounds[i],
+                                      .decode_round_count = 2};
+    }
+    assert_true(fabs(mb_speed_bring_back(speeds, first_ns, 3) - factor) < 1e-12);
+    for (size_t i = 0; i < 3; i++) {
+        const double ns = first_ns[i] * ratio[i];
+        assert_true(fabs(speeds[i].decode_ns - ns / factor) < 1e-9);
+        assert_true(fabs(speeds[i].decode_mad_ns - 3 / factor) < 1e-12);
+        assert_true(fabs(speeds[i].decode_matmul_ns - ns / 2 / factor) < 1e-9);
+        assert_true(fabs(rounds[i][0] - (ns - 1) / factor) < 1e-9);
+        assert_true(fabs(rounds[i][1] - (ns + 2) / factor) < 1e-9);
+        assert_true(speeds[i].prefill_ns == 7);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_statistics),       cmocka_unit_test(test_median_interval),
         cmocka_unit_test(test_plain_statistics), cmocka_unit_test(test_llama_perplexity),
         cmocka_unit_test(test_importance),       cmocka_unit_test(test_stops_and_refusals),
-        cmocka_unit_test(test_speed_fields),
+        cmocka_unit_test(test_speed_fields),     cmocka_unit_test(test_second_turn),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -244,6 +244,7 @@ static void wrong_results_are_failures(void **state)
     struct mb_selection selection = *mb_select(MB_FORMAT_Q4_0);
     gemm.fn.gemm = gemm_wrong_row;
     selection.gemm.gemm = &gemm;
+    selection.crossover = 16;
     for (wrong_row = 0; wrong_row < 64; wrong_row += 21) {
         mb_select_set(MB_FORMAT_Q4_0, &selection);
         assert_int_equal(mb_workload_check(&workload, &rms, &failed), MB_OK);
