@@ -417,7 +417,8 @@ enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparis
     for (size_t i = 0; i < count; i++) {
         mixes[i] = &comparison->rows[rows[i]].mix;
         speeds[i] = comparison->rows[rows[i]].speed;
-        first_ns[i] = speeds[i].decode_ns;
+        /* Rows that were timed with an anchor, later, may have met another phase already. */
+        first_ns[i] = comparison->rows[rows[i]].decode_drift == 1 ? speeds[i].decode_ns : 0;
     }
     mb_stage_begin(cli, "timing the %zu that are close to each other", count);
     status = time_drafts(cli, comparison, options, mixes, count, speeds);

@@ -96,8 +96,8 @@ enum mb_status mb_forecast_calibrate(struct mb_forecast *forecast,
                                      const struct mb_comparison *comparison);
 
 /* Time decode of some measured rows once more, in turns with each other alone; their times are then
- * brought, by one factor, to what these rows took at first. Where they don't fit the memory limit
- * together, their figures stay as they are. */
+ * brought, by one factor, to what those of the first turn took in it. Where they don't fit the
+ * memory limit together, their figures stay as they are. */
 enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparison *comparison,
                                           const struct mb_compare_options *options,
                                           const size_t *rows, size_t count);

@@ -500,10 +500,13 @@ enum mb_status mb_network_decode_again(struct mb_network *const *networks, size_
 
 double mb_speed_bring_back(struct mb_speed *speeds, const double *first_ns, size_t count)
 {
-    double sum = 0;
+    double sum = 0, known = 0;
     for (size_t i = 0; i < count; i++)
-        sum += log(speeds[i].decode_ns / first_ns[i]);
-    const double factor = exp(sum / (double)count);
+        if (first_ns[i] > 0) {
+            sum += log(speeds[i].decode_ns / first_ns[i]);
+            known++;
+        }
+    const double factor = known > 0 ? exp(sum / known) : 1;
     for (size_t i = 0; i < count; i++) {
         speeds[i].decode_ns /= factor;
         speeds[i].decode_mad_ns /= factor;

@@ -304,10 +304,11 @@ MB_API enum mb_status mb_network_decode_again(struct mb_network *const *networks
                                               const struct mb_progress *progress,
                                               struct mb_speed *speeds, struct mb_error *error);
 /**
- * Decode figures that were taken again, in a turn of their own, beside others of the first turn:
- * that one may have met the machine in another phase, of frequency or of neighbours. One factor,
- * the geometric mean of decode_ns over first_ns, is divided out of all of them: they compare with
- * what had no second turn, and ratios within the turn stay. count is 1 at least.
+ * Decode figures that were taken again, in a turn of their own, beside others of a first turn: that
+ * one may have met the machine in another phase, of frequency or of neighbours. One factor, the
+ * geometric mean of decode_ns over first_ns, is divided out of all of them: they compare with what
+ * had no second turn, and ratios within the turn stay. first_ns is 0 for those that were not in the
+ * first turn; they take the factor of the others, which is 1 if there are none.
  * @return the factor; above 1 the machine was slower the second time.
  */
 MB_API double mb_speed_bring_back(struct mb_speed *speeds, const double *first_ns, size_t count);

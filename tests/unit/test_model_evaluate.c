@@ -439,34 +439,36 @@ static void test_speed_fields(void **state)
     mb_model_close(model);
 }
 
-/* Two rows at 1.5 times their first times and one at 1.5 * 1.1: all slower by 1.5 * 1.1^(1/3). */
+/* Two rows at 1.5 times their first times and one at 1.5 * 1.1: all slower by 1.5 * 1.1^(1/3). One
+ * more had no first turn. */
 static void test_second_turn(void **state)
 {
     (void)state;
-    const double first_ns[] = {100, 200, 400}, ratio[] = {1.5, 1.5, 1.65}, factor = 1.5 * cbrt(1.1);
-    double rounds[3][2];
-    struct mb_speed speeds[3];
-    for (size_t i = 0; i < 3; i++) {
-        const double ns = first_ns[i] * ratio[i];
-        rounds[i][0] = ns - 1, rounds[i][1] = ns + 2;
+    const double first_ns[] = {100, 200, 400, 0}, ns[] = {150, 300, 660, 90}, none[] = {0},
+                 factor = 1.5 * cbrt(1.1);
+    double rounds[4][2];
+    struct mb_speed speeds[4];
+    for (size_t i = 0; i < 4; i++) {
+        rounds[i][0] = ns[i] - 1, rounds[i][1] = ns[i] + 2;
         speeds[i] = (struct mb_speed){.size = sizeof speeds[i],
-                                      .decode_ns = ns,
+                                      .decode_ns = ns[i],
                                       .decode_mad_ns = 3,
-                                      .decode_matmul_ns = ns / 2,
+                                      .decode_matmul_ns = ns[i] / 2,
                                       .prefill_ns = 7,
                                       .decode_rounds = rounds[i],
                                       .decode_round_count = 2};
     }
-    assert_true(fabs(mb_speed_bring_back(speeds, first_ns, 3) - factor) < 1e-12);
-    for (size_t i = 0; i < 3; i++) {
-        const double ns = first_ns[i] * ratio[i];
-        assert_true(fabs(speeds[i].decode_ns - ns / factor) < 1e-9);
+    assert_true(fabs(mb_speed_bring_back(speeds, first_ns, 4) - factor) < 1e-12);
+    for (size_t i = 0; i < 4; i++) {
+        assert_true(fabs(speeds[i].decode_ns - ns[i] / factor) < 1e-9);
         assert_true(fabs(speeds[i].decode_mad_ns - 3 / factor) < 1e-12);
-        assert_true(fabs(speeds[i].decode_matmul_ns - ns / 2 / factor) < 1e-9);
-        assert_true(fabs(rounds[i][0] - (ns - 1) / factor) < 1e-9);
-        assert_true(fabs(rounds[i][1] - (ns + 2) / factor) < 1e-9);
+        assert_true(fabs(speeds[i].decode_matmul_ns - ns[i] / 2 / factor) < 1e-9);
+        assert_true(fabs(rounds[i][0] - (ns[i] - 1) / factor) < 1e-9);
+        assert_true(fabs(rounds[i][1] - (ns[i] + 2) / factor) < 1e-9);
         assert_true(speeds[i].prefill_ns == 7);
     }
+    const double before = speeds[3].decode_ns;
+    assert_true(mb_speed_bring_back(&speeds[3], none, 1) == 1 && speeds[3].decode_ns == before);
 }
 
 int main(void)
