@@ -257,9 +257,19 @@ static bool may_refer(const struct mb_assignment *row, const struct mb_budget *b
            mb_budget_may_refer(&row->mix, row->bytes, budget);
 }
 
+/* As fast as another of its turn: the interval reaches 1, and it is not so wide that the ratio lies
+ * far off, as where the machine was busy. */
+static bool is_as_fast(const struct mb_assignment *row, const struct mb_assignment *fastest)
+{
+    const double most = 1.01;
+    double ratio, low, high;
+    mb_compare_decode(row, fastest, &ratio, &low, &high);
+    return row->turn == fastest->turn && low <= 1 && ratio <= most;
+}
+
 /* Without a budget: the default one, and the row that decode is held to. That is the uniform format
- * which decoded fastest, or of those that timing cannot tell from it the one that loses least:
- * what somebody would take who has no mix. */
+ * which decoded fastest, or of those as fast the one that loses least: what somebody would take who
+ * has no mix. */
 static void choose_reference(struct mb_planning *run, struct mb_budget *budget)
 {
     const struct mb_comparison *c = &run->comparison;
@@ -273,8 +283,7 @@ static void choose_reference(struct mb_planning *run, struct mb_budget *budget)
     }
     for (size_t i = 0; i < c->count; i++) {
         const struct mb_assignment *row = &c->rows[i];
-        if (may_refer(row, budget) && row->turn == fastest->turn &&
-            mb_decodes_no_slower(row, fastest) &&
+        if (may_refer(row, budget) && is_as_fast(row, fastest) &&
             (best == NULL || row->evaluation.kl_mean < best->evaluation.kl_mean))
             best = row;
     }
