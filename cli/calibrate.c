@@ -9,11 +9,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* As they would have been in the anchor's turn. */
 static double products_ns(const struct mb_assignment *row, enum mb_quantity quantity)
 {
-    return quantity == MB_QUANTITY_DECODE ? row->speed.decode_matmul_ns / row->decode_drift
-                                          : row->speed.prefill_matmul_ns / row->prefill_drift;
+    return quantity == MB_QUANTITY_DECODE ? row->speed.decode_matmul_ns
+                                          : row->speed.prefill_matmul_ns;
 }
 
 static double rest_ns(const struct mb_assignment *row, enum mb_quantity quantity)

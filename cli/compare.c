@@ -118,30 +118,30 @@ static enum mb_status create_network(struct mb_cli *cli, const struct mb_compari
     return status == MB_OK ? mb_network_offload(*network, options->target, &cli->error) : status;
 }
 
-/* How much longer the anchor's products take now than they did. */
-struct drift {
-    double decode, prefill;
-};
-
-static void warn_of_drift(struct mb_cli *cli, double drift, const char *therefore)
+/* A later turn may meet the machine in another phase. What was timed in an earlier one as well
+ * tells by how much: the figures of all are brought to that one, so that they compare with its
+ * rows. */
+static void bring_back(struct mb_cli *cli, struct mb_speed *speeds, size_t count,
+                       const struct mb_speed *first, const struct mb_speed *again, size_t known)
 {
-    const double noticed = 1.1;
+    const double noticed = 1.1, drift = mb_speed_bring_back(speeds, count, first, again, known);
     if (drift > noticed || drift < 1 / noticed)
-        mb_warn(cli, "this machine is %.0f %% %s than when the rows before were timed: %s",
-                100 * fabs(drift - 1), drift > 1 ? "slower" : "faster", therefore);
+        mb_warn(cli,
+                "this machine is %.0f %% %s than when the rows before were timed: the times of "
+                "these are brought to what it was then",
+                100 * fabs(drift - 1), drift > 1 ? "slower" : "faster");
 }
 
 /* `count` networks in turns, and with them the anchor, whose place is behind them. */
 static enum mb_status time_batch(struct mb_cli *cli, struct mb_comparison *comparison,
                                  const struct mb_compare_options *options,
                                  struct mb_network **networks, size_t count,
-                                 struct mb_speed *speeds, struct drift *drift)
+                                 struct mb_speed *speeds)
 {
     const size_t row = options->anchor != NULL ? *options->anchor : SIZE_MAX;
     const struct mb_assignment *anchor =
         row < comparison->count && comparison->rows[row].measured ? &comparison->rows[row] : NULL;
     enum mb_status status = MB_OK;
-    *drift = (struct drift){1, 1};
     if (anchor != NULL)
         status =
             create_network(cli, comparison, options, &anchor->mix, row, DRAFT, &networks[count]);
@@ -155,9 +155,7 @@ static enum mb_status time_batch(struct mb_cli *cli, struct mb_comparison *compa
         return status;
     comparison->turns++;
     if (anchor != NULL) {
-        drift->decode = speeds[count].decode_matmul_ns / anchor->speed.decode_matmul_ns;
-        drift->prefill = speeds[count].prefill_matmul_ns / anchor->speed.prefill_matmul_ns;
-        warn_of_drift(cli, drift->decode, "speeds of rows that did not take turns don't compare");
+        bring_back(cli, speeds, count, &anchor->speed, &speeds[count], 1);
         mb_speed_free(&speeds[count]);
     }
     return MB_OK;
@@ -214,7 +212,6 @@ static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *co
     struct mb_speed speeds[BATCH + 1];
     size_t batch[BATCH], count = 0, bytes = 0;
     enum mb_status status = MB_OK;
-    struct drift drift;
     size_t i = first;
     for (; i < comparison->count && count < BATCH; i++) {
         struct mb_assignment *row = &comparison->rows[i];
@@ -242,10 +239,8 @@ static enum mb_status measure_batch(struct mb_cli *cli, struct mb_comparison *co
     *last = i;
     if (!count)
         goto out;
-    status = time_batch(cli, comparison, options, networks, count, speeds, &drift);
+    status = time_batch(cli, comparison, options, networks, count, speeds);
     for (size_t s = 0; s < count && status == MB_OK; s++) {
-        comparison->rows[batch[s]].decode_drift = drift.decode;
-        comparison->rows[batch[s]].prefill_drift = drift.prefill;
         comparison->rows[batch[s]].speed = speeds[s];
         comparison->rows[batch[s]].measured = 1;
         comparison->rows[batch[s]].turn = comparison->turns;
@@ -405,34 +400,30 @@ enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparis
                                           const size_t *rows, size_t count)
 {
     const struct mb_mix **mixes = calloc(count + 1, sizeof(const struct mb_mix *));
-    struct mb_speed *speeds = calloc(count + 1, sizeof *speeds);
-    enum mb_status status = mixes && speeds ? MB_OK : MB_ERR_MEMORY;
-    double *first_ns = calloc(count + 1, sizeof *first_ns), bytes = 0;
-    if (first_ns == NULL)
-        status = MB_ERR_MEMORY;
+    struct mb_speed *speeds = calloc(count + 1, sizeof *speeds),
+                    *first = calloc(count + 1, sizeof *first); /* its rounds are freed meanwhile */
+    enum mb_status status = mixes && speeds && first ? MB_OK : MB_ERR_MEMORY;
+    double bytes = 0;
     for (size_t i = 0; i < count; i++)
         bytes += comparison->rows[rows[i]].bytes;
     if (status != MB_OK || bytes > (double)options->memory_limit_bytes)
         goto out;
     for (size_t i = 0; i < count; i++) {
         mixes[i] = &comparison->rows[rows[i]].mix;
-        speeds[i] = comparison->rows[rows[i]].speed;
-        /* Rows that were timed with an anchor, later, may have met another phase already. */
-        first_ns[i] = comparison->rows[rows[i]].decode_drift == 1 ? speeds[i].decode_ns : 0;
+        first[i] = speeds[i] = comparison->rows[rows[i]].speed;
     }
     mb_stage_begin(cli, "timing the %zu that are close to each other", count);
     status = time_drafts(cli, comparison, options, mixes, count, speeds);
     comparison->turns++;
     if (status == MB_OK)
-        warn_of_drift(cli, mb_speed_bring_back(speeds, first_ns, count),
-                      "rows timed again are brought to what it was then");
+        bring_back(cli, speeds, count, first, speeds, count);
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         comparison->rows[rows[i]].speed = speeds[i];
         comparison->rows[rows[i]].turn = comparison->turns;
     }
     mb_stage_end(cli);
 out:
-    free(first_ns);
+    free(first);
     free(mixes);
     free(speeds);
     return status;

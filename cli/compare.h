@@ -27,8 +27,6 @@ struct mb_assignment {
     double kl_search; /* of a uniform format or preset rounded by search, where rows are rounded
                          with feedback; NAN where it was not measured */
     struct mb_speed speed;
-    double decode_drift, prefill_drift; /* of the turn in which these were first timed: how much
-                                           longer the anchor's products took than in its own */
     int recommended;
 };
 
@@ -95,9 +93,9 @@ enum mb_status mb_comparison_try(struct mb_cli *cli, struct mb_comparison *compa
 enum mb_status mb_forecast_calibrate(struct mb_forecast *forecast,
                                      const struct mb_comparison *comparison);
 
-/* Time decode of some measured rows once more, in turns with each other alone; their times are then
- * brought, by one factor, to what those of the first turn took in it. Where they don't fit the
- * memory limit together, their figures stay as they are. */
+/* Time decode of some measured rows once more, in turns with each other alone. As after any later
+ * turn, their times are brought to the phase that the machine was in at first. Where they don't fit
+ * the memory limit together, their figures stay as they are. */
 enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparison *comparison,
                                           const struct mb_compare_options *options,
                                           const size_t *rows, size_t count);

@@ -238,7 +238,7 @@ enum mb_status mb_step_device_profile(struct mb_cli *cli, struct mb_accelerator 
                                       const char *named, struct mb_profile **profile)
 {
     const struct mb_profile_request request = {
-        .path = named, .accelerator = accelerator, .must_exist = true};
+        .path = named, .accelerator = accelerator, .must_exist = true, .kernels_only = true};
     char *path = profile_path(&request);
     const bool there = path != NULL && access(path, F_OK) == 0;
     free(path);

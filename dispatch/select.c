@@ -21,7 +21,7 @@ enum { SLOTS = sizeof(union format_slots), GEMV_SLOTS = 8 };
 
 /* Rows up to which weights are decoded in registers, once for each eight rows, instead of once into
  * a buffer. On Zen 4, where shifts and masks have pipes of their own beside the dots', AVX-512
- * multiplies codes 13 to 56 % faster so at 24 and 32 rows, 13 to 21 % at 64, up to 17 % at 128, f16
+ * multiplies codes 13 to 56 % faster so at 24 and 32 rows, 11 to 22 % at 64, up to 17 % at 128, f16
  * 13 to 26 % at 24 and 32; a CPU whose dots share their ports gains less, so the tuner goes further
  * where it pays. AVX2 gains at 24 and 32 for some formats and loses up to half for others. */
 enum { CROSSOVER = 16, AVX512_CROSSOVER = 64, AVX512_FLOAT_CROSSOVER = 32 };

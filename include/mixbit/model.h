@@ -304,14 +304,17 @@ MB_API enum mb_status mb_network_decode_again(struct mb_network *const *networks
                                               const struct mb_progress *progress,
                                               struct mb_speed *speeds, struct mb_error *error);
 /**
- * Decode figures that were taken again, in a turn of their own, beside others of a first turn: that
- * one may have met the machine in another phase, of frequency or of neighbours. One factor, the
- * geometric mean of decode_ns over first_ns, is divided out of all of them: they compare with what
- * had no second turn, and ratios within the turn stay. first_ns is 0 for those that were not in the
- * first turn; they take the factor of the others, which is 1 if there are none.
- * @return the factor; above 1 the machine was slower the second time.
+ * Brings the speeds of a turn to an earlier turn's phase of the machine, whose frequency and
+ * neighbours change: first and again are `known` speeds of the same networks, then and in this turn
+ * (again may be speeds). Decode and prefill, whole and products alone, are each divided by the
+ * geometric mean of again over first; rounds and mads like the whole. They compare with the earlier
+ * turn's figures, and ratios within the turn stay. A figure that is 0 was not timed and tells
+ * nothing; where nothing is told, the factor is 1.
+ * @return the factor of decode; above 1 the machine was slower in this turn.
  */
-MB_API double mb_speed_bring_back(struct mb_speed *speeds, const double *first_ns, size_t count);
+MB_API double mb_speed_bring_back(struct mb_speed *speeds, size_t count,
+                                  const struct mb_speed *first, const struct mb_speed *again,
+                                  size_t known);
 MB_API void mb_speed_free(struct mb_speed *speed);
 
 /* ---- importance

@@ -439,36 +439,51 @@ static void test_speed_fields(void **state)
     mb_model_close(model);
 }
 
-/* Two rows at 1.5 times their first times and one at 1.5 * 1.1: all slower by 1.5 * 1.1^(1/3). One
- * more had no first turn. */
+/* Two networks take 1.5 times as long as in the first turn, one 1.65 times: all come back by their
+ * geometric mean, products by their own, and prefill, the same in both, stays. The last was not in
+ * the first turn. */
 static void test_second_turn(void **state)
 {
     (void)state;
-    const double first_ns[] = {100, 200, 400, 0}, ns[] = {150, 300, 660, 90}, none[] = {0},
-                 factor = 1.5 * cbrt(1.1);
-    double rounds[4][2];
-    struct mb_speed speeds[4];
-    for (size_t i = 0; i < 4; i++) {
-        rounds[i][0] = ns[i] - 1, rounds[i][1] = ns[i] + 2;
+    enum { COUNT = 4, KNOWN = 3 };
+    const double then[KNOWN] = {100, 200, 400}, now[COUNT] = {150, 300, 660, 90};
+    const double whole = 1.5 * cbrt(1.1), products = 2;
+    double decode[COUNT][2], prefill[COUNT][1];
+    struct mb_speed first[KNOWN], speeds[COUNT];
+    for (size_t i = 0; i < COUNT; i++) {
+        decode[i][0] = now[i] - 1, decode[i][1] = now[i] + 2, prefill[i][0] = 8;
         speeds[i] = (struct mb_speed){.size = sizeof speeds[i],
-                                      .decode_ns = ns[i],
+                                      .decode_ns = now[i],
                                       .decode_mad_ns = 3,
-                                      .decode_matmul_ns = ns[i] / 2,
+                                      .decode_matmul_ns = 80,
                                       .prefill_ns = 7,
-                                      .decode_rounds = rounds[i],
-                                      .decode_round_count = 2};
+                                      .decode_rounds = decode[i],
+                                      .decode_round_count = 2,
+                                      .prefill_rounds = prefill[i],
+                                      .prefill_round_count = 1};
+        if (i < KNOWN)
+            first[i] = (struct mb_speed){
+                .decode_ns = then[i], .decode_matmul_ns = 80 / products, .prefill_ns = 7};
     }
-    assert_true(fabs(mb_speed_bring_back(speeds, first_ns, 4) - factor) < 1e-12);
-    for (size_t i = 0; i < 4; i++) {
-        assert_true(fabs(speeds[i].decode_ns - ns[i] / factor) < 1e-9);
-        assert_true(fabs(speeds[i].decode_mad_ns - 3 / factor) < 1e-12);
-        assert_true(fabs(speeds[i].decode_matmul_ns - ns[i] / 2 / factor) < 1e-9);
-        assert_true(fabs(rounds[i][0] - (ns[i] - 1) / factor) < 1e-9);
-        assert_true(fabs(rounds[i][1] - (ns[i] + 2) / factor) < 1e-9);
-        assert_true(speeds[i].prefill_ns == 7);
+    assert_near(mb_speed_bring_back(speeds, COUNT, first, speeds, KNOWN), whole, 1e-12);
+    for (size_t i = 0; i < COUNT; i++) {
+        assert_near(speeds[i].decode_ns, now[i] / whole, 1e-9);
+        assert_near(speeds[i].decode_mad_ns, 3 / whole, 1e-9);
+        assert_near(speeds[i].decode_matmul_ns, 80 / products, 1e-9);
+        assert_near(decode[i][0], (now[i] - 1) / whole, 1e-9);
+        assert_near(decode[i][1], (now[i] + 2) / whole, 1e-9);
+        assert_true(speeds[i].prefill_ns == 7 && prefill[i][0] == 8);
+        assert_true(speeds[i].prefill_mad_ns == 0 && speeds[i].prefill_matmul_ns == 0);
     }
-    const double before = speeds[3].decode_ns;
-    assert_true(mb_speed_bring_back(&speeds[3], none, 1) == 1 && speeds[3].decode_ns == before);
+    /* An anchor beside them, at a third of its first speed, prefill at half. */
+    const struct mb_speed anchor = {.decode_ns = 10, .prefill_ns = 20},
+                          later = {.decode_ns = 30, .prefill_ns = 40};
+    const double before = speeds[0].decode_ns, kept = speeds[1].decode_ns;
+    assert_near(mb_speed_bring_back(speeds, 1, &anchor, &later, 1), 3, 1e-12);
+    assert_near(speeds[0].decode_ns, before / 3, 1e-9);
+    assert_near(prefill[0][0], 4, 1e-9);
+    assert_true(speeds[1].decode_ns == kept);
+    assert_true(mb_speed_bring_back(speeds, 2, NULL, NULL, 0) == 1 && speeds[1].decode_ns == kept);
 }
 
 int main(void)
