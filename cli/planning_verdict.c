@@ -152,14 +152,21 @@ static bool reference_fits(const struct mb_planning *run)
            run->candidates[0].plan->budget.max[MB_QUANTITY_BYTES];
 }
 
-/* The reference keeps up with itself: a plan has to lose less. */
+/* The reference keeps up with itself: a plan has to lose less, as far as the text can tell, and by
+ * more than rounding layer after layer may turn round, which takes 24 to 31 % off what a mix loses
+ * with its tensors rounded alone, of some mixes less than of a uniform format. */
 static bool reference_is_better(const struct mb_planning *run,
                                 const struct mb_planning_candidate *best)
 {
-    const struct mb_assignment *rows = run->comparison.rows;
-    return run->reference != SIZE_MAX && reference_fits(run) &&
-           measured(&rows[best->row], MB_QUANTITY_LOSS) >=
-               measured(&rows[run->reference], MB_QUANTITY_LOSS);
+    if (run->reference == SIZE_MAX || !reference_fits(run))
+        return false;
+    const struct mb_assignment *plan = &run->comparison.rows[best->row],
+                               *reference = &run->comparison.rows[run->reference];
+    const double worth = run->options->encoder == MB_ENCODER_SEQUENTIAL ? 0.93 : 1;
+    double difference, low, high;
+    mb_compare_kl(plan, reference, &difference, &low, &high);
+    return high >= 0 ||
+           measured(plan, MB_QUANTITY_LOSS) > worth * measured(reference, MB_QUANTITY_LOSS);
 }
 
 /* No plan keeps up, or none that does loses less (beaten): the reference itself, where its size is
@@ -171,8 +178,8 @@ static enum mb_status choose_without_plan(struct mb_planning *run, bool beaten)
     char text[300];
     if (beaten)
         snprintf(text, sizeof text,
-                 "No mix of the solver that decodes as fast as uniform %s loses less, measured: it "
-                 "stands in for them.",
+                 "No mix of the solver that decodes as fast as uniform %s loses clearly less, "
+                 "measured: it stands in for them.",
                  name);
     else
         snprintf(text, sizeof text,
