@@ -3,8 +3,10 @@
  *
  * The limit may have been measured in another phase of the machine. Peaks are known per cycle, and
  * the clock is timed in turns with the product: the row is judged by the peak at its own clock.
- * Reading has no such tie to the clock. A row that still seems to exceed its limit has both
- * measured again, one right after the other, before it counts as a fault of the probe. */
+ * Reading has no such tie to the clock: where it is the bound, a loop that only reads the same
+ * copies of the weights takes turns with the product, and both are judged by their medians. A row
+ * that still seems to exceed its limit has both measured again, one right after the other, before
+ * it counts as a fault of the probe. */
 #include "tuner/tuner.h"
 #include "tuner/limits.h"
 #include "tuner/measure.h"
@@ -16,6 +18,7 @@
 
 enum { SECOND_LOOKS = 3 };
 static const double fraction_most = 1.02;
+static const double scout_ns = 5e6; /* of each way to read */
 
 const char *mb_limit_name(enum mb_limit limit)
 {
@@ -25,22 +28,75 @@ const char *mb_limit_name(enum mb_limit limit)
 
 static void run_product(void *arg, size_t iterations) { mb_workload_run(arg, iterations); }
 
-/* *clock_ghz beside it; 0: unknown. */
-static enum mb_status time_product(struct mb_workload *workload, double effort_s,
-                                   struct mb_bench_row *row, double *clock_ghz)
+/* Reading what the product reads. From memory half the set away from where the product goes on, or
+ * one would find the other's lines in the cache. */
+struct reading {
+    const struct mb_workload *workload;
+    struct mb_read_buffer buffer;
+    struct mb_read_case best;
+};
+
+static void run_reading(void *arg, size_t iterations)
+{
+    struct reading *r = arg;
+    struct mb_read_buffer *b = &r->buffer;
+    const size_t slices = b->bytes / b->slice;
+    const size_t at = r->workload->cursor * r->workload->copy_bytes / b->slice;
+    b->cursor = (at + slices / 2) % slices * b->slice;
+    mb_read_case_run(&r->best, iterations);
+}
+
+static bool open_reading(const struct mb_workload *w, enum mb_residency residency,
+                         struct reading *reading)
+{
+    struct mb_rate rate;
+    *reading = (struct reading){.workload = w,
+                                .buffer = {.threads = w->threads,
+                                           .data = w->weights.data,
+                                           .bytes = w->copies * w->copy_bytes,
+                                           .readers = mb_threads_count(w->threads)}};
+    return mb_read_buffer_shape(&reading->buffer, residency) &&
+           mb_read_case_best(&reading->buffer, scout_ns, &reading->best, &rate) == MB_OK;
+}
+
+/* What a row runs into first, by limits. */
+static double bound_of(const struct mb_bench_row *row, const struct mb_limits *limits, bool *reads)
+{
+    const struct mb_kernel *kernel = mb_registry_find(row->kernel);
+    const struct mb_shape shape = {row->n, row->k};
+    return mb_space_bound_ns(kernel, row->format, &shape, row->m, limits, row->residency, reads);
+}
+
+/* With what is timed beside it, as far as that can be. `limits` say whether reading is the bound;
+ * NULL: nobody asks. */
+static enum mb_status time_product(struct mb_workload *workload, const struct mb_limits *limits,
+                                   double effort_s, struct mb_bench_row *row,
+                                   struct mb_beside *beside)
 {
     struct mb_clock_case clock;
+    struct reading reading;
+    bool reads = false;
     const bool with_clock = mb_clock_case_init(&clock, workload->threads);
-    const struct mb_timed timed[2] = {{.run = run_product, .arg = workload},
-                                      {.run = mb_clock_case_run, .arg = &clock}};
+    if (limits != NULL)
+        (void)bound_of(row, limits, &reads);
+    const bool with_reading = reads && open_reading(workload, row->residency, &reading);
+    struct mb_timed timed[3] = {{.run = run_product, .arg = workload}};
     const struct mb_measure_options options = {.budget_ns = 1e9 * (effort_s > 0 ? effort_s : 0.1)};
-    struct mb_measurement results[2];
-    enum mb_status status = mb_measure(timed, with_clock ? 2 : 1, &options, results);
+    struct mb_measurement results[3];
+    size_t count = 1, clock_at = 0, reading_at = 0;
+    if (with_clock)
+        timed[clock_at = count++] = (struct mb_timed){.run = mb_clock_case_run, .arg = &clock};
+    if (with_reading)
+        timed[reading_at = count++] = (struct mb_timed){.run = run_reading, .arg = &reading};
+    enum mb_status status = mb_measure(timed, count, &options, results);
     if (status == MB_OK)
         status = workload->status;
     if (status != MB_OK)
         return status;
-    *clock_ghz = with_clock ? mb_clock_case_ghz(&clock, results[1].min_ns) : 0;
+    *beside = (struct mb_beside){
+        .clock_ghz = with_clock ? mb_clock_case_ghz(&clock, results[clock_at].min_ns) : 0,
+        .read_gbps =
+            with_reading ? mb_read_case_gbps(&reading.best, results[reading_at].median_ns) : 0};
     row->median_ns = results[0].median_ns;
     row->mad_ns = results[0].mad_ns;
     row->min_ns = results[0].min_ns;
@@ -52,11 +108,8 @@ static enum mb_status time_product(struct mb_workload *workload, double effort_s
 
 static void compare_with_limit(const struct mb_limits *limits, struct mb_bench_row *row)
 {
-    const struct mb_kernel *kernel = mb_registry_find(row->kernel);
-    const struct mb_shape shape = {row->n, row->k};
     bool reads;
-    const double bound_ns =
-        mb_space_bound_ns(kernel, row->format, &shape, row->m, limits, row->residency, &reads);
+    const double bound_ns = bound_of(row, limits, &reads);
     const bool floats = mb_coding_is_float(mb_format_info(row->format)->coding);
     row->limit = reads ? MB_LIMIT_READ : floats ? MB_LIMIT_FMA : MB_LIMIT_DOT;
     row->fraction = bound_ns / row->median_ns;
@@ -108,16 +161,24 @@ static enum mb_status look_again(const struct mb_bench_row *row, struct mb_threa
 }
 
 enum mb_status mb_workload_judge(struct mb_workload *workload, const struct mb_limits *limits,
-                                 double effort_s, double clock_ghz, struct mb_bench_row *row,
-                                 struct mb_error *error)
+                                 double effort_s, const struct mb_beside *beside,
+                                 struct mb_bench_row *row, struct mb_error *error)
 {
     struct mb_limits own = *limits;
-    move_to_clock(&own, clock_ghz);
+    struct mb_beside again = *beside;
+    double *read_gbps = &own.read_gbps[row->residency];
+    move_to_clock(&own, beside->clock_ghz);
+    if (beside->read_gbps > 0)
+        *read_gbps = beside->read_gbps;
     compare_with_limit(&own, row);
+    if (row->fraction > fraction_most && *read_gbps < limits->read_gbps[row->residency]) {
+        *read_gbps = limits->read_gbps[row->residency]; /* what it managed once it can do */
+        compare_with_limit(&own, row);
+    }
     for (int look = 0; look < SECOND_LOOKS && row->fraction > fraction_most; look++) {
         enum mb_status status = look_again(row, workload->threads, &own);
         if (status == MB_OK)
-            status = time_product(workload, effort_s, row, &clock_ghz);
+            status = time_product(workload, NULL, effort_s, row, &again);
         if (status != MB_OK)
             return status;
         compare_with_limit(&own, row);
@@ -166,7 +227,7 @@ enum mb_status mb_bench_run(const struct mb_bench_case *bench, struct mb_threads
                                  .activation = mb_matmul_activation(bench->format)};
     struct mb_device_info device = {.size = sizeof device};
     struct mb_arena own = {NULL, 0};
-    double clock_ghz = 0;
+    struct mb_beside beside = {0};
     struct mb_workload workload;
     enum mb_status status = mb_device_info(&device);
     if (status == MB_OK)
@@ -183,7 +244,7 @@ enum mb_status mb_bench_run(const struct mb_bench_case *bench, struct mb_threads
              mb_kernel_for(bench->format, bench->n, bench->k, bench->m));
     status = mb_workload_check(&workload, &row->error, &row->failed);
     if (status == MB_OK)
-        status = time_product(&workload, effort_s, row, &clock_ghz);
+        status = time_product(&workload, limits, effort_s, row, &beside);
     if (status == MB_OK && row->failed)
         status = mb_error_set(
             error, MB_ERR_VERIFY, -1,
@@ -191,7 +252,7 @@ enum mb_status mb_bench_run(const struct mb_bench_case *bench, struct mb_threads
             "%.2g, allowed %.2g",
             row->kernel, info->name, row->m, row->n, row->k, row->error, info->error_bound);
     if (status == MB_OK && limits != NULL)
-        status = mb_workload_judge(&workload, limits, effort_s, clock_ghz, row, error);
+        status = mb_workload_judge(&workload, limits, effort_s, &beside, row, error);
     mb_workload_free(&workload);
     mb_arena_free(&own);
     return status;

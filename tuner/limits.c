@@ -57,7 +57,7 @@ struct limit_case {
 /* The best of the cases, each in its fastest sample; then that one and the clock in turns. */
 static enum mb_status measure_limit(const struct limit_case *cases, size_t count,
                                     struct mb_threads *threads, double budget_ns,
-                                    struct mb_rate *rate)
+                                    struct mb_rate *rate, size_t *chosen)
 {
     struct mb_timed timed[VARIANTS_MOST] = {{0}};
     struct mb_measurement results[VARIANTS_MOST];
@@ -72,6 +72,7 @@ static enum mb_status measure_limit(const struct limit_case *cases, size_t count
     for (size_t i = 1; i < count; i++)
         if (cases[i].work / results[i].min_ns > cases[best].work / results[best].min_ns)
             best = i;
+    *chosen = best;
     *rate = (struct mb_rate){.value = cases[best].work / results[best].min_ns};
     struct mb_clock_case clock;
     if (!mb_clock_case_init(&clock, threads))
@@ -92,24 +93,10 @@ static enum mb_status measure_limit(const struct limit_case *cases, size_t count
 
 /* ---- reading ---- */
 
-/* One buffer for all variants: each run reads the next slice, so that none finds it cached by the
- * one before. */
-struct read_buffer {
-    struct mb_threads *threads;
-    uint8_t *data;
-    size_t bytes, slice, cursor, passes, readers;
-};
-
-struct read_case {
-    struct read_buffer *buffer;
-    mb_read_fn read;
-    size_t streams, ahead;
-};
-
 static void read_part(void *arg, size_t index, size_t count)
 {
-    const struct read_case *c = arg;
-    const struct read_buffer *b = c->buffer;
+    const struct mb_read_case *c = arg;
+    const struct mb_read_buffer *b = c->buffer;
     if (index >= b->readers)
         return;
     (void)count;
@@ -118,14 +105,19 @@ static void read_part(void *arg, size_t index, size_t count)
         c->read(b->data + b->cursor + index * each, each, c->streams, c->ahead);
 }
 
-static void read_run(void *arg, size_t iterations)
+void mb_read_case_run(void *arg, size_t iterations)
 {
-    struct read_case *c = arg;
-    struct read_buffer *b = c->buffer;
+    const struct mb_read_case *c = arg;
+    struct mb_read_buffer *b = c->buffer;
     for (size_t i = 0; i < iterations; i++) {
-        mb_threads_run(b->threads, read_part, c);
+        mb_threads_run(b->threads, read_part, arg);
         b->cursor = b->cursor + 2 * b->slice <= b->bytes ? b->cursor + b->slice : 0;
     }
+}
+
+double mb_read_case_gbps(const struct mb_read_case *c, double ns)
+{
+    return (double)c->buffer->slice * (double)c->buffer->passes / ns;
 }
 
 struct fill_job {
@@ -141,39 +133,44 @@ static void fill_part(void *arg, size_t index, size_t count)
     memset(job->data + begin, 0x5a, index + 1 == count ? job->bytes - begin : job->bytes / count);
 }
 
-/* Slice and passes: a cache is read whole, again and again; memory in slices. Every thread's part
- * must be a multiple of what four streams step by. */
-static void shape_buffer(struct read_buffer *buffer, enum mb_residency residency)
+bool mb_read_buffer_shape(struct mb_read_buffer *buffer, enum mb_residency residency)
 {
     const size_t unit = READ_UNIT * buffer->readers;
     const size_t slice = residency == MB_RESIDENCY_MEMORY && buffer->bytes > 2 * memory_slice
                              ? memory_slice
                              : buffer->bytes;
     buffer->slice = slice / unit * unit;
+    if (buffer->slice == 0)
+        return false;
     /* 40 bytes a nanosecond and thread is about what an L2 gives. */
     const double pass_ns = (double)buffer->slice / (double)buffer->readers / 40;
     buffer->passes = pass_ns < inner_ns ? (size_t)(inner_ns / pass_ns) + 1 : 1;
+    return true;
 }
 
-static enum mb_status measure_read(struct read_buffer *buffer, double budget_ns,
-                                   struct mb_rate *rate)
+enum mb_status mb_read_case_best(struct mb_read_buffer *buffer, double budget_ns,
+                                 struct mb_read_case *best, struct mb_rate *rate)
 {
     static const size_t streams[] = {1, 2, 4}, aheads[] = {0, 1024};
-    struct read_case cases[VARIANTS_MOST];
+    struct mb_read_case cases[VARIANTS_MOST];
     struct limit_case limits[VARIANTS_MOST];
-    size_t count = 0;
+    size_t count = 0, chosen = 0;
     for (size_t isa = MB_ISA_COUNT; isa-- > 0;) {
         const mb_read_fn read = mb_read_loop((enum mb_isa)isa);
-        if ((mb_isa_allowed_mask() >> isa & 1) == 0 || (read == mb_read_portable && count > 0))
+        if ((mb_isa_allowed_mask() >> isa & 1) == 0 || (read == mb_read_portable && count > 0) ||
+            (count > 0 && read == cases[count - 1].read)) /* levels share loops */
             continue;
         for (size_t v = 0; v < 6 && count < VARIANTS_MOST; v++) {
-            cases[count] = (struct read_case){buffer, read, streams[v % 3], aheads[v / 3]};
-            limits[count] = (struct limit_case){{read_run, &cases[count]},
+            cases[count] = (struct mb_read_case){buffer, read, streams[v % 3], aheads[v / 3]};
+            limits[count] = (struct limit_case){{mb_read_case_run, &cases[count]},
                                                 (double)buffer->slice * (double)buffer->passes};
             count++;
         }
     }
-    return measure_limit(limits, count, buffer->threads, budget_ns, rate);
+    const enum mb_status status =
+        measure_limit(limits, count, buffer->threads, budget_ns, rate, &chosen);
+    *best = cases[chosen];
+    return status;
 }
 
 /* Both counts of readers over one buffer: filling a gigabyte costs more than reading it. */
@@ -185,16 +182,19 @@ static enum mb_status read_both(struct mb_threads *threads, enum mb_residency re
     if (status != MB_OK)
         return status;
     const size_t count = mb_threads_count(threads);
-    struct read_buffer buffer = {.threads = threads, .readers = count};
+    struct mb_read_buffer buffer = {.threads = threads, .readers = count};
+    struct mb_read_case best;
     buffer.bytes = mb_working_set_bytes(&device, residency, count);
-    buffer.data = mb_alloc_aligned(buffer.bytes);
-    if (buffer.data == NULL)
+    uint8_t *data = mb_alloc_aligned(buffer.bytes);
+    if (data == NULL)
         return MB_ERR_MEMORY;
-    struct fill_job job = {buffer.data, buffer.bytes};
+    struct fill_job job = {data, buffer.bytes};
     mb_threads_run(threads, fill_part, &job);
+    buffer.data = data;
     if (all != NULL) {
-        shape_buffer(&buffer, residency);
-        status = measure_read(&buffer, budget_ns, all);
+        *all = (struct mb_rate){0};
+        if (mb_read_buffer_shape(&buffer, residency))
+            status = mb_read_case_best(&buffer, budget_ns, &best, all);
     }
     if (status == MB_OK && one != NULL) {
         buffer.threads = NULL;
@@ -202,10 +202,11 @@ static enum mb_status read_both(struct mb_threads *threads, enum mb_residency re
         buffer.cursor = 0;
         if (residency == MB_RESIDENCY_L2) /* of one core now */
             buffer.bytes /= count;
-        shape_buffer(&buffer, residency);
-        status = measure_read(&buffer, budget_ns, one);
+        *one = (struct mb_rate){0};
+        if (mb_read_buffer_shape(&buffer, residency))
+            status = mb_read_case_best(&buffer, budget_ns, &best, one);
     }
-    mb_free_aligned(buffer.data);
+    mb_free_aligned(data);
     return status;
 }
 
@@ -243,7 +244,7 @@ enum mb_status mb_limit_peak_gmacs(struct mb_threads *threads, enum mb_isa isa,
 {
     struct peak_case cases[VARIANTS_MOST];
     struct limit_case limits[VARIANTS_MOST];
-    size_t count = 0;
+    size_t count = 0, chosen;
     const struct mb_peak *peak;
     *rate = (struct mb_rate){0};
     for (size_t i = 0; (peak = mb_peak_at(i)) != NULL && count < VARIANTS_MOST; i++)
@@ -256,7 +257,7 @@ enum mb_status mb_limit_peak_gmacs(struct mb_threads *threads, enum mb_isa isa,
                                                     (double)mb_threads_count(threads)};
             count++;
         }
-    return count > 0 ? measure_limit(limits, count, threads, budget_ns, rate) : MB_OK;
+    return count > 0 ? measure_limit(limits, count, threads, budget_ns, rate, &chosen) : MB_OK;
 }
 
 /* ---- handing out work ---- */

@@ -23,8 +23,31 @@ bool mb_clock_case_init(struct mb_clock_case *clock, struct mb_threads *threads)
 void mb_clock_case_run(void *arg, size_t iterations);
 double mb_clock_case_ghz(const struct mb_clock_case *clock, double min_ns);
 
-/* Read bandwidth of all threads at a residency: the best of the allowed levels' loops, streams and
- * prefetch distances, budget_ns each. `all` false: one thread. */
+/* Likewise: the first `readers` threads reading `data`, each its part of a slice, `passes` times an
+ * iteration, then of the next slice. All cases over one buffer go on where the last one was, so
+ * that none finds a slice cached by another. */
+struct mb_read_buffer {
+    struct mb_threads *threads;
+    const uint8_t *data;
+    size_t bytes, readers, slice, passes, cursor;
+};
+/* Slice and passes: a cache is read whole, again and again; memory in slices. Every thread's part
+ * is a multiple of what four streams step by. False: too small to be read so. */
+bool mb_read_buffer_shape(struct mb_read_buffer *buffer, enum mb_residency residency);
+
+struct mb_read_case {
+    struct mb_read_buffer *buffer;
+    mb_read_fn read;
+    size_t streams, ahead;
+};
+void mb_read_case_run(void *arg, size_t iterations);
+double mb_read_case_gbps(const struct mb_read_case *c, double ns); /* of one iteration's time */
+/* The fastest way to read a buffer: the allowed levels' loops, streams and prefetch distances, some
+ * budget_ns each. */
+enum mb_status mb_read_case_best(struct mb_read_buffer *buffer, double budget_ns,
+                                 struct mb_read_case *best, struct mb_rate *rate);
+
+/* Read bandwidth of all threads at a residency, as above. `all` false: one thread. */
 enum mb_status mb_limit_read_gbps(struct mb_threads *threads, enum mb_residency residency, bool all,
                                   double budget_ns, struct mb_rate *rate);
 /* Products of all threads at a level's peak; all 0 when the level has no such loop. */

@@ -296,12 +296,15 @@ static bool open_late_contest(struct tuning *t, struct cell *cell, size_t i, boo
 }
 
 /* The operations whose knobs are searched at a point; 0: none. Of the crossover points the first
- * alone, for what prefetching does to one call of gemv. */
+ * alone, for what prefetching does to one call of gemv; more rows than that say nothing new of it.
+ */
 static int searched_ops(const struct tuning *t, const struct cell *cell, size_t i, bool revisit)
 {
     if (!cell->search || revisit || i > t->task.m_count)
         return 0;
-    return i < t->task.m_count ? MB_ALL_OPS : 1 << MB_OP_GEMV;
+    if (i == t->task.m_count)
+        return 1 << MB_OP_GEMV;
+    return point_m(t, i) > crossover_ms[0] ? 1 << MB_OP_GEMM : MB_ALL_OPS;
 }
 
 /* Points whose costs will be asked for are visited again; the others only compare. */

@@ -10,7 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GEMV_SLOTS = 8, GEMV_MOST_ROWS = 128, VALUES_MOST = 6 };
+/* Decoding a panel anew for every 8 rows may pay up to so many times the rows that are its share by
+ * default. */
+enum { GEMV_SLOTS = 8, GEMV_REACH = 8, VALUES_MOST = 6 };
 
 /* The knobs: which kernels each of them is for, and where it may stand. */
 static const struct dimension {
@@ -47,7 +49,8 @@ bool mb_space_fits(const struct mb_kernel *kernel, enum mb_format format, size_t
      */
     if (kernel->op == MB_OP_GEMM)
         return m > 1;
-    return kernel->op == MB_OP_GEMV && m <= GEMV_MOST_ROWS;
+    return kernel->op == MB_OP_GEMV &&
+           m <= GEMV_REACH * mb_select_default(format, kernel->activation).crossover;
 }
 
 /* The helper body of a level; NULL when the level has none of its own. */

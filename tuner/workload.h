@@ -64,12 +64,17 @@ void mb_workload_judge_results(const struct mb_workload *workload, const float *
  * activations than the default) or any single output is off by far more than rounding. */
 enum mb_status mb_workload_check(struct mb_workload *workload, double *error, int *failed);
 
+/* What was timed in turns with a product: the clock, which peaks are moved to, and reading the same
+ * weights, by its median. 0: unknown. */
+struct mb_beside {
+    double clock_ghz, read_gbps;
+};
+
 /* Set limit and fraction of a row whose times and kernel are known (tuner/bench.c). MB_ERR_VERIFY
  * with the reason when it stays above the limit after both were measured again; row->fraction is
- * then that of the last look. clock_ghz: the clock that was timed beside the product, which peaks
- * are moved to; 0: unknown. */
+ * then that of the last look. */
 enum mb_status mb_workload_judge(struct mb_workload *workload, const struct mb_limits *limits,
-                                 double effort_s, double clock_ghz, struct mb_bench_row *row,
-                                 struct mb_error *error);
+                                 double effort_s, const struct mb_beside *beside,
+                                 struct mb_bench_row *row, struct mb_error *error);
 
 #endif

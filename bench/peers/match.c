@@ -284,7 +284,7 @@ static enum mb_status play(struct match *match, size_t m, const struct mb_limits
                             ours->kernel, mb_format_info(w->format)->name, m, ours->error);
     /* A second look times ours alone; the comparison keeps the figure taken in turns. */
     struct mb_bench_row looked_at = *ours;
-    status = mb_workload_judge(w, limits, 0, 0, &looked_at, error);
+    status = mb_workload_judge(w, limits, 0, &(struct mb_beside){0}, &looked_at, error);
     ours->limit = looked_at.limit;
     ours->fraction = looked_at.fraction;
     return status;

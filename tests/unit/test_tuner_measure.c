@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How time is measured, without any time passing: the clock here advances only when a case runs, by
  * what a script says, so every figure has one right value. */
+#include "tuner/limits.h"
 #include "tuner/measure.h"
+#include "tuner/workload.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,6 +11,9 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct world {
@@ -305,6 +310,87 @@ static void a_sample_that_ended_before_it_began_is_thrown_away(void **state)
     assert_int_equal(mb_measure(&timed, 1, &options, &result), MB_ERR_DEVICE);
 }
 
+/* ---- what is timed beside a product ---- */
+
+static struct {
+    const uint8_t *data;
+    size_t bytes;
+} reads[16];
+static size_t read_count;
+
+static void note_read(const uint8_t *data, size_t bytes, size_t streams, size_t ahead)
+{
+    assert_int_equal(streams, 2);
+    assert_int_equal(ahead, 1024);
+    assert_true(read_count < 16);
+    reads[read_count].data = data;
+    reads[read_count++].bytes = bytes;
+}
+
+/* Of memory a slice in each iteration, a cache whole and again, and never past the end. */
+static void a_reader_goes_through_its_buffer_slice_by_slice(void **state)
+{
+    (void)state;
+    const size_t slice = (size_t)1 << 26, bytes = 3 * slice + 5000;
+    uint8_t *data = malloc(bytes); /* which nobody touches */
+    assert_non_null(data);
+    struct mb_read_buffer buffer = {.data = data, .bytes = bytes, .readers = 1};
+    struct mb_read_case c = {&buffer, note_read, 2, 1024};
+    assert_true(mb_read_buffer_shape(&buffer, MB_RESIDENCY_MEMORY));
+    assert_int_equal(buffer.slice, slice);
+    assert_int_equal(buffer.passes, 1);
+    read_count = 0;
+    mb_read_case_run(&c, 4);
+    assert_int_equal(read_count, 4);
+    for (size_t i = 0; i < 4; i++) {
+        assert_ptr_equal(reads[i].data, data + i % 3 * slice);
+        assert_int_equal(reads[i].bytes, slice);
+    }
+    assert_true(fabs(mb_read_case_gbps(&c, (double)slice / 32) - 32) < 1e-9);
+
+    buffer = (struct mb_read_buffer){.data = data, .bytes = 1000000, .readers = 1};
+    assert_true(mb_read_buffer_shape(&buffer, MB_RESIDENCY_L3));
+    assert_int_equal(buffer.slice, 1000000 / 4096 * 4096);
+    assert_true(buffer.passes > 1 && buffer.passes <= 16);
+    read_count = 0;
+    mb_read_case_run(&c, 1);
+    assert_int_equal(read_count, buffer.passes);
+    assert_int_equal(reads[0].bytes, buffer.slice);
+    assert_ptr_equal(reads[read_count - 1].data, data);
+
+    buffer = (struct mb_read_buffer){.data = data, .bytes = 4095, .readers = 1};
+    assert_false(mb_read_buffer_shape(&buffer, MB_RESIDENCY_L2));
+    free(data);
+}
+
+/* 1000 x 320 in q8_0 are 340000 bytes. */
+static void a_row_is_judged_by_the_reading_beside_it(void **state)
+{
+    (void)state;
+    struct mb_bench_row row = {.format = MB_FORMAT_Q8_0,
+                               .m = 1,
+                               .n = 1000,
+                               .k = 320,
+                               .threads = 1,
+                               .residency = MB_RESIDENCY_MEMORY,
+                               .median_ns = 20000};
+    struct mb_limits limits = {.threads = 1};
+    struct mb_beside beside = {.read_gbps = 0};
+    struct mb_error error = {0};
+    (void)snprintf(row.kernel, sizeof row.kernel, "%s", mb_kernel_for(row.format, 1000, 320, 1));
+    limits.read_gbps[MB_RESIDENCY_MEMORY] = 40; /* of a faster phase */
+    assert_int_equal(mb_workload_judge(NULL, &limits, 0, &beside, &row, &error), MB_OK);
+    assert_int_equal(row.limit, MB_LIMIT_READ);
+    assert_true(fabs(row.fraction - 0.425) < 1e-9);
+    beside.read_gbps = 17;
+    assert_int_equal(mb_workload_judge(NULL, &limits, 0, &beside, &row, &error), MB_OK);
+    assert_true(fabs(row.fraction - 1) < 1e-9);
+    /* Slower than the product itself it is no limit; what was read once at another time is. */
+    beside.read_gbps = 10;
+    assert_int_equal(mb_workload_judge(NULL, &limits, 0, &beside, &row, &error), MB_OK);
+    assert_true(fabs(row.fraction - 0.425) < 1e-9);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -321,6 +407,8 @@ int main(void)
         cmocka_unit_test(a_mix_of_too_few_clean_samples_uses_all),
         cmocka_unit_test(growth_is_not_fooled_by_a_disturbance),
         cmocka_unit_test(a_sample_that_ended_before_it_began_is_thrown_away),
+        cmocka_unit_test(a_reader_goes_through_its_buffer_slice_by_slice),
+        cmocka_unit_test(a_row_is_judged_by_the_reading_beside_it),
     };
     return cmocka_run_group_tests_name("tuner measure", tests, NULL, NULL);
 }

@@ -140,7 +140,8 @@ static void a_default_run_searches_knobs_and_places_the_crossover(void **state)
         crossover += cost->m == 64;
         prefetches += cost->m == 8 && strncmp(cost->kernel, "gemv", 4) == 0 &&
                       cost->knobs[MB_KNOB_PREFETCH] != usual.prefetch;
-        k_blocks += cost->m == 512 && cost->knobs[MB_KNOB_K_BLOCK] != usual.gemm.k_block;
+        k_blocks += cost->m == 512 && strncmp(cost->kernel, "gemm", 4) == 0 &&
+                    cost->knobs[MB_KNOB_K_BLOCK] != usual.gemm.k_block;
         others += cost->threads != 1;
     }
     assert_true(crossover >= 2); /* gemv and gemm */

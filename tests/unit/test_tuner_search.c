@@ -55,6 +55,33 @@ static void every_format_has_candidates_that_the_dispatch_layer_would_run(void *
         }
 }
 
+static size_t count_gemv(enum mb_format format, size_t m)
+{
+    const struct mb_shape shape = {512, 512};
+    struct mb_tune_candidate candidates[MB_CANDIDATES_MAX];
+    const size_t count = mb_space_candidates(format, mb_format_info(format)->activation, &shape, m,
+                                             NULL, MB_RESIDENCY_L3, candidates);
+    size_t gemv = 0;
+    for (size_t c = 0; c < count; c++)
+        gemv += candidates[c].kernel->op == MB_OP_GEMV;
+    return gemv;
+}
+
+/* Which of both is faster for many rows is the machine's to say; where decoding for every 8 rows
+ * loses by far it isn't tried. */
+static void gemv_is_tried_for_eight_times_the_rows_that_are_its_share_by_default(void **state)
+{
+    (void)state;
+    static const enum mb_format formats[] = {MB_FORMAT_Q4_K, MB_FORMAT_F16};
+    for (size_t f = 0; f < 2; f++) {
+        const size_t usual = mb_select(formats[f])->crossover;
+        assert_true(usual >= 16);
+        assert_true(count_gemv(formats[f], usual + 1) > 0);
+        assert_true(count_gemv(formats[f], 8 * usual) > 0);
+        assert_int_equal(count_gemv(formats[f], 8 * usual + 1), 0);
+    }
+}
+
 static void allowed_levels_bound_the_candidates(void **state)
 {
     (void)state;
@@ -444,16 +471,14 @@ static void a_bench_row_is_consistent(void **state)
     assert_true(fabs(row.weight_gbps * row.median_ns / (96 * 144.0) - 1) < 1e-9);
     assert_true(row.error > 0 && row.error < 0.012 && !row.failed && row.fraction == 0);
 
-    /* Limits that nothing can exceed, and limits that everything does: the second are measured
-     * again, so that the row is judged by the machine after all. */
+    /* Limits that nothing can reach: reading was timed beside the row and stands in for them. */
     struct mb_limits limits = {.threads = 1};
     for (size_t i = 0; i < MB_MAX_ISA; i++)
         limits.dot_gmacs[i] = limits.dot_exact_gmacs[i] = limits.fma_gmacs[i] = 1e9;
     limits.read_gbps[MB_RESIDENCY_L2] = 1e5;
     assert_int_equal(mb_bench_run(&bench, NULL, &limits, 1e-9, &row, &error), MB_OK);
     assert_int_equal(row.limit, MB_LIMIT_READ);
-    assert_true(row.fraction > 0 && row.fraction < 1);
-    assert_true(fabs(row.fraction * row.median_ns / (96 * 144 / 1e5) - 1) < 1e-9);
+    assert_true(row.fraction * row.median_ns > 96 * 144 / 1e5 && row.fraction <= 1.02);
 
     bench.n = (size_t)1 << 24;
     assert_int_equal(mb_bench_run(&bench, NULL, NULL, 1e-9, &row, &error), MB_ERR_SHAPE);
@@ -522,6 +547,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_format_has_candidates_that_the_dispatch_layer_would_run),
+        cmocka_unit_test(gemv_is_tried_for_eight_times_the_rows_that_are_its_share_by_default),
         cmocka_unit_test(allowed_levels_bound_the_candidates),
         cmocka_unit_test(knobs_change_how_a_product_runs_and_not_its_bits),
         cmocka_unit_test(knobs_that_make_no_difference_are_left_out),
