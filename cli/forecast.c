@@ -202,6 +202,7 @@ enum mb_status mb_forecast_create(struct mb_cli *cli, struct mb_model *model,
         .sensitivity = request->table,
         .profile = request->profile,
         .threads = threads,
+        .last_logits = request->last_logits,
     };
     options.fixed[MB_QUANTITY_BYTES] = mb_fixed_bytes(model);
     options.fixed[MB_QUANTITY_DECODE] = request->fixed.decode_ns;

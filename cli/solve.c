@@ -13,7 +13,7 @@ struct options {
     struct mb_format_list formats;
     struct mb_budget_options budget;
     size_t context, threads, points;
-    bool front;
+    bool front, last_logits;
     int against;
 };
 
@@ -89,6 +89,7 @@ static enum mb_status open_all(struct mb_cli *cli, const struct options *options
                                                 .constraints = &options->budget.constraints,
                                                 .aim = &work->aim,
                                                 .fixed = fixed,
+                                                .last_logits = options->last_logits,
                                                 .threads = mb_threads_count(work->threads)};
     status = mb_forecast_create(cli, work->model, &request, &work->forecast);
     if (status == MB_OK && work->profile != NULL) {
@@ -337,6 +338,10 @@ static const struct mb_option table[] = {
      .fallback = "24",
      .minimum = 2},
     MB_CONTEXT_ROW(struct options, context),
+    {.name = "last-logits",
+     .kind = MB_OPTION_FLAG,
+     .offset = offsetof(struct options, last_logits),
+     .help = "predict prefill with the logits of the last token alone, as runtimes read a prompt"},
     MB_OUTPUT_ROW(struct options, output, "write the plan there"),
     MB_THREADS_ROW(struct options, threads),
     {0}};

@@ -250,6 +250,13 @@ enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
                                   const struct mb_offload_target *target, size_t context,
                                   bool again, struct mb_fixed_cost *fixed, bool *measured);
 
+/* llama.cpp's instead, from a file of 'llama-bench -o json' (llama_bench.c): decode_ns and
+ * prefill_ns of *fixed, whose threads say which of its runs count. The files that it ran are
+ * opened; they must have this model's matrices, and the profile the times of their products.
+ * profile NULL: only check that all of that is there. */
+enum mb_status mb_step_llama_bench(struct mb_cli *cli, struct mb_model *model, const char *path,
+                                   const struct mb_profile *profile, struct mb_fixed_cost *fixed);
+
 /* What may be chosen at all (constraints.c). */
 struct mb_constraint_options {
     struct mb_texts pins;     /* "PATTERN=FORMAT" */
@@ -295,6 +302,7 @@ struct mb_forecast_request {
     const struct mb_aim *aim;                        /* NULL: none */
     struct mb_fixed_cost fixed;
     size_t threads;
+    bool last_logits; /* prefill: as in mb_problem_options */
 };
 /* The same problem once per residency class; NULL where the profile has no such times. */
 struct mb_forecast {

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 struct options {
-    const char *model, *output, *device;
+    const char *model, *output, *device, *llama_bench;
     struct mb_format_list formats;
     size_t threads, context;
     double time_limit, max_error;
@@ -43,8 +43,15 @@ static enum mb_status keep_fixed_cost(struct mb_cli *cli, const struct options *
                      "memory");
         return MB_OK;
     }
-    const enum mb_status status = mb_step_fixed_cost(cli, model, threads, profile, &target,
-                                                     options->context, true, &fixed, &measured);
+    enum mb_status status = mb_step_fixed_cost(cli, model, threads, profile, &target,
+                                               options->context, true, &fixed, &measured);
+    if (status == MB_OK && options->llama_bench != NULL) {
+        status = mb_step_llama_bench(cli, model, options->llama_bench, profile, &fixed);
+        if (status == MB_OK && mb_profile_put_fixed_cost(profile, &fixed) != MB_OK)
+            status = mb_error_set(&cli->error, MB_ERR_FILE, -1, "%s: times that cannot be",
+                                  options->llama_bench);
+        measured = true;
+    }
     return status == MB_OK && measured ? mb_profile_save(profile, path, &cli->error) : status;
 }
 
@@ -57,12 +64,21 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
     struct mb_accelerator *accelerator = NULL;
     char *path = NULL;
     enum mb_status status = MB_OK;
+    if (options->llama_bench != NULL && options->model == NULL)
+        return mb_usage(cli, "--llama-bench: --model is missing, the model whose files it ran");
+    if (options->llama_bench != NULL && options->output == NULL)
+        return mb_usage(cli, "--llama-bench: -o is missing: a profile of llama.cpp's times is not "
+                             "this machine's own");
     if (options->model != NULL)
         status = mb_step_open(cli, options->model, &model);
     if (status == MB_OK)
         status = mb_accelerator_open(options->device, &accelerator, &cli->error);
     if (status == MB_OK)
         status = mb_step_threads(cli, options->threads, &threads);
+    if (status == MB_OK && options->llama_bench != NULL) { /* before minutes of work */
+        struct mb_fixed_cost fixed = {.threads = mb_threads_count(threads)};
+        status = mb_step_llama_bench(cli, model, options->llama_bench, NULL, &fixed);
+    }
     if (status == MB_OK) {
         const struct mb_profile_request request = {
             .path = options->output,
@@ -125,6 +141,13 @@ static const struct mb_option table[] = {
      .help = "try other types of activations too, and take the fastest whose error is at most so "
              "many times that of the format's own type: 1.5 for speed, 0.9 for accuracy (default: "
              "as before, at first 1, the own type alone)"},
+    {.name = "llama-bench",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct options, llama_bench),
+     .value = "FILE",
+     .help =
+         "what 'llama-bench -o json' printed for files of this model: what a token takes beside "
+         "its matrix products is then llama.cpp's, for 'solve' with this profile"},
     {.name = "fresh",
      .kind = MB_OPTION_FLAG,
      .offset = offsetof(struct options, fresh),

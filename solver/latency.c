@@ -201,7 +201,9 @@ static enum mb_status add_candidate(const struct mb_problem_options *options,
     if (status == MB_OK && options->profile != NULL && !looked_up_only) {
         status = product_ns(options, source, candidate.format, 1, share, &candidate.decode_ns,
                             interpolated, error);
-        if (status == MB_OK)
+        if (options->last_logits && source->is_output)
+            candidate.prefill_ns = candidate.decode_ns;
+        else if (status == MB_OK)
             status = product_ns(options, source, candidate.format, PREFILL_TOKENS, share,
                                 &candidate.prefill_ns, interpolated, error);
         candidate.prefill_ns /= PREFILL_TOKENS;

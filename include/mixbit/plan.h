@@ -207,6 +207,8 @@ struct mb_problem_options {
     size_t threads;
     enum mb_residency residency;
     double fixed[MB_QUANTITY_COUNT];
+    int last_logits; /* 1: a prompt's logits are those of its last token alone, as runtimes read
+                        prompts: its output product is one of one row */
 };
 /**
  * Build the problem: bytes from formats, times from the profile, losses from the table. A unit kept

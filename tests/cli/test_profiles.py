@@ -4,11 +4,13 @@ read any more is measured anew, one that the user named is not; what one of anot
 import glob
 import json
 import os
+import shutil
 
-from harness import HELDOUT, MODEL, SOURCE, Case, environment, main
+from harness import HELDOUT, MODEL, SOURCE, Case, environment, main, once, profile, sensitivity
 
 FOLDER = os.path.join(SOURCE, "profiles")
 BYTES_MOST = 600_000
+HYBRID = os.path.join(SOURCE, "models", "tiny-hybrid.f16.gguf")
 
 
 class Profiles(Case):
@@ -71,6 +73,63 @@ class Profiles(Case):
         self.assertIn("measuring anew", self.run_mixbit(*tune, env=own).stderr)
         with open(path) as f:
             self.assertEqual(json.load(f)["device"]["os"], system)
+
+
+def uniform(name):
+    return once(f"{name}.gguf", lambda path: ["quantize", MODEL, "--format", name, "-o", path])
+
+
+class LlamaBench(Case):
+    """What another program takes for uniform files becomes what a token takes beside its products."""
+    def runs(self, decode, prefill, name="q4_0", threads=None):
+        """What llama-bench prints, with figures made up: ns per token."""
+        common = {"model_filename": uniform(name), "n_threads": threads or self.threads(), "n_depth": 0}
+        return [common | {"n_prompt": 512, "n_gen": 0, "avg_ns": 1, "samples_ns": [prefill * 512, prefill * 512, 9e15]},
+                common | {"n_prompt": 0, "n_gen": 64, "avg_ns": decode * 64},
+                common | {"n_prompt": 512, "n_gen": 64, "avg_ns": 5},
+                common | {"n_prompt": 0, "n_gen": 64, "avg_ns": 5, "n_threads": 777}]
+
+    def threads(self):
+        with open(profile()) as f:
+            return json.load(f)["limits"]["threads"]
+
+    def tune(self, runs, **kwargs):
+        shutil.copy(profile(), self.path("p.json"))
+        bench = self.write("bench.json", runs if isinstance(runs, str) else json.dumps(runs))
+        return self.run_mixbit("tune", "--model", MODEL, "--formats", "q4_0,q8_0", "-o", "p.json", "--llama-bench", bench, **kwargs)
+
+    def predicted(self, name, *options):
+        return self.run_json("solve", MODEL, "-s", sensitivity(), "-p", "p.json", "--formats", name, "--weights", "memory=1",
+                             *options)["total"]
+
+    def test_what_was_run_is_predicted_as_it_ran(self):
+        self.tune(self.runs(7e6, 3e6))
+        total, every = self.predicted("q4_0", "--last-logits"), self.predicted("q4_0")
+        self.assertAlmostEqual(total["decode_ns"], 7e6, delta=1)
+        self.assertAlmostEqual(total["prefill_ns"], 3e6, delta=1)
+        self.assertEqual(every["decode_ns"], total["decode_ns"])
+        self.assertGreater(every["prefill_ns"], total["prefill_ns"])  # 511 logits of 512 more
+        self.assertNotAlmostEqual(self.predicted("q8_0")["decode_ns"], 7e6, delta=1)
+
+    def test_the_median_of_files(self):
+        runs = self.runs(7e6, 3e6, "q4_0") + self.runs(7.1e6, 3e6, "q8_0") + self.runs(9e6, 3e6, "q4_0")
+        warned = self.tune(runs).stderr
+        self.assertIn("don't agree", warned)
+        self.assertLess(self.predicted("q4_0")["decode_ns"], 7.2e6)
+
+    def test_refusals(self):
+        self.fails("tune", "--llama-bench", "b.json", status=2, says="--model")
+        self.fails("tune", "--llama-bench", "b.json", "--model", MODEL, status=2, says="-o")
+        command = ["tune", "--model", MODEL, "--formats", "q4_0,q8_0", "-o", "p.json", "--llama-bench"]
+        generating = self.runs(7e6, 3e6)[1]
+        for text, status, says in (("{}", 1, "no list"), ("[1]", 1, "entry 0"), ("[", 1, "b.json"),
+                                   (json.dumps([generating | {"avg_ns": -5}]), 1, "cannot be"),
+                                   (json.dumps([generating | {"model_filename": "gone.gguf"}]), 1, "gone.gguf"),
+                                   (json.dumps([generating | {"model_filename": HYBRID}]), 2, "matrices"),
+                                   (json.dumps([generating]), 2, ["no run with", "llama-bench -m"]),
+                                   (json.dumps(self.runs(7e6, 3e6, threads=4000)), 2, "3 have another number")):
+            with self.subTest(text):
+                self.fails(*command, self.write("b.json", text), status=status, says=says)
 
 
 if __name__ == "__main__":
