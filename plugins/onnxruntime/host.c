@@ -15,6 +15,18 @@ void mb_ort_bind(const struct ort_table *table, struct ort_api *api)
 #undef ROW
 }
 
+struct ort_status *mb_ort_connect(const struct ort_base *base, uint32_t version, const char *what,
+                                  const struct ort_table **table, struct ort_api *api)
+{
+    *table = base->get_api(version);
+    mb_ort_bind(*table != NULL ? *table : base->get_api(1), api);
+    if (*table != NULL)
+        return NULL;
+    /* The first function of every version makes a status. */
+    return mb_ort_error(api, ORT_NOT_IMPLEMENTED, "%s needs ONNX Runtime 1.%u or later; this is %s",
+                        what, (unsigned)version, base->get_version());
+}
+
 struct ort_status *mb_ort_error(const struct ort_api *api, int code, const char *format, ...)
 {
     char text[2 * MB_ORT_TEXT];

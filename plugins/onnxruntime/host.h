@@ -22,6 +22,9 @@ struct mb_ort_tensor {
 
 /* Reads the slots of the host's table. */
 void mb_ort_bind(const struct ort_table *table, struct ort_api *api);
+/* The table of a version, its slots read. An error on a host that is older; `what` needs it. */
+struct ort_status *mb_ort_connect(const struct ort_base *base, uint32_t version, const char *what,
+                                  const struct ort_table **table, struct ort_api *api);
 /* A status for the host with a message of one line; `code` as in ort_abi.h. */
 struct ort_status *mb_ort_error(const struct ort_api *api, int code, const char *format, ...)
     MB_PRINTF(3, 4);

@@ -69,13 +69,10 @@ static struct ort_status *read_bias(const struct kernel *kernel, const struct mb
                                     float *out)
 {
     const struct mb_ort_node *node = &kernel->node;
-    if (bias->type != node->type || bias->elements != node->n || bias->data == NULL)
-        return mb_ort_error(&kernel->api, ORT_INVALID_ARGUMENT,
-                            "MatMulNBits '%s': bias has %zu elements of type %d; N is %zu and A of "
-                            "type %d",
-                            node->name, bias->elements, bias->type, node->n, node->type);
-    mb_ort_read_floats(node->type, bias->data, node->n, out);
-    return NULL;
+    struct ort_status *status = mb_ort_check_bias(&kernel->api, node, bias);
+    if (status == NULL)
+        mb_ort_read_floats(node->type, bias->data, node->n, out);
+    return status;
 }
 
 static struct ort_status *out_of_memory(const struct kernel *kernel)
@@ -84,8 +81,9 @@ static struct ort_status *out_of_memory(const struct kernel *kernel)
                         kernel->node.name);
 }
 
-static struct ort_status *take_constants(struct kernel *kernel, const struct ort_kernel_info *info)
+struct ort_status *mb_ort_pack_kernel(void *argument, const struct ort_kernel_info *info)
 {
+    struct kernel *kernel = argument;
     const struct ort_api *api = &kernel->api;
     struct mb_ort_inputs inputs;
     struct mb_ort_tensor bias;
@@ -115,9 +113,27 @@ static struct ort_status *take_constants(struct kernel *kernel, const struct ort
     return status;
 }
 
+static bool read_integer(const struct mb_ort_source *source, const char *name, int64_t *value)
+{
+    return mb_ort_succeeds(source->api,
+                           source->api->KernelInfoGetAttribute_int64(source->from, name, value));
+}
+
+/* The node of a kernel: its name and attributes. */
+static struct ort_status *read_node(struct kernel *kernel, const struct ort_kernel_info *info,
+                                    int type, enum mb_ort_accuracy wish)
+{
+    char name[MB_ORT_TEXT] = "";
+    size_t bytes = sizeof name;
+    if (!mb_ort_succeeds(&kernel->api, kernel->api.KernelInfo_GetNodeName(info, name, &bytes)))
+        name[0] = '\0';
+    const struct mb_ort_source source = {name, &kernel->api, info, read_integer};
+    return mb_ort_read_node(&kernel->api, &source, type, wish, &kernel->node);
+}
+
 struct ort_status *mb_ort_create_kernel(const struct ort_table *table,
                                         const struct ort_kernel_info *info, int type,
-                                        enum mb_ort_accuracy wish, void **created)
+                                        enum mb_ort_accuracy wish, bool packs, void **created)
 {
     struct kernel *kernel = calloc(1, sizeof *kernel);
     struct ort_api api;
@@ -127,14 +143,21 @@ struct ort_status *mb_ort_create_kernel(const struct ort_table *table,
         return mb_ort_error(&api, ORT_FAIL, "MatMulNBits: out of memory");
     kernel->api = api;
     mb_ort_scratch_join();
-    struct ort_status *status = mb_ort_read_node(&api, info, type, wish, &kernel->node);
-    if (status == NULL)
-        status = take_constants(kernel, info);
+    struct ort_status *status = read_node(kernel, info, type, wish);
+    if (status == NULL && packs)
+        status = mb_ort_pack_kernel(kernel, info);
     if (status == NULL)
         *created = kernel;
     else
         mb_ort_destroy_kernel(kernel);
     return status;
+}
+
+bool mb_ort_has_packed(const void *argument, size_t input)
+{
+    const struct kernel *kernel = argument;
+    return input == MB_ORT_BIAS ? kernel->bias != NULL
+                                : kernel->is_packed && input >= MB_ORT_B && input <= MB_ORT_GROUPS;
 }
 
 void mb_ort_destroy_kernel(void *argument)

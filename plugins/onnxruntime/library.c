@@ -9,10 +9,10 @@
  * back to the host but be an invalid model. zero_points are declared without a type, since they may
  * be packed or floats; which, shows when a node is created. */
 #include "kernel.h"
+#include "settings.h"
 
 #include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -128,7 +128,7 @@ static struct ort_status *create_kernel(const struct ort_custom_op *op,
                                         const struct ort_kernel_info *info, void **kernel)
 {
     const struct declared *self = operator_of(op);
-    return mb_ort_create_kernel(table, info, self->type, self->registration->wish, kernel);
+    return mb_ort_create_kernel(table, info, self->type, self->registration->wish, true, kernel);
 }
 
 /* ---- registration ---------------------------------------------------------------------------- */
@@ -157,49 +157,6 @@ static const struct ort_custom_op operator_table = {
     .get_last_version = get_version,
 };
 
-/* The user's word on accuracy: the session's, else the environment's. */
-static struct ort_status *read_wish(const struct ort_api *api,
-                                    const struct ort_session_options *options,
-                                    enum mb_ort_accuracy *wish)
-{
-    static const char key[] = "mixbit.accuracy";
-    static const char *const names[] = {"node", "int8", "f16", "int16", "f32"};
-    const char *environment = getenv("MIXBIT_ONNXRUNTIME_ACCURACY");
-    char text[32] = "";
-    size_t bytes = sizeof text;
-    int has = 0;
-    struct ort_status *status = api->HasSessionConfigEntry(options, key, &has);
-    if (status == NULL && has != 0)
-        status = api->GetSessionConfigEntry(options, key, text, &bytes);
-    else if (environment != NULL)
-        memcpy(text, environment, strnlen(environment, sizeof text - 1));
-    if (status != NULL)
-        return status;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strcmp(text, names[i]) == 0) {
-            *wish = (enum mb_ort_accuracy)i;
-            return NULL;
-        }
-    *wish = MB_ORT_AS_NODE;
-    return text[0] == '\0' ? NULL
-                           : mb_ort_error(api, ORT_INVALID_ARGUMENT,
-                                          "%s '%s' is none of node, int8, f16, int16 and f32",
-                                          has != 0 ? key : "MIXBIT_ONNXRUNTIME_ACCURACY", text);
-}
-
-/* Settings that are wrong (MIXBIT_ISA) show in the first product; better here than in a run. */
-static enum mb_status try_product(void)
-{
-    enum { K = 32 };
-    static const float zeros[K];
-    _Alignas(64) uint8_t record[1024];
-    struct mb_activations one;
-    const enum mb_status status = mb_activations_init(&one, MB_ACTIVATION_I8G32, 1, K, record);
-    return status != MB_OK || one.row_bytes > sizeof record
-               ? MB_ERR_UNSUPPORTED
-               : mb_activations_prepare(&one, zeros, K, 0, 1);
-}
-
 /* Declare the operators to the session. */
 static struct ort_status *declare(struct registration *r, struct ort_session_options *options)
 {
@@ -216,23 +173,17 @@ struct ort_status *RegisterCustomOps(struct ort_session_options *options,
                                      const struct ort_base *base)
 {
     struct ort_api api;
-    const struct ort_table *table = base->get_api(ORT_VERSION);
-    if (table == NULL) { /* the first function of every version makes a status */
-        mb_ort_bind(base->get_api(1), &api);
-        return mb_ort_error(&api, ORT_NOT_IMPLEMENTED,
-                            "mixbit needs ONNX Runtime 1.%d or later; this is %s", ORT_VERSION,
-                            base->get_version());
-    }
-    mb_ort_bind(table, &api);
-    const enum mb_status result = try_product();
-    if (result != MB_OK)
-        return mb_ort_error(&api, ORT_FAIL, "mixbit can't run here: %s (look at MIXBIT_ISA)",
-                            mb_status_string(result));
+    const struct ort_table *table;
+    struct ort_status *status = mb_ort_connect(base, ORT_VERSION, "mixbit", &table, &api);
+    if (status == NULL)
+        status = mb_ort_try_product(&api);
+    if (status != NULL)
+        return status;
     struct registration *r = calloc(1, sizeof *r);
     if (r == NULL)
         return mb_ort_error(&api, ORT_FAIL, "mixbit: out of memory");
     r->api = api;
-    struct ort_status *status = read_wish(&api, options, &r->wish);
+    status = mb_ort_read_accuracy(&api, options, NULL, &r->wish);
     if (status == NULL)
         status = declare(r, options);
     if (status != NULL) {

@@ -8,11 +8,11 @@
 
 enum { BLOCK_LEAST = 16, BLOCK_MOST = 1 << 16 };
 
-static struct ort_status *read_size(const struct ort_api *api, const struct ort_kernel_info *info,
+static struct ort_status *read_size(const struct ort_api *api, const struct mb_ort_source *source,
                                     const struct mb_ort_node *node, const char *name, size_t *size)
 {
     int64_t value = 0;
-    if (!mb_ort_succeeds(api, api->KernelInfoGetAttribute_int64(info, name, &value)))
+    if (!source->read_integer(source, name, &value))
         return mb_ort_error(api, ORT_INVALID_ARGUMENT,
                             "MatMulNBits '%s': attribute %s is missing or no integer", node->name,
                             name);
@@ -24,11 +24,10 @@ static struct ort_status *read_size(const struct ort_api *api, const struct ort_
     return NULL;
 }
 
-static int64_t read_optional(const struct ort_api *api, const struct ort_kernel_info *info,
-                             const char *name)
+static int64_t read_optional(const struct mb_ort_source *source, const char *name)
 {
     int64_t value = 0;
-    return mb_ort_succeeds(api, api->KernelInfoGetAttribute_int64(info, name, &value)) ? value : 0;
+    return source->read_integer(source, name, &value) ? value : 0;
 }
 
 /* ONNX Runtime's levels: 0 not set, 1 f32, 2 f16, 3 bf16, 4 int8. Under 0 and 1 the built-in kernel
@@ -39,21 +38,18 @@ static enum mb_ort_accuracy accuracy_of(int64_t level)
     return level == 4 ? MB_ORT_INT8 : level == 2 || level == 3 ? MB_ORT_HALF : MB_ORT_INT16;
 }
 
-struct ort_status *mb_ort_read_node(const struct ort_api *api, const struct ort_kernel_info *info,
+struct ort_status *mb_ort_read_node(const struct ort_api *api, const struct mb_ort_source *source,
                                     int type, enum mb_ort_accuracy wish, struct mb_ort_node *node)
 {
-    char name[MB_ORT_TEXT] = "";
-    size_t bytes = sizeof name;
     *node = (struct mb_ort_node){.type = type};
-    if (mb_ort_succeeds(api, api->KernelInfo_GetNodeName(info, name, &bytes)))
-        memcpy(node->name, name, sizeof node->name - 1);
+    memcpy(node->name, source->name, strnlen(source->name, sizeof node->name - 1));
     const struct {
         const char *name;
         size_t *value;
     } sizes[] = {
         {"K", &node->k}, {"N", &node->n}, {"bits", &node->bits}, {"block_size", &node->block}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        struct ort_status *status = read_size(api, info, node, sizes[i].name, sizes[i].value);
+        struct ort_status *status = read_size(api, source, node, sizes[i].name, sizes[i].value);
         if (status != NULL)
             return status;
     }
@@ -67,7 +63,7 @@ struct ort_status *mb_ort_read_node(const struct ort_api *api, const struct ort_
                             "MatMulNBits '%s': block_size is %zu; a power of two from %d to %d is "
                             "served",
                             node->name, node->block, BLOCK_LEAST, BLOCK_MOST);
-    if (read_optional(api, info, "weight_prepacked") != 0)
+    if (read_optional(source, "weight_prepacked") != 0)
         return mb_ort_error(api, ORT_NOT_IMPLEMENTED,
                             "MatMulNBits '%s': its weights are in a layout for CUDA "
                             "(weight_prepacked); the plain layout is served",
@@ -79,8 +75,19 @@ struct ort_status *mb_ort_read_node(const struct ort_api *api, const struct ort_
     node->blocks = (node->k + node->block - 1) / node->block;
     node->row = node->blocks * (node->block * node->bits / 8);
     node->accuracy =
-        wish != MB_ORT_AS_NODE ? wish : accuracy_of(read_optional(api, info, "accuracy_level"));
+        wish != MB_ORT_AS_NODE ? wish : accuracy_of(read_optional(source, "accuracy_level"));
     return NULL;
+}
+
+struct ort_status *mb_ort_check_bias(const struct ort_api *api, const struct mb_ort_node *node,
+                                     const struct mb_ort_tensor *bias)
+{
+    if (bias->type == node->type && bias->elements == node->n && bias->data != NULL)
+        return NULL;
+    return mb_ort_error(api, ORT_INVALID_ARGUMENT,
+                        "MatMulNBits '%s': bias has %zu elements of type %d; N is %zu and A of "
+                        "type %d",
+                        node->name, bias->elements, bias->type, node->n, node->type);
 }
 
 bool mb_ort_has_packed_zeros(const struct mb_ort_inputs *inputs)

@@ -40,12 +40,23 @@ struct mb_ort_inputs {
     struct mb_ort_tensor b, scales, zero_points, groups;
 };
 
+/* Who knows a node's name and attributes: the description of a kernel, or a graph. */
+struct mb_ort_source {
+    const char *name;
+    const struct ort_api *api;
+    const void *from;
+    /* false: there is no attribute of this name, or it is no integer. */
+    bool (*read_integer)(const struct mb_ort_source *source, const char *name, int64_t *value);
+};
+
 /* Attributes; `wish` replaces the node's accuracy_level unless it is MB_ORT_AS_NODE. */
-struct ort_status *mb_ort_read_node(const struct ort_api *api, const struct ort_kernel_info *info,
+struct ort_status *mb_ort_read_node(const struct ort_api *api, const struct mb_ort_source *source,
                                     int type, enum mb_ort_accuracy wish, struct mb_ort_node *node);
-/* Types and numbers of elements of the weights. */
+/* Types and numbers of elements of the weights, and of a bias that there is. */
 struct ort_status *mb_ort_check_inputs(const struct ort_api *api, const struct mb_ort_node *node,
                                        const struct mb_ort_inputs *inputs);
+struct ort_status *mb_ort_check_bias(const struct ort_api *api, const struct mb_ort_node *node,
+                                     const struct mb_ort_tensor *bias);
 
 /* Whether there are zero points, of as many bits as the weights. */
 bool mb_ort_has_packed_zeros(const struct mb_ort_inputs *inputs);
