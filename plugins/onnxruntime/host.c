@@ -15,6 +15,27 @@ void mb_ort_bind(const struct ort_table *table, struct ort_api *api)
 #undef ROW
 }
 
+/* The first slot that is empty, NULL: none is. */
+#define ROW(slot, result, name, parameters)                                                        \
+    memcpy(&api->name, slots + (slot) * sizeof(void *), sizeof api->name);                         \
+    missing = missing == NULL && api->name == NULL ? #name : missing;
+
+const char *mb_ort_bind_graph(const struct ort_table *table, struct ort_graph_api *api)
+{
+    const char *slots = (const char *)table, *missing = NULL;
+    MB_ORT_GRAPH_SLOTS(ROW)
+    return missing;
+}
+
+const char *mb_ort_bind_provider(const struct ort_provider_table *table,
+                                 struct ort_provider_api *api)
+{
+    const char *slots = (const char *)table, *missing = NULL;
+    MB_ORT_PROVIDER_SLOTS(ROW)
+    return missing;
+}
+#undef ROW
+
 struct ort_status *mb_ort_connect(const struct ort_base *base, uint32_t version, const char *what,
                                   const struct ort_table **table, struct ort_api *api)
 {

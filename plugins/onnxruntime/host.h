@@ -4,7 +4,7 @@
 #define MIXBIT_PLUGIN_ORT_HOST_H
 
 #include "mixbit/mixbit.h"
-#include "ort_abi.h"
+#include "ort_provider_abi.h"
 
 #include <stdbool.h>
 
@@ -22,6 +22,10 @@ struct mb_ort_tensor {
 
 /* Reads the slots of the host's table. */
 void mb_ort_bind(const struct ort_table *table, struct ort_api *api);
+/* The same of what providers need; the name of a slot that is empty, NULL where none is. */
+const char *mb_ort_bind_graph(const struct ort_table *table, struct ort_graph_api *api);
+const char *mb_ort_bind_provider(const struct ort_provider_table *table,
+                                 struct ort_provider_api *api);
 /* The table of a version, its slots read. An error on a host that is older; `what` needs it. */
 struct ort_status *mb_ort_connect(const struct ort_base *base, uint32_t version, const char *what,
                                   const struct ort_table **table, struct ort_api *api);
