@@ -12,7 +12,7 @@ enum { SLOTS = 412 };
 
 struct fake_host fake;
 
-static struct ort_status *make_status(int code, const char *message)
+struct ort_status *fake_error(int code, const char *message)
 {
     struct ort_status *status = calloc(1, sizeof *status);
     status->code = code;
@@ -23,7 +23,7 @@ static struct ort_status *make_status(int code, const char *message)
 
 static struct ort_status *CreateStatus(int code, const char *message)
 {
-    return make_status(code, message);
+    return fake_error(code, message);
 }
 
 static const char *GetErrorMessage(const struct ort_status *status) { return status->message; }
@@ -64,10 +64,18 @@ static void ReleaseCustomOpDomain(struct ort_domain *domain)
     free(domain);
 }
 
+static const char *find_entry(const struct ort_session_options *options, const char *key)
+{
+    for (size_t i = 0; i < FAKE_ENTRIES; i++)
+        if (options->entries[i].key != NULL && strcmp(options->entries[i].key, key) == 0)
+            return options->entries[i].value;
+    return NULL;
+}
+
 static struct ort_status *HasSessionConfigEntry(const struct ort_session_options *options,
                                                 const char *key, int *has)
 {
-    *has = options->key != NULL && strcmp(options->key, key) == 0;
+    *has = find_entry(options, key) != NULL;
     return NULL;
 }
 
@@ -77,7 +85,7 @@ static struct ort_status *give_text(const char *text, char *out, size_t *bytes)
     const size_t needed = strlen(text) + 1, room = *bytes;
     *bytes = needed;
     if (needed > room)
-        return make_status(ORT_INVALID_ARGUMENT, "the buffer is too small");
+        return fake_error(ORT_INVALID_ARGUMENT, "the buffer is too small");
     memcpy(out, text, needed);
     return NULL;
 }
@@ -85,8 +93,7 @@ static struct ort_status *give_text(const char *text, char *out, size_t *bytes)
 static struct ort_status *GetSessionConfigEntry(const struct ort_session_options *options,
                                                 const char *key, char *value, size_t *bytes)
 {
-    (void)key;
-    return give_text(options->value, value, bytes);
+    return give_text(find_entry(options, key), value, bytes);
 }
 
 /* ---- tensors and shapes ---------------------------------------------------------------------- */
@@ -154,7 +161,7 @@ static struct ort_status *KernelInfoGetAttribute_int64(const struct ort_kernel_i
             *value = info->attributes[i].value;
             return NULL;
         }
-    return make_status(ORT_FAIL, "no such attribute");
+    return fake_error(ORT_FAIL, "no such attribute");
 }
 
 static struct ort_status *KernelInfo_GetInputCount(const struct ort_kernel_info *info,
@@ -227,7 +234,7 @@ static struct ort_status *KernelContext_GetOutput(struct ort_kernel_context *con
 {
     (void)index;
     if (fake.output_fails)
-        return make_status(ORT_FAIL, "no memory for an output");
+        return fake_error(ORT_FAIL, "no memory for an output");
     struct ort_value *y = &context->output;
     y->type = context->inputs[0]->type;
     y->rank = count;
@@ -265,7 +272,7 @@ static struct ort_status *KernelContext_ParallelFor(const struct ort_kernel_cont
     struct loop loop = {.task = task, .arg = arg, .left = total};
     pthread_t threads[8];
     if (fake.loop_fails)
-        return make_status(ORT_FAIL, "no loops in this build");
+        return fake_error(ORT_FAIL, "no loops in this build");
     fake.loops++;
     for (size_t i = 1; i < fake.loop_threads; i++)
         (void)pthread_create(&threads[i], NULL, run_loop, &loop);
@@ -277,7 +284,7 @@ static struct ort_status *KernelContext_ParallelFor(const struct ort_kernel_cont
 
 /* ---- the table ------------------------------------------------------------------------------- */
 
-static void not_there(void)
+void fake_not_there(void)
 {
     (void)fprintf(stderr, "a slot was called that the plug-in says it does not use\n");
     abort();
@@ -287,7 +294,7 @@ static const struct ort_table *get_api(uint32_t version)
 {
     static void (*slots[SLOTS])(void);
     for (size_t i = 0; i < SLOTS; i++)
-        slots[i] = not_there;
+        slots[i] = fake_not_there;
 #define ROW(slot, result, name, parameters)                                                        \
     {                                                                                              \
         result(*function) parameters = name;                                                       \
@@ -295,6 +302,7 @@ static const struct ort_table *get_api(uint32_t version)
     }
     MB_ORT_SLOTS(ROW)
 #undef ROW
+    fake_fill_graph_slots(slots);
     return version <= fake.newest ? (const struct ort_table *)(const void *)slots : NULL;
 }
 

@@ -4,11 +4,16 @@
 #ifndef MIXBIT_TEST_FAKE_ORT_H
 #define MIXBIT_TEST_FAKE_ORT_H
 
-#include "plugins/onnxruntime/ort_abi.h"
+#include "plugins/onnxruntime/ort_provider_abi.h"
 
-#include <stdbool.h>
-
-enum { FAKE_INPUTS = 6, FAKE_RANK = 10, FAKE_ATTRIBUTES = 8, FAKE_OPERATORS = 4, FAKE_TEXT = 512 };
+enum {
+    FAKE_INPUTS = 6,
+    FAKE_RANK = 10,
+    FAKE_ATTRIBUTES = 8,
+    FAKE_OPERATORS = 4,
+    FAKE_ENTRIES = 2,
+    FAKE_TEXT = 512
+};
 
 struct fake_host {
     uint32_t newest;     /* version of the table that it has */
@@ -18,7 +23,11 @@ struct fake_host {
     char log[FAKE_TEXT]; /* the last message */
     size_t logged;
     _Atomic size_t loops;
-    _Atomic long statuses, shapes, domains; /* alive */
+    bool has_no_providers; /* GetEpApi returns NULL */
+    size_t empty_slot;     /* of the table for providers; 0: none */
+    bool add_fails;        /* KernelRegistry_AddKernel returns an error */
+    /* Alive. */
+    _Atomic long statuses, shapes, domains, registries, builders, definitions;
 };
 extern struct fake_host fake;
 extern const struct ort_base fake_base;
@@ -42,7 +51,9 @@ struct ort_domain {
 };
 
 struct ort_session_options {
-    const char *key, *value; /* the one entry; NULL: none */
+    struct {
+        const char *key, *value; /* NULL: none */
+    } entries[FAKE_ENTRIES];
     struct ort_domain *domain;
 };
 
@@ -66,6 +77,11 @@ struct ort_kernel_context {
 struct ort_shape {
     struct ort_value value; /* its data are not looked at */
 };
+
+/* See fake_ort_provider.h. */
+void fake_fill_graph_slots(void (**slots)(void));
+struct ort_status *fake_error(int code, const char *message);
+void fake_not_there(void); /* stands in every slot that is not filled */
 
 size_t fake_elements(const struct ort_value *value);
 size_t fake_element_bytes(int type);

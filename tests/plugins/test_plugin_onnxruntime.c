@@ -1,81 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The ONNX Runtime plug-in, driven through its operator's table as the host drives it: loading and
  * refusals, products of every kind against f64, models that are wrong, threads, unloading. */
-#include "onnx_node.h"
+#include "onnx_harness.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdatomic.h>
-#include <cmocka.h>
-
-#include <dlfcn.h>
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { FLOATS, HALVES }; /* operators of a registration */
-
-typedef struct ort_status *(*register_fn)(struct ort_session_options *, const struct ort_base *);
-
-struct plugin {
-    void *library;
-    register_fn register_ops;
-    struct ort_session_options options;
-};
-
 /* ---- loading --------------------------------------------------------------------------------- */
-
-static struct plugin open_plugin(void)
-{
-    struct plugin p = {.library = dlopen(PLUGIN, RTLD_NOW | RTLD_LOCAL)};
-    assert_non_null(p.library);
-    void *symbol = dlsym(p.library, "RegisterCustomOps");
-    assert_non_null(symbol);
-    memcpy(&p.register_ops, &symbol, sizeof symbol);
-    return p;
-}
-
-static void assert_error(struct ort_status *status, const char *text)
-{
-    assert_non_null(status);
-    if (strstr(status->message, text) == NULL || strchr(status->message, '\n') != NULL)
-        fail_msg("the message is '%s', not one line with '%s'", status->message, text);
-    fake.statuses--;
-    free(status);
-}
-
-static void assert_ok(struct ort_status *status)
-{
-    if (status != NULL)
-        fail_msg("%s", status->message);
-}
-
-static struct plugin load(const char *accuracy)
-{
-    struct plugin p = open_plugin();
-    p.options.key = accuracy != NULL ? "mixbit.accuracy" : NULL;
-    p.options.value = accuracy;
-    assert_ok(p.register_ops(&p.options, &fake_base));
-    return p;
-}
-
-static void unload(const struct plugin *p) { assert_int_equal(dlclose(p->library), 0); }
-
-static int setup(void **state)
-{
-    (void)state;
-    fake = (struct fake_host){.newest = 30, .loop_threads = 3};
-    random_restart();
-    return 0;
-}
-
-/* Nothing that the host lent or the plug-in made is left. */
-static int teardown(void **state)
-{
-    (void)state;
-    return fake.statuses == 0 && fake.shapes == 0 && fake.domains == 0 ? 0 : -1;
-}
 
 static void test_refuses_old_hosts(void **state)
 {
@@ -92,12 +26,12 @@ static void test_settings(void **state)
 {
     (void)state;
     struct plugin p = open_plugin();
-    p.options.key = "mixbit.accuracy";
-    p.options.value = "best";
+    p.options.entries[0].key = "mixbit.accuracy";
+    p.options.entries[0].value = "best";
     assert_error(p.register_ops(&p.options, &fake_base), "'best' is none of node, int8");
-    p.options.value = "a word that is far longer than any of those that there are";
+    p.options.entries[0].value = "a word that is far longer than any of those that there are";
     assert_error(p.register_ops(&p.options, &fake_base), "too small");
-    p.options.key = NULL;
+    p.options.entries[0].key = NULL;
     setenv("MIXBIT_ONNXRUNTIME_ACCURACY", "float", 1);
     assert_error(p.register_ops(&p.options, &fake_base), "MIXBIT_ONNXRUNTIME_ACCURACY 'float'");
     unsetenv("MIXBIT_ONNXRUNTIME_ACCURACY");
@@ -138,19 +72,7 @@ static void test_declares_all_inputs(void **state)
     unload(&p);
 }
 
-/* ---- products of nodes --------------------------------------------------------------------------
- */
-
-static const struct ort_custom_op *operator_of(const struct plugin *p, const struct node *node)
-{
-    return p->options.domain->operators[node->type == ORT_TYPE_FLOAT ? FLOATS : HALVES];
-}
-
-static struct ort_status *create(const struct plugin *p, const struct node *node, void **kernel)
-{
-    const struct ort_custom_op *op = operator_of(p, node);
-    return op->create_kernel_v2(op, fake_base.get_api(17), &node->info, kernel);
-}
+/* ---- products of nodes ----------------------------------------------------------------------- */
 
 static double product_error(const struct plugin *p, const struct node *node)
 {
