@@ -207,6 +207,8 @@ enum mb_status mb_forecast_create(struct mb_cli *cli, struct mb_model *model,
     options.fixed[MB_QUANTITY_BYTES] = mb_fixed_bytes(model);
     options.fixed[MB_QUANTITY_DECODE] = request->fixed.decode_ns;
     options.fixed[MB_QUANTITY_PREFILL] = request->fixed.prefill_ns;
+    options.scale[MB_QUANTITY_DECODE] = request->fixed.decode_scale;
+    options.scale[MB_QUANTITY_PREFILL] = request->fixed.prefill_scale;
     enum mb_status status = check_types(cli, model, sources, count);
     if (status == MB_OK)
         status = mb_constraints_apply(cli, request->constraints,

@@ -2,9 +2,10 @@
 /* What llama.cpp takes for a token beside its matrix products, from llama-bench's own figures.
  *
  * A profile of ggml's products says what a choice of formats changes; attention, norms and the
- * handling of a graph are llama.cpp's, and nothing that calls single products meets them. What is
- * left of llama-bench's times without the products of the very file that it ran is that part. It
- * is the same for every mix of one model, so a few uniform files tell it, and their median is kept.
+ * handling of a graph are llama.cpp's, and nothing that calls single products meets them. So a line
+ * is fitted through a few uniform files of the model: llama-bench's time of a token over the time
+ * that the products of the very file take by the profile. Where it begins is what every mix takes
+ * beside them, and its slope what passing through a whole model makes of products timed alone.
  *
  * llama-bench reads a prompt as runtimes do, with the logits of its last token alone: that is how
  * products of its prompt are counted here, and how `solve --last-logits` predicts others. */
@@ -20,6 +21,7 @@
 
 enum { PROMPT_TOKENS = 512 };
 static const size_t file_most_bytes = (size_t)64 << 20;
+static const double spread_least = 1.2, slope_least = 0.8, slope_most = 1.5, disagreement = 0.1;
 
 enum kind { DECODE, PREFILL, KINDS };
 static const enum mb_quantity quantity_of[KINDS] = {MB_QUANTITY_DECODE, MB_QUANTITY_PREFILL};
@@ -33,6 +35,11 @@ struct run {
     size_t context; /* about what its tokens attend to */
 };
 
+/* A run, per token: the products of its file by the profile, and all that it took. */
+struct point {
+    double products_ns, ns;
+};
+
 struct fit {
     struct mb_cli *cli;
     struct mb_model *model;
@@ -41,8 +48,8 @@ struct fit {
     size_t threads, others; /* threads; runs with another number of them */
     struct run *runs;
     size_t count;
-    double *rest[KINDS]; /* of each run of a kind */
-    size_t rests[KINDS];
+    struct point *points[KINDS];
+    size_t point_count[KINDS];
 };
 
 static enum mb_status wrong(const struct fit *fit, size_t entry, const char *what)
@@ -101,8 +108,8 @@ static enum mb_status read_runs(struct fit *fit, const json_t *root)
         return wrong(fit, 0, "no list");
     fit->runs = calloc(json_array_size(root) + 1, sizeof *fit->runs);
     for (size_t k = 0; k < KINDS; k++)
-        fit->rest[k] = calloc(json_array_size(root) + 1, sizeof *fit->rest[k]);
-    if (fit->runs == NULL || fit->rest[DECODE] == NULL || fit->rest[PREFILL] == NULL)
+        fit->points[k] = calloc(json_array_size(root) + 1, sizeof *fit->points[k]);
+    if (fit->runs == NULL || fit->points[DECODE] == NULL || fit->points[PREFILL] == NULL)
         return mb_error_set(&fit->cli->error, MB_ERR_MEMORY, -1, "out of memory");
     enum mb_status status = MB_OK;
     for (size_t i = 0; i < json_array_size(root) && status == MB_OK; i++)
@@ -197,7 +204,7 @@ static enum mb_status products_of(const struct fit *fit, const char *file,
     return status;
 }
 
-static enum mb_status take_rests(struct fit *fit)
+static enum mb_status take_points(struct fit *fit)
 {
     double total[MB_QUANTITY_COUNT] = {0};
     enum mb_status status = MB_OK;
@@ -207,34 +214,61 @@ static enum mb_status take_rests(struct fit *fit)
             status = products_of(fit, run->file, total);
         if (status != MB_OK)
             break;
-        const double products = total[quantity_of[run->kind]];
-        fit->rest[run->kind][fit->rests[run->kind]++] = run->ns - products;
+        const size_t at = fit->point_count[run->kind]++;
+        fit->points[run->kind][at] = (struct point){total[quantity_of[run->kind]], run->ns};
         if (fit->profile != NULL)
             mb_note(fit->cli, "%s, %s: %.1f us a token, of which products %.1f", run->file,
-                    names[run->kind], run->ns / 1e3, products / 1e3);
+                    names[run->kind], run->ns / 1e3, fit->points[run->kind][at].products_ns / 1e3);
     }
     return status;
 }
 
-/* Where files tell different things, the profile is of another phase of the machine, or of another
- * build of ggml. */
-static double settle(const struct fit *fit, enum kind kind)
+/* Products of a model may take longer than each alone: others' weights pass through the caches in
+ * between. Files of different sizes tell by how much; of less than three, or of one size, none. */
+static double slope(const struct point *points, size_t count)
 {
-    double most = 0;
-    for (size_t i = 0; i < fit->count; i++)
-        most = fit->runs[i].kind == kind ? fmax(most, fit->runs[i].ns) : most;
-    double low = INFINITY, high = -INFINITY;
-    for (size_t i = 0; i < fit->rests[kind]; i++) {
-        low = fmin(low, fit->rest[kind][i]);
-        high = fmax(high, fit->rest[kind][i]);
+    double low = INFINITY, high = 0, mean_x = 0, mean_y = 0, xy = 0, xx = 0;
+    for (size_t i = 0; i < count; i++) {
+        low = fmin(low, points[i].products_ns);
+        high = fmax(high, points[i].products_ns);
+        mean_x += points[i].products_ns / (double)count;
+        mean_y += points[i].ns / (double)count;
     }
-    if (low < -0.05 * most || high - low > 0.2 * most)
+    if (count < 3 || high < low * spread_least)
+        return 1;
+    for (size_t i = 0; i < count; i++) {
+        xy += (points[i].products_ns - mean_x) * (points[i].ns - mean_y);
+        xx += (points[i].products_ns - mean_x) * (points[i].products_ns - mean_x);
+    }
+    return fmin(fmax(xy / xx, slope_least), slope_most);
+}
+
+/* The line through all files. Where it does not go through them, the profile is of another phase of
+ * the machine, or of another build of ggml. */
+static enum mb_status settle(const struct fit *fit, enum kind kind, double *fixed_ns, double *scale)
+{
+    const struct point *points = fit->points[kind];
+    const size_t count = fit->point_count[kind];
+    double *rests = calloc(count + 1, sizeof *rests), worst = 0;
+    if (rests == NULL)
+        return mb_error_set(&fit->cli->error, MB_ERR_MEMORY, -1, "out of memory");
+    *scale = slope(points, count);
+    for (size_t i = 0; i < count; i++)
+        rests[i] = points[i].ns - *scale * points[i].products_ns;
+    *fixed_ns = fmax(mb_median(rests, count), 0);
+    free(rests);
+    for (size_t i = 0; i < count; i++)
+        worst = fmax(worst, fabs((*fixed_ns + *scale * points[i].products_ns) / points[i].ns - 1));
+    mb_note(fit->cli,
+            "%s: %.1f us a token beside products, which take %.2f of what they take alone; "
+            "off by at most %.1f %%",
+            names[kind], *fixed_ns / 1e3, *scale, 100 * worst);
+    if (worst > disagreement)
         mb_warn(fit->cli,
-                "%s: beside products %s takes %.1f to %.1f us a token by file: profile and "
-                "llama-bench don't agree, were they measured on a quiet machine, one after the "
-                "other?",
-                fit->path, names[kind], low / 1e3, high / 1e3);
-    return fmax(mb_median(fit->rest[kind], fit->rests[kind]), 0);
+                "%s: %s: profile and llama-bench don't agree; were they measured on a quiet "
+                "machine, one right after the other?",
+                fit->path, names[kind]);
+    return MB_OK;
 }
 
 enum mb_status mb_step_llama_bench(struct mb_cli *cli, struct mb_model *model, const char *path,
@@ -247,23 +281,21 @@ enum mb_status mb_step_llama_bench(struct mb_cli *cli, struct mb_model *model, c
     if (status == MB_OK)
         status = read_runs(&fit, root);
     if (status == MB_OK)
-        status = take_rests(&fit);
-    if (status == MB_OK && (fit.rests[DECODE] == 0 || fit.rests[PREFILL] == 0))
+        status = take_points(&fit);
+    if (status == MB_OK && (fit.point_count[DECODE] == 0 || fit.point_count[PREFILL] == 0))
         status = mb_error_set(&cli->error, MB_ERR_ARGUMENT, -1,
                               "%s: no run with %zu threads of a prompt and of generating (%zu have "
                               "another number): 'llama-bench -m FILE -p 512 -n 64 -t %zu -o json'",
                               path, fit.threads, fit.others, fit.threads);
-    if (status == MB_OK && profile != NULL) {
-        fixed->decode_ns = settle(&fit, DECODE);
-        fixed->prefill_ns = settle(&fit, PREFILL);
+    if (status == MB_OK && profile != NULL)
+        status = settle(&fit, DECODE, &fixed->decode_ns, &fixed->decode_scale);
+    if (status == MB_OK && profile != NULL)
+        status = settle(&fit, PREFILL, &fixed->prefill_ns, &fixed->prefill_scale);
+    if (status == MB_OK)
         fixed->rough = 0;
-        mb_note(cli,
-                "beside products llama.cpp takes %.1f us a token in generating, %.1f in a prompt",
-                fixed->decode_ns / 1e3, fixed->prefill_ns / 1e3);
-    }
     json_decref(root);
     free(fit.runs);
     for (size_t k = 0; k < KINDS; k++)
-        free(fit.rest[k]);
+        free(fit.points[k]);
     return status;
 }

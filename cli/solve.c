@@ -60,7 +60,8 @@ static enum mb_status open_profile(struct mb_cli *cli, const struct options *opt
                      "MODEL' measures one");
         return MB_OK;
     }
-    const struct mb_profile_request request = {.path = options->profile, .must_exist = true};
+    const struct mb_profile_request request = {
+        .path = options->profile, .must_exist = true, .any_kind = true};
     return mb_step_profile(cli, &request, profile, NULL);
 }
 

@@ -160,7 +160,7 @@ static enum mb_status load_profile(struct mb_cli *cli, const struct mb_profile_r
     if (status != MB_OK)
         return status;
     const char *wanted = request->accelerator != NULL ? request->accelerator->info.backend : "cpu";
-    if (strcmp(mb_profile_device(*profile)->backend, wanted) != 0)
+    if (!request->any_kind && strcmp(mb_profile_device(*profile)->backend, wanted) != 0)
         return mb_error_set(&cli->error, MB_ERR_ARGUMENT, -1,
                             "profile '%s' is of a device of kind %s, not %s; choose the device "
                             "with --device, or another profile",

@@ -66,6 +66,7 @@ struct mb_profile_request {
     const char *path; /* NULL: MIXBIT_PROFILE, else the cache folder's for this device, else the one
                          that came with the program */
     bool must_exist;  /* never measure: a missing profile is an error that says how to make one */
+    bool any_kind;    /* of any kind of device: nothing is run with it */
     bool kernels_only;            /* its times are of no interest: a stale one is as good as any */
     const struct mb_model *model; /* shapes; NULL: a few common ones */
     const struct mb_format_list *formats; /* NULL: every format */
@@ -250,8 +251,8 @@ enum mb_status mb_step_fixed_cost(struct mb_cli *cli, struct mb_model *model,
                                   const struct mb_offload_target *target, size_t context,
                                   bool again, struct mb_fixed_cost *fixed, bool *measured);
 
-/* llama.cpp's instead, from a file of 'llama-bench -o json' (llama_bench.c): decode_ns and
- * prefill_ns of *fixed, whose threads say which of its runs count. The files that it ran are
+/* llama.cpp's instead, from a file of 'llama-bench -o json' (llama_bench.c): times and
+ * scales of *fixed, whose threads say which of its runs count. The files that it ran are
  * opened; they must have this model's matrices, and the profile the times of their products.
  * profile NULL: only check that all of that is there. */
 enum mb_status mb_step_llama_bench(struct mb_cli *cli, struct mb_model *model, const char *path,

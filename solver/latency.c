@@ -150,6 +150,11 @@ static enum mb_status product_ns(const struct mb_problem_options *options,
     return MB_OK;
 }
 
+static double scale_of(const struct mb_problem_options *options, enum mb_quantity quantity)
+{
+    return options->scale[quantity] > 0 ? options->scale[quantity] : 1;
+}
+
 /* The loss of a unit in `format` (what `asked` falls back to). A table may name either. */
 static enum mb_status unit_loss(const struct mb_problem_options *options,
                                 const struct mb_unit_source *source, enum mb_format asked,
@@ -206,7 +211,8 @@ static enum mb_status add_candidate(const struct mb_problem_options *options,
         else if (status == MB_OK)
             status = product_ns(options, source, candidate.format, PREFILL_TOKENS, share,
                                 &candidate.prefill_ns, interpolated, error);
-        candidate.prefill_ns /= PREFILL_TOKENS;
+        candidate.prefill_ns *= scale_of(options, MB_QUANTITY_PREFILL) / PREFILL_TOKENS;
+        candidate.decode_ns *= scale_of(options, MB_QUANTITY_DECODE);
     }
     if (status == MB_OK)
         unit->candidates[unit->candidate_count++] = candidate;

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MODELS_MOST = 10000 };
+enum { MODELS_MOST = 10000, SCALE_MOST = 100 };
 
 bool mb_fixed_cost_is_valid(const struct mb_fixed_cost *cost, const char **why)
 {
@@ -27,6 +27,10 @@ bool mb_fixed_cost_is_valid(const struct mb_fixed_cost *cost, const char **why)
     for (size_t i = 0; i < sizeof figures / sizeof figures[0] && *why == NULL; i++)
         if (!isfinite(figures[i].value) || figures[i].value < 0 || figures[i].value > 1e15)
             *why = figures[i].key;
+    if (*why == NULL && !(cost->decode_scale >= 0 && cost->decode_scale <= SCALE_MOST))
+        *why = "decode_scale";
+    if (*why == NULL && !(cost->prefill_scale >= 0 && cost->prefill_scale <= SCALE_MOST))
+        *why = "prefill_scale";
     return *why == NULL;
 }
 

@@ -109,12 +109,16 @@ static json_t *fixed_to_json(const struct mb_profile *profile)
     json_t *all = json_array();
     for (size_t i = 0; i < profile->fixed_count; i++) {
         const struct mb_fixed_cost *cost = &profile->fixed[i];
-        json_array_append_new(all, json_pack("{s:s, s:I, s:I, s:I, s:b, s:f, s:f, s:f}", "model",
-                                             cost->model, "threads", (json_int_t)cost->threads,
-                                             "context", (json_int_t)cost->context, "revision",
-                                             (json_int_t)cost->revision, "rough", cost->rough != 0,
-                                             "decode_ns", cost->decode_ns, "prefill_ns",
-                                             cost->prefill_ns, "kv_bytes", cost->kv_bytes));
+        json_t *object =
+            json_pack("{s:s, s:I, s:I, s:I, s:b, s:f, s:f, s:f}", "model", cost->model, "threads",
+                      (json_int_t)cost->threads, "context", (json_int_t)cost->context, "revision",
+                      (json_int_t)cost->revision, "rough", cost->rough != 0, "decode_ns",
+                      cost->decode_ns, "prefill_ns", cost->prefill_ns, "kv_bytes", cost->kv_bytes);
+        if (cost->decode_scale > 0)
+            json_object_set_new(object, "decode_scale", json_real(cost->decode_scale));
+        if (cost->prefill_scale > 0)
+            json_object_set_new(object, "prefill_scale", json_real(cost->prefill_scale));
+        json_array_append_new(all, object);
     }
     return all;
 }
@@ -463,7 +467,8 @@ static enum mb_status read_fixed_cost(const json_t *object, struct mb_fixed_cost
         double *value;
     } figures[] = {{"decode_ns", &cost->decode_ns},
                    {"prefill_ns", &cost->prefill_ns},
-                   {"kv_bytes", &cost->kv_bytes}};
+                   {"kv_bytes", &cost->kv_bytes}},
+      scales[] = {{"decode_scale", &cost->decode_scale}, {"prefill_scale", &cost->prefill_scale}};
     uint32_t revision = 0;
     enum mb_status status = read_text(object, "model", cost->model, sizeof cost->model, place);
     if (status == MB_OK)
@@ -474,6 +479,9 @@ static enum mb_status read_fixed_cost(const json_t *object, struct mb_fixed_cost
         status = read_u32(object, "revision", &revision, place);
     for (size_t i = 0; i < sizeof figures / sizeof figures[0] && status == MB_OK; i++)
         status = read_figure(object, figures[i].key, figures[i].value, place);
+    for (size_t i = 0; i < sizeof scales / sizeof scales[0] && status == MB_OK; i++)
+        if (json_object_get(object, scales[i].key) != NULL)
+            status = read_figure(object, scales[i].key, scales[i].value, place);
     const json_t *rough = json_object_get(object, "rough");
     if (status == MB_OK && !json_is_boolean(rough))
         return refuse(place, "rough", "expected true or false");

@@ -207,6 +207,8 @@ struct mb_problem_options {
     size_t threads;
     enum mb_residency residency;
     double fixed[MB_QUANTITY_COUNT];
+    double scale[MB_QUANTITY_COUNT]; /* of decode and prefill: what products take in the model over
+                                        what the profile says; 0: as much */
     int last_logits; /* 1: a prompt's logits are those of its last token alone, as runtimes read
                         prompts: its output product is one of one row */
 };

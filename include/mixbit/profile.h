@@ -113,7 +113,9 @@ struct mb_fixed_cost {
     unsigned revision;            /* of the code that was timed */
     int rough;                    /* 1: the machine was not quiet; `tune` times it again */
     double decode_ns, prefill_ns; /* per token, at the end of the context and of 512 at once */
-    double kv_bytes;              /* of the cache at that context */
+    double decode_scale, prefill_scale; /* what products take in the model over what they take
+                                           alone, where that was fitted; 0: as much */
+    double kv_bytes;                    /* of the cache at that context */
 };
 /** NULL: not measured. */
 MB_API const struct mb_fixed_cost *mb_profile_fixed_cost(const struct mb_profile *profile,

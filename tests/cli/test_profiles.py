@@ -76,7 +76,7 @@ class Profiles(Case):
 
 
 def uniform(name):
-    return once(f"{name}.gguf", lambda path: ["quantize", MODEL, "--format", name, "-o", path])
+    return MODEL if name == "f16" else once(f"{name}.gguf", lambda path: ["quantize", MODEL, "--format", name, "-o", path])
 
 
 class LlamaBench(Case):
@@ -110,6 +110,25 @@ class LlamaBench(Case):
         self.assertEqual(every["decode_ns"], total["decode_ns"])
         self.assertGreater(every["prefill_ns"], total["prefill_ns"])  # 511 logits of 512 more
         self.assertNotAlmostEqual(self.predicted("q8_0")["decode_ns"], 7e6, delta=1)
+
+    def fixed(self):
+        with open(self.path("p.json")) as f:
+            return json.load(f)["fixed"][0]
+
+    def products(self, name):
+        self.tune(self.runs(7e6, 3e6, name))
+        return 7e6 - self.fixed()["decode_ns"]
+
+    def test_a_line_through_files(self):
+        """What products take in a whole model is fitted where three files differ enough in what they take alone."""
+        alone = {name: self.products(name) for name in ("q4_0", "q8_0", "f16")}
+        self.assertGreater(alone["f16"], 1.3 * alone["q4_0"])
+        self.tune([run for name in alone for run in self.runs(1e5 + 1.25 * alone[name], 3e6, name)])
+        fixed = self.fixed()
+        self.assertAlmostEqual(fixed["decode_scale"], 1.25, delta=1e-6)
+        self.assertAlmostEqual(fixed["decode_ns"], 1e5, delta=1)
+        for name in alone:
+            self.assertAlmostEqual(self.predicted(name)["decode_ns"], 1e5 + 1.25 * alone[name], delta=1)
 
     def test_the_median_of_files(self):
         runs = self.runs(7e6, 3e6, "q4_0") + self.runs(7.1e6, 3e6, "q8_0") + self.runs(9e6, 3e6, "q4_0")

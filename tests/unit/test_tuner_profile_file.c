@@ -48,6 +48,8 @@ static struct mb_fixed_cost sample_fixed_cost(void)
                                   .revision = 1,
                                   .decode_ns = 72044.7,
                                   .prefill_ns = 22698.25,
+                                  .decode_scale = 1.125,
+                                  .prefill_scale = 1.25,
                                   .kv_bytes = 3145728};
 }
 
@@ -168,7 +170,8 @@ static void what_is_saved_is_loaded(void **state)
         const struct mb_fixed_cost *y = mb_profile_fixed_cost(loaded, x);
         assert_non_null(y);
         assert_true(x->decode_ns == y->decode_ns && x->prefill_ns == y->prefill_ns &&
-                    x->kv_bytes == y->kv_bytes && x->rough == y->rough);
+                    x->kv_bytes == y->kv_bytes && x->rough == y->rough &&
+                    x->decode_scale == y->decode_scale && x->prefill_scale == y->prefill_scale);
     }
     assert_null(mb_profile_fixed_at(loaded, 2));
     mb_profile_free(saved);
@@ -306,6 +309,8 @@ static const struct {
     {"fixed", "decode_ns", "-1", "decode_ns"},
     {"fixed", "prefill_ns", "1e300", "prefill_ns"},
     {"fixed", "kv_bytes", "", "kv_bytes"},
+    {"fixed", "decode_scale", "-1", "decode_scale"},
+    {"fixed", "prefill_scale", "1e9", "prefill_scale"},
 };
 
 static void every_damaged_value_is_refused(void **state)
