@@ -31,8 +31,7 @@ static const char *const names[KINDS] = {"generating", "prompt"};
 struct run {
     const char *file;
     enum kind kind;
-    double ns;      /* per token */
-    size_t context; /* about what its tokens attend to */
+    double ns; /* per token */
 };
 
 /* A run, per token: the products of its file by the profile, and all that it took. */
@@ -83,11 +82,9 @@ static enum mb_status read_run(struct fit *fit, const json_t *entry, size_t i)
     if (file == NULL || !json_is_integer(threads) || !json_is_integer(prompt) ||
         !json_is_integer(generated))
         return wrong(fit, i, "no model_filename, n_threads, n_prompt or n_gen");
-    const json_int_t p = json_integer_value(prompt), g = json_integer_value(generated),
-                     depth = json_integer_value(json_object_get(entry, "n_depth"));
+    const json_int_t p = json_integer_value(prompt), g = json_integer_value(generated);
     const double ns = median_ns(entry);
-    if (!(ns > 0) || !isfinite(ns) || p < 0 || g < 0 || depth < 0 || p > 1 << 30 || g > 1 << 30 ||
-        depth > 1 << 30)
+    if (!(ns > 0) || !isfinite(ns) || p < 0 || g < 0 || p > 1 << 30 || g > 1 << 30)
         return wrong(fit, i, "a time or a number of tokens that cannot be");
     if ((g > 0) == (p > 0) || (p > 0 && p % PROMPT_TOKENS != 0))
         return MB_OK; /* both at once, or rows that the profile does not have */
@@ -95,10 +92,8 @@ static enum mb_status read_run(struct fit *fit, const json_t *entry, size_t i)
         fit->others++;
         return MB_OK;
     }
-    fit->runs[fit->count++] = (struct run){.file = file,
-                                           .kind = g > 0 ? DECODE : PREFILL,
-                                           .ns = ns / (double)(g > 0 ? g : p),
-                                           .context = (size_t)(depth + (g > 0 ? g : p) / 2)};
+    fit->runs[fit->count++] = (struct run){
+        .file = file, .kind = g > 0 ? DECODE : PREFILL, .ns = ns / (double)(g > 0 ? g : p)};
     return MB_OK;
 }
 
@@ -204,23 +199,52 @@ static enum mb_status products_of(const struct fit *fit, const char *file,
     return status;
 }
 
+static bool same_case(const struct run *a, const struct run *b)
+{
+    return a->kind == b->kind && strcmp(a->file, b->file) == 0;
+}
+
+/* The median over all runs like run i; 0: an earlier one has it already. */
+static double time_of(const struct fit *fit, size_t i)
+{
+    double *values = calloc(fit->count + 1, sizeof *values), ns = fit->runs[i].ns;
+    size_t count = 0;
+    bool first = true;
+    for (size_t j = 0; j < fit->count; j++)
+        if (same_case(&fit->runs[i], &fit->runs[j])) {
+            first = first && j >= i;
+            if (values != NULL)
+                values[count++] = fit->runs[j].ns;
+        }
+    if (values != NULL)
+        ns = mb_median(values, count);
+    free(values);
+    return first ? ns : 0;
+}
+
 static enum mb_status take_points(struct fit *fit)
 {
     double total[MB_QUANTITY_COUNT] = {0};
-    enum mb_status status = MB_OK;
-    for (size_t i = 0; i < fit->count && status == MB_OK; i++) {
+    const char *file = NULL;
+    for (size_t i = 0; i < fit->count; i++) {
         const struct run *run = &fit->runs[i];
-        if (i == 0 || strcmp(run->file, run[-1].file) != 0)
-            status = products_of(fit, run->file, total);
-        if (status != MB_OK)
-            break;
-        const size_t at = fit->point_count[run->kind]++;
-        fit->points[run->kind][at] = (struct point){total[quantity_of[run->kind]], run->ns};
+        struct point *point = &fit->points[run->kind][fit->point_count[run->kind]];
+        point->ns = time_of(fit, i);
+        if (point->ns <= 0)
+            continue;
+        if (file == NULL || strcmp(run->file, file) != 0) {
+            const enum mb_status status = products_of(fit, run->file, total);
+            if (status != MB_OK)
+                return status;
+            file = run->file;
+        }
+        point->products_ns = total[quantity_of[run->kind]];
+        fit->point_count[run->kind]++;
         if (fit->profile != NULL)
             mb_note(fit->cli, "%s, %s: %.1f us a token, of which products %.1f", run->file,
-                    names[run->kind], run->ns / 1e3, fit->points[run->kind][at].products_ns / 1e3);
+                    names[run->kind], point->ns / 1e3, point->products_ns / 1e3);
     }
-    return status;
+    return MB_OK;
 }
 
 /* Products of a model may take longer than each alone: others' weights pass through the caches in

@@ -224,50 +224,46 @@ static bool search_place(const struct tuning *t, const struct cell *cell, struct
     return true;
 }
 
-/* Which of gemv and gemm serves so many rows is one choice for all shapes, and was made where the
- * format's knobs were searched: products of many rows take long, and other shapes need no figure of
- * what will not run. */
-static int ops_to_time(const struct tuning *t, const struct cell *cell, size_t m)
+/* Products of many rows take long: above the crossover points a shape times, of each operation, the
+ * kernel alone that was found best where the format's knobs were searched. */
+static void keep_found(const struct tuning *t, const struct cell *cell, struct mb_contest *contest)
 {
     struct mb_cost place;
-    struct mb_config config;
-    if (cell->search || m <= crossover_ms[CROSSOVER_MS - 1] || !search_place(t, cell, &place))
-        return MB_ALL_OPS;
-    const struct mb_question question = {.format = cell->format,
-                                         .activation = cell->activation,
-                                         .m = m,
-                                         .ops = MB_ALL_OPS,
-                                         .place = &place};
-    return mb_profile_best_config(t->profile, &question, &config) ? 1 << config.kernel->op
-                                                                  : MB_ALL_OPS;
-}
-
-static void keep_ops(struct mb_contest *contest, int ops)
-{
     size_t left = 0;
-    for (size_t c = 0; c < contest->count; c++)
-        if ((ops >> contest->candidates[c].kernel->op & 1) != 0)
+    if (cell->search || contest->m <= crossover_ms[CROSSOVER_MS - 1] ||
+        !search_place(t, cell, &place))
+        return;
+    for (size_t c = 0; c < contest->count; c++) {
+        const struct mb_kernel *kernel = contest->candidates[c].kernel;
+        const struct mb_question question = {.format = cell->format,
+                                             .activation = cell->activation,
+                                             .m = contest->m,
+                                             .ops = 1 << kernel->op,
+                                             .place = &place};
+        struct mb_config config;
+        if (!mb_profile_best_config(t->profile, &question, &config) || config.kernel == kernel)
             contest->candidates[left++] = contest->candidates[c];
+    }
     contest->count = left;
 }
 
 /* What was found at the format's search cell, to be confirmed: its best gemv and gemm at this m.
  * Crossover points take the gemv of 8 rows and the gemm of the most, whose knobs they share. */
-static void add_found(const struct tuning *t, const struct cell *cell, size_t i, int ops,
+static void add_found(const struct tuning *t, const struct cell *cell, size_t i,
                       struct mb_contest *contest)
 {
     struct mb_cost place;
     if (!search_place(t, cell, &place))
         return;
-    static const enum mb_op kinds[] = {MB_OP_GEMV, MB_OP_GEMM};
+    static const enum mb_op ops[] = {MB_OP_GEMV, MB_OP_GEMM};
     for (size_t o = 0; o < 2; o++) {
         struct mb_question question = {.format = cell->format,
                                        .activation = cell->activation,
                                        .m = contest->m,
-                                       .ops = ops & 1 << kinds[o],
+                                       .ops = 1 << ops[o],
                                        .place = &place};
         if (i >= t->task.m_count)
-            question.m = kinds[o] == MB_OP_GEMM ? t->task.m_most : crossover_ms[0];
+            question.m = ops[o] == MB_OP_GEMM ? t->task.m_most : crossover_ms[0];
         struct mb_config config;
         struct mb_tune_candidate *found = &contest->candidates[contest->count];
         if (contest->count == MB_CANDIDATES_MAX ||
@@ -292,14 +288,13 @@ static bool open_contest(struct tuning *t, struct cell *cell, size_t i, bool rev
     contest->m = point_m(t, i);
     contest->count = mb_space_candidates(cell->format, cell->activation, &cell->shape, contest->m,
                                          t->limits, cell->residency, contest->candidates);
-    const int ops = ops_to_time(t, cell, contest->m);
-    keep_ops(contest, ops);
+    keep_found(t, cell, contest);
     contest->revisit = contest->keep_better = revisit;
     contest->budget_ns = t->budget_ns * (i < t->task.m_count ? 1 : search_share);
     /* A point is decided by its kernels: what was found may have moved since. */
     if (!revisit && mb_contest_is_decided(contest))
         return false;
-    add_found(t, cell, i, ops, contest);
+    add_found(t, cell, i, contest);
     cell->fresh |= (uint64_t)1 << i;
     return true;
 }
@@ -325,7 +320,7 @@ static bool open_late_contest(struct tuning *t, struct cell *cell, size_t i, boo
     contest->revisit = contest->keep_better = false;
     contest->budget_ns = t->budget_ns * search_share;
     contest->count = 0;
-    add_found(t, cell, i, MB_ALL_OPS, contest);
+    add_found(t, cell, i, contest);
     if (contest->count == 0)
         contest->count =
             mb_space_candidates(cell->format, cell->activation, &cell->shape, contest->m, t->limits,
