@@ -27,6 +27,8 @@ enum {
 #define MB_PLANNING_NO_RIVAL SIZE_MAX
 /* How much slower than its reference a mix may decode to be worth a mention where it loses less. */
 #define MB_PLANNING_SLOWER 0.05
+/* How far below a speed that was asked for a measured one may be without a word. */
+#define MB_PLANNING_MISSED 0.02
 
 /* A solution that may be recommended: its plan (owned), its row of the comparison, and the uniform
  * or preset row that it answers (MB_PLANNING_NO_RIVAL: it is for the budget). */

@@ -269,6 +269,31 @@ static void mention_slower(struct mb_planning *run)
     mb_note(run->cli, "%s", text);
 }
 
+/* A speed that the user gave is a limit on predictions. Where the measured one falls short of it,
+ * that is said, with the figure that would have asked for enough. */
+static void mention_missed(struct mb_planning *run)
+{
+    static const struct {
+        enum mb_quantity quantity;
+        const char *name;
+    } speeds[] = {{MB_QUANTITY_DECODE, "decode"}, {MB_QUANTITY_PREFILL, "prefill"}};
+    const struct mb_assignment *chosen = &run->comparison.rows[run->chosen];
+    char text[300];
+    for (size_t i = 0; run->reference == SIZE_MAX && i < sizeof speeds / sizeof speeds[0]; i++) {
+        const double limit_ns = run->plan->budget.max[speeds[i].quantity];
+        const double off = measured(chosen, speeds[i].quantity) / limit_ns;
+        if (limit_ns <= 0 || !(off > 1 + MB_PLANNING_MISSED))
+            continue;
+        snprintf(
+            text, sizeof text,
+            "Measured %s is %.0f tok/s, %.0f %% below the %.0f asked for, which the prediction "
+            "met: on a quiet machine it may be, or --min-%s %.0f asks for enough.",
+            speeds[i].name, 1e9 / (limit_ns * off), 100 * (1 - 1 / off), 1e9 / limit_ns,
+            speeds[i].name, 1e9 * off / limit_ns);
+        say(run, text);
+    }
+}
+
 /* A row that may be written: one that the solver could have chosen. */
 static bool is_allowed(const struct mb_planning *run, const struct mb_assignment *row)
 {
@@ -323,6 +348,7 @@ enum mb_status mb_planning_recommend(struct mb_planning *run)
         say(run, text);
     }
     mention_slower(run);
+    mention_missed(run);
     chosen->recommended = 1;
     if (own)
         snprintf(chosen->mix.name, sizeof chosen->mix.name, "plan");

@@ -241,6 +241,27 @@ static void of_mixes_as_good_the_fastest_is_taken(void **state)
     assert_int_equal(verdict(), faster);
 }
 
+/* 1e9 / 1000 ns are a million tokens a second. */
+static void a_speed_that_was_asked_for_and_missed_is_told(void **state)
+{
+    (void)state;
+    for (size_t late = 0; late < 2; late++) {
+        begin(MB_ENCODER_SEQUENTIAL);
+        const size_t mix =
+            row(MB_ROW_PLAN, "mix", MB_FORMAT_Q4_0, 299, 0.008, 0, late ? 1000 : 910);
+        candidate(mix, MB_PLANNING_NO_RIVAL, 300);
+        w.run.candidates[0].plan->budget.max[MB_QUANTITY_DECODE] = 900;
+        assert_int_equal(verdict(), mix);
+        if (late) {
+            assert_non_null(
+                strstr(said, "Measured decode is 1000000 tok/s, 10 % below the 1111111"));
+            assert_non_null(strstr(said, "--min-decode 1234568"));
+        } else {
+            assert_string_equal(said, "");
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -250,6 +271,7 @@ int main(void)
         cmocka_unit_test(a_reference_that_does_not_fit_is_not_written),
         cmocka_unit_test(a_preset_that_beats_the_plan_takes_its_place),
         cmocka_unit_test(of_mixes_as_good_the_fastest_is_taken),
+        cmocka_unit_test(a_speed_that_was_asked_for_and_missed_is_told),
     };
     return cmocka_run_group_tests_name("cli verdict", tests, NULL, NULL);
 }
