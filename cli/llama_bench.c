@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PROMPT_TOKENS = 512 };
+enum { PROMPT_TOKENS = 512, ENTRIES_MOST = 10000 };
 static const size_t file_most_bytes = (size_t)64 << 20;
 static const double spread_least = 1.2, slope_least = 0.8, slope_most = 1.5, disagreement = 0.1;
 
@@ -101,6 +101,8 @@ static enum mb_status read_runs(struct fit *fit, const json_t *root)
 {
     if (!json_is_array(root))
         return wrong(fit, 0, "no list");
+    if (json_array_size(root) > ENTRIES_MOST)
+        return wrong(fit, ENTRIES_MOST, "too many of them");
     fit->runs = calloc(json_array_size(root) + 1, sizeof *fit->runs);
     for (size_t k = 0; k < KINDS; k++)
         fit->points[k] = calloc(json_array_size(root) + 1, sizeof *fit->points[k]);
@@ -169,7 +171,8 @@ static enum mb_status sum_products(const struct fit *fit, struct mb_unit_source 
         free(first);
         mb_problem_free(problem);
         fit->cli->error = (struct mb_error){0};
-        return first != NULL ? MB_OK : MB_ERR_MEMORY;
+        return first != NULL ? MB_OK
+                             : mb_error_set(&fit->cli->error, MB_ERR_MEMORY, -1, "out of memory");
     }
     return status;
 }

@@ -144,7 +144,7 @@ class LlamaBench(Case):
         self.fails("tune", "--llama-bench", "b.json", "--model", MODEL, status=2, says="-o")
         command = ["tune", "--model", MODEL, "--formats", "q4_0,q8_0", "-o", "p.json", "--llama-bench"]
         generating = self.runs(7e6, 3e6)[1]
-        for text, status, says in (("{}", 1, "no list"), ("[1]", 1, "entry 0"), ("[", 1, "b.json"),
+        for text, status, says in (("{}", 1, "no list"), (json.dumps([{}] * 10001), 1, "too many"), ("[1]", 1, "entry 0"), ("[", 1, "b.json"),
                                    (json.dumps([generating | {"avg_ns": -5}]), 1, "cannot be"),
                                    (json.dumps([generating | {"model_filename": "gone.gguf"}]), 1, "gone.gguf"),
                                    (json.dumps([generating | {"model_filename": HYBRID}]), 2, "matrices"),
