@@ -22,7 +22,7 @@ MUTATIONS = [
     # solver
     ("solver/latency.c", "*ns = load.products * (cost.median_ns - prepare + prepare / (double)share);",
      "*ns = load.products * cost.median_ns;"),
-    ("solver/latency.c", "candidate.prefill_ns /= PREFILL_TOKENS;", "candidate.prefill_ns /= 1;"),
+    ("solver/latency.c", "candidate.prefill_ns *= scale_of(options, MB_QUANTITY_PREFILL) / PREFILL_TOKENS;", "candidate.prefill_ns *= scale_of(options, MB_QUANTITY_PREFILL);"),
     ("solver/front.c", "while (at < kept && front->list[at].total[front->against] < used)",
      "while (at < kept && front->list[at].total[front->against] > used)"),
     ("solver/knapsack.c", "if (knapsack->found && cost >= knapsack->best_cost)", "if (knapsack->found && cost <= knapsack->best_cost)"),

@@ -68,7 +68,8 @@ with tempfile.TemporaryDirectory() as folder:
     symbols = run("nm", "-D", "--defined-only", libdir / "libmixbit.so").split("\n")
     foreign = [s for s in symbols if s and not s.split()[-1].startswith("mb_")]
     assert not foreign, f"exported symbols that are not ours: {foreign[:5]}"
-    for name, exports in (("ggml", ["ggml_backend_init", "ggml_backend_score"]), ("onnxruntime", ["RegisterCustomOps"])):
+    for name, exports in (("ggml", ["ggml_backend_init", "ggml_backend_score"]),
+                          ("onnxruntime", ["CreateEpFactories", "RegisterCustomOps", "ReleaseEpFactory"])):
         plugin = run("nm", "-D", "--defined-only", libdir / f"lib{name}-mixbit.so").split("\n")
         assert sorted(s.split()[-1] for s in plugin if s) == exports, plugin
     print(by_cmake, end="")
