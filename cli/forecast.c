@@ -161,8 +161,13 @@ static void candidate_formats(const struct mb_forecast_request *request,
         formats->at[formats->count++] = source;
 }
 
-static enum mb_status check_types(struct mb_cli *cli, const struct mb_model *model,
-                                  const struct mb_unit_source *sources, size_t count)
+size_t mb_cost_threads(const struct mb_profile *profile, size_t threads)
+{
+    return profile == NULL || mb_profile_is_of_cpu(profile) ? threads : MB_ACCELERATOR_THREADS;
+}
+
+enum mb_status mb_check_sources(struct mb_cli *cli, const struct mb_model *model,
+                                const struct mb_unit_source *sources, size_t count)
 {
     for (size_t i = 0; i < count; i++)
         if (sources[i].source == MB_FORMAT_NONE)
@@ -178,9 +183,7 @@ enum mb_status mb_forecast_create(struct mb_cli *cli, struct mb_model *model,
                                   struct mb_forecast *forecast)
 {
     size_t count;
-    const size_t threads = request->profile == NULL || mb_profile_is_of_cpu(request->profile)
-                               ? request->threads
-                               : MB_ACCELERATOR_THREADS;
+    const size_t threads = mb_cost_threads(request->profile, request->threads);
     *forecast = (struct mb_forecast){
         .model = model, .profile = request->profile, .threads = threads, .fixed = request->fixed};
     memcpy(forecast->importance_hash, request->table->importance_hash,
@@ -209,7 +212,7 @@ enum mb_status mb_forecast_create(struct mb_cli *cli, struct mb_model *model,
     options.fixed[MB_QUANTITY_PREFILL] = request->fixed.prefill_ns;
     options.scale[MB_QUANTITY_DECODE] = request->fixed.decode_scale;
     options.scale[MB_QUANTITY_PREFILL] = request->fixed.prefill_scale;
-    enum mb_status status = check_types(cli, model, sources, count);
+    enum mb_status status = mb_check_sources(cli, model, sources, count);
     if (status == MB_OK)
         status = mb_constraints_apply(cli, request->constraints,
                                       request->table->importance_hash[0] != '\0', &formats, sources,

@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What predicting (forecast.c) and solving (forecast_solve.c) share: residency follows from size.
- */
+/* What predicting (forecast.c, llama_bench.c) and solving (forecast_solve.c) share: residency
+ * follows from size. */
 #ifndef MIXBIT_CLI_FORECAST_H
 #define MIXBIT_CLI_FORECAST_H
 
 #include "cli/steps.h"
 
+/* The number of threads that a profile's times are kept under, where `threads` run. */
+size_t mb_cost_threads(const struct mb_profile *profile, size_t threads);
+/* MB_ERR_UNSUPPORTED when some tensor has a type that can't be read. */
+enum mb_status mb_check_sources(struct mb_cli *cli, const struct mb_model *model,
+                                const struct mb_unit_source *sources, size_t count);
 /* Bytes a token's pass walks through, for a choice of formats. */
 double mb_walked_bytes(const struct mb_problem *problem, const size_t *choice);
 /* Where weights of so many bytes are. */

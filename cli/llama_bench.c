@@ -9,11 +9,9 @@
  *
  * llama-bench reads a prompt as runtimes do, with the logits of its last token alone: that is how
  * products of its prompt are counted here, and how `solve --last-logits` predicts others. */
-#include "cli/steps.h"
+#include "cli/forecast.h"
 #include "model/statistics.h"
 #include "support/support.h"
-#include "tuner/accelerator.h"
-#include "tuner/profile.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -125,55 +123,43 @@ static bool same_matrices(const struct mb_unit_source *a, const struct mb_unit_s
     return true;
 }
 
-/* Every tensor as it is stored, at the residency that the file has, or one that was measured. */
-static enum mb_status sum_products(const struct fit *fit, struct mb_unit_source *sources,
-                                   size_t count, double total[MB_QUANTITY_COUNT])
+/* Every tensor as it is stored, at the residency that `solve` would see such a mix in. */
+static enum mb_status sum_products(const struct fit *fit, const struct mb_model *ran,
+                                   struct mb_unit_source *sources, size_t count,
+                                   double total[MB_QUANTITY_COUNT])
 {
-    struct mb_device_info device = {.size = sizeof device};
-    const bool of_cpu = mb_profile_is_of_cpu(fit->profile);
-    const size_t threads = of_cpu ? fit->threads : MB_ACCELERATOR_THREADS;
-    double bytes = 0;
-    for (size_t i = 0; i < count; i++) {
-        if (mb_format_info(sources[i].source) == NULL)
-            return mb_error_set(&fit->cli->error, MB_ERR_UNSUPPORTED, -1,
-                                "%s has a type that mixbit can't read", sources[i].name);
+    struct mb_forecast forecast = {.threads = mb_cost_threads(fit->profile, fit->threads)};
+    struct mb_problem_options options = {.size = sizeof options,
+                                         .sources = sources,
+                                         .source_count = count,
+                                         .formats = &sources[0].source,
+                                         .format_count = 1,
+                                         .profile = fit->profile,
+                                         .threads = forecast.threads,
+                                         .last_logits = 1};
+    enum mb_status status = mb_check_sources(fit->cli, ran, sources, count);
+    for (size_t i = 0; i < count; i++)
         sources[i].pinned = sources[i].source;
-        if (!sources[i].is_embedding || sources[i].is_output)
-            bytes +=
-                (double)sources[i].n * (double)mb_format_row_bytes(sources[i].source, sources[i].k);
+    for (int r = 0; r < MB_RESIDENCY_COUNT && status == MB_OK; r++) {
+        options.residency = (enum mb_residency)r;
+        const enum mb_status made =
+            mb_problem_build(&options, &forecast.problem[r], NULL, &fit->cli->error);
+        status = made == MB_ERR_ARGUMENT ? MB_OK : made; /* no times there */
     }
-    enum mb_status status = mb_device_info(&device);
-    if (status != MB_OK)
-        return status;
-    const enum mb_residency home = mb_residency_of(&device, (size_t)bytes, fit->threads);
-    for (int r = 0; r < MB_RESIDENCY_COUNT; r++) {
-        const struct mb_problem_options options = {
-            .size = sizeof options,
-            .sources = sources,
-            .source_count = count,
-            .formats = &sources[0].source,
-            .format_count = 1,
-            .profile = fit->profile,
-            .threads = threads,
-            .residency = (enum mb_residency)(((int)home + r) % MB_RESIDENCY_COUNT),
-            .last_logits = 1,
-        };
-        struct mb_problem *problem;
-        struct mb_error error = {0};
-        status = mb_problem_build(&options, &problem, NULL, &error);
-        if (r == 0 && status != MB_OK)
-            fit->cli->error = error; /* of where it would be at home */
-        if (status != MB_OK)
-            continue;
-        size_t *first = calloc(count, sizeof *first);
-        if (first != NULL)
-            mb_problem_totals(problem, first, total);
-        free(first);
-        mb_problem_free(problem);
+    const struct mb_problem *problem = mb_forecast_problem(&forecast, MB_RESIDENCY_MEMORY);
+    if (status == MB_OK && problem == NULL) /* the last reason stands */
+        status = fit->cli->error.status;
+    size_t *first = calloc(count, sizeof *first);
+    if (status == MB_OK && first == NULL)
+        status = mb_error_set(&fit->cli->error, MB_ERR_MEMORY, -1, "out of memory");
+    if (status == MB_OK) {
         fit->cli->error = (struct mb_error){0};
-        return first != NULL ? MB_OK
-                             : mb_error_set(&fit->cli->error, MB_ERR_MEMORY, -1, "out of memory");
+        problem = mb_forecast_problem(
+            &forecast, mb_forecast_residency(&forecast, mb_walked_bytes(problem, first)));
+        mb_problem_totals(problem, first, total);
     }
+    free(first);
+    mb_forecast_free(&forecast);
     return status;
 }
 
@@ -195,7 +181,7 @@ static enum mb_status products_of(const struct fit *fit, const char *file,
                               "llama-bench must run files of this model",
                               fit->path, file);
     else if (fit->profile != NULL)
-        status = sum_products(fit, sources, count, total);
+        status = sum_products(fit, ran, sources, count, total);
     free(sources);
     free(own);
     mb_model_close(ran);

@@ -281,13 +281,13 @@ static void mention_missed(struct mb_planning *run)
     char text[300];
     for (size_t i = 0; run->reference == SIZE_MAX && i < sizeof speeds / sizeof speeds[0]; i++) {
         const double limit_ns = run->plan->budget.max[speeds[i].quantity];
-        const double off = measured(chosen, speeds[i].quantity) / limit_ns;
-        if (limit_ns <= 0 || !(off > 1 + MB_PLANNING_MISSED))
+        const double off = limit_ns > 0 ? measured(chosen, speeds[i].quantity) / limit_ns : 0;
+        if (!(off > 1 + MB_PLANNING_MISSED))
             continue;
         snprintf(
             text, sizeof text,
             "Measured %s is %.0f tok/s, %.0f %% below the %.0f asked for, which the prediction "
-            "met: on a quiet machine it may be, or --min-%s %.0f asks for enough.",
+            "met: if the machine was quiet, --min-%s %.0f asks for enough.",
             speeds[i].name, 1e9 / (limit_ns * off), 100 * (1 - 1 / off), 1e9 / limit_ns,
             speeds[i].name, 1e9 * off / limit_ns);
         say(run, text);

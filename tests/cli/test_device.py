@@ -3,7 +3,7 @@
 import json
 import os
 
-from harness import CALIB, HELDOUT, MODEL, Case, Either, environment, loud_skip, main, profile
+from harness import CALIB, HELDOUT, MODEL, Case, Either, environment, loud_skip, main, profile, sensitivity
 
 FEW = "q4_0,q8_0"
 
@@ -46,6 +46,17 @@ class Device(Case):
         document["device"]["backend"] = "opencl"
         path = self.write("p.json", json.dumps(document))
         self.fails("eval", MODEL, "--text", HELDOUT, "-p", path, status=2, says=["of kind opencl, not cpu", "--device"])
+
+    def test_solve_takes_a_profile_of_any_kind(self):
+        """Nothing is run with it: what a device keeps under its own number of threads is enough."""
+        with open(profile()) as f:
+            document = json.load(f)
+        document["device"]["backend"] = "ggml"
+        document["entries"] = [e | {"threads": 1} for e in document["entries"] if e["threads"] == document["limits"]["threads"]]
+        path = self.write("p.json", json.dumps(document))
+        total = self.run_json("solve", MODEL, "-s", sensitivity(), "-p", path, "--formats", "q4_0", "--weights", "memory=1")["total"]
+        own = self.run_json("solve", MODEL, "-s", sensitivity(), "-p", profile(), "--formats", "q4_0", "--weights", "memory=1")["total"]
+        self.assertEqual(total, own)
 
     def device(self, kind):
         """The first device of a kind as probe lists it, and the options that choose it."""

@@ -393,47 +393,60 @@ static void test_products(void **state)
     close_session(&host);
 }
 
+/* A session, a node like `plain` for it, and what the library of operators makes of that. */
+struct scene {
+    struct host host;
+    struct node node;
+    void *right;
+    struct ort_kernel *kernel;
+};
+
+static void open_scene(struct scene *s, const char *key, const char *setting, const char *accuracy)
+{
+    *s = (struct scene){.host = open_session(key, setting), .node = plain};
+    make_node(&s->node);
+    s->right = wanted(&s->node, accuracy);
+}
+
+static void close_scene(struct scene *s)
+{
+    free(s->right);
+    free_node(&s->node);
+    close_session(&s->host);
+}
+
 static void test_accuracy_option(void **state)
 {
     (void)state;
-    struct host host = open_session("ep.mixbitexecutionprovider.accuracy", "f32");
-    struct node node = plain;
-    struct ort_kernel *kernel = NULL;
-    make_node(&node);
-    void *right = wanted(&node, "f32");
-    assert_ok(create_kernel(&host, &node, &kernel));
-    pack_kernel(kernel, &node);
-    check_run(kernel, &node, right);
-    kernel->release(kernel);
-    free(right);
-    free_node(&node);
-    close_session(&host);
+    struct scene s;
+    open_scene(&s, "ep.mixbitexecutionprovider.accuracy", "f32", "f32");
+    assert_ok(create_kernel(&s.host, &s.node, &s.kernel));
+    pack_kernel(s.kernel, &s.node);
+    check_run(s.kernel, &s.node, s.right);
+    s.kernel->release(s.kernel);
+    close_scene(&s);
 }
 
 /* A bias that comes with each run, an A that is a constant: neither is packed, both are read. */
 static void test_inputs_that_stay(void **state)
 {
     (void)state;
-    struct host host = open_session(NULL, NULL);
-    struct node node = plain;
-    struct ort_kernel *kernel = NULL;
+    struct scene s;
     bool is_packed = true;
-    make_node(&node);
-    node.info.is_constant[BIAS] = false;
-    void *right = wanted(&node, NULL);
-    assert_ok(create_kernel(&host, &node, &kernel));
-    pack_kernel(kernel, &node);
+    open_scene(&s, NULL, NULL, NULL);
+    s.node.info.is_constant[BIAS] = false;
+    assert_ok(create_kernel(&s.host, &s.node, &s.kernel));
+    pack_kernel(s.kernel, &s.node);
     for (int i = -1; i <= FAKE_INPUTS; i++) {
         const bool stays = i < B || i >= BIAS;
         is_packed = stays;
-        assert_ok(kernel->pack_weight(kernel, node.info.inputs[A], i, NULL, NULL, &is_packed));
+        assert_ok(
+            s.kernel->pack_weight(s.kernel, s.node.info.inputs[A], i, NULL, NULL, &is_packed));
         assert_int_equal(is_packed, !stays);
     }
-    check_run(kernel, &node, right);
-    kernel->release(kernel);
-    free(right);
-    free_node(&node);
-    close_session(&host);
+    check_run(s.kernel, &s.node, s.right);
+    s.kernel->release(s.kernel);
+    close_scene(&s);
 }
 
 /* Weights are packed at once where the session does not pack; and where they are no constants
@@ -442,83 +455,71 @@ static void test_without_packing(void **state)
 {
     (void)state;
     struct host early = open_session("session.disable_prepacking", "1");
-    struct host host = open_session("session.disable_prepacking", "0");
-    struct node node = plain;
-    struct ort_kernel *kernel = NULL;
+    struct scene s;
     bool is_packed = true;
-    make_node(&node);
-    void *right = wanted(&node, NULL);
-    node.info.is_constant[SCALES] = false;
-    assert_ok(create_kernel(&host, &node, &kernel));
-    assert_ok(kernel->pack_weight(kernel, node.info.inputs[B], B, NULL, NULL, &is_packed));
+    open_scene(&s, "session.disable_prepacking", "0", NULL);
+    s.node.info.is_constant[SCALES] = false;
+    assert_ok(create_kernel(&s.host, &s.node, &s.kernel));
+    assert_ok(s.kernel->pack_weight(s.kernel, s.node.info.inputs[B], B, NULL, NULL, &is_packed));
     assert_false(is_packed);
     assert_int_equal(fake.logged, 1);
-    check_run(kernel, &node, right);
-    kernel->release(kernel);
-    node.info.is_constant[SCALES] = true;
-    assert_ok(create_kernel(&early, &node, &kernel));
+    check_run(s.kernel, &s.node, s.right);
+    s.kernel->release(s.kernel);
+    s.node.info.is_constant[SCALES] = true;
+    assert_ok(create_kernel(&early, &s.node, &s.kernel));
     for (size_t i = B; i < FAKE_INPUTS; i++)
-        node.info.inputs[i] = NULL;
-    check_run(kernel, &node, right);
-    kernel->release(kernel);
-    free(right);
-    free_node(&node);
+        s.node.info.inputs[i] = NULL;
+    check_run(s.kernel, &s.node, s.right);
+    s.kernel->release(s.kernel);
     close_session(&early);
-    close_session(&host);
+    close_scene(&s);
 }
 
 static void test_wrong_kernels(void **state)
 {
     (void)state;
-    struct host host = open_session(NULL, NULL);
-    struct node node = plain;
-    struct ort_kernel *kernel = NULL;
+    struct scene s;
     bool is_packed = true;
-    make_node(&node);
-    node.info.attributes[2].value = 3;
-    assert_error(create_kernel(&host, &node, &kernel), "bits is 3");
-    assert_null(kernel);
-    node.info.attributes[2].value = 4;
-    assert_ok(create_kernel(&host, &node, &kernel));
-    node.values[ZEROS].dimensions[1]++;
-    assert_error(kernel->pack_weight(kernel, node.info.inputs[B], B, NULL, NULL, &is_packed),
+    open_scene(&s, NULL, NULL, NULL);
+    s.node.info.attributes[2].value = 3;
+    assert_error(create_kernel(&s.host, &s.node, &s.kernel), "bits is 3");
+    assert_null(s.kernel);
+    s.node.info.attributes[2].value = 4;
+    assert_ok(create_kernel(&s.host, &s.node, &s.kernel));
+    s.node.values[ZEROS].dimensions[1]++;
+    assert_error(s.kernel->pack_weight(s.kernel, s.node.info.inputs[B], B, NULL, NULL, &is_packed),
                  "input zero_points has");
     assert_false(is_packed);
-    kernel->release(kernel);
-    free_node(&node);
-    close_session(&host);
+    s.kernel->release(s.kernel);
+    close_scene(&s);
 }
 
 /* Kernels that outlive their provider, and two sessions of one library. */
 static void test_order_of_the_end(void **state)
 {
     (void)state;
-    struct host host = open_session(NULL, NULL);
-    struct node node = plain;
+    struct scene s;
     struct ort_kernel *kernels[2] = {NULL};
-    struct ort_provider *first = host.provider;
-    make_node(&node);
-    void *right = wanted(&node, NULL);
-    assert_ok(create_kernel(&host, &node, &kernels[0]));
-    assert_ok(create_provider(&host));
-    assert_ok(host.provider->get_kernel_registry(host.provider, &host.registry));
-    host.factory->release_provider(host.factory, first);
-    assert_ok(create_kernel(&host, &node, &kernels[1]));
+    open_scene(&s, NULL, NULL, NULL);
+    struct ort_provider *first = s.host.provider;
+    assert_ok(create_kernel(&s.host, &s.node, &kernels[0]));
+    assert_ok(create_provider(&s.host));
+    assert_ok(s.host.provider->get_kernel_registry(s.host.provider, &s.host.registry));
+    s.host.factory->release_provider(s.host.factory, first);
+    assert_ok(create_kernel(&s.host, &s.node, &kernels[1]));
     bool is_packed = false;
     for (size_t i = 0; i < 2; i++) {
         assert_ok(
-            kernels[i]->pack_weight(kernels[i], node.info.inputs[B], B, NULL, NULL, &is_packed));
+            kernels[i]->pack_weight(kernels[i], s.node.info.inputs[B], B, NULL, NULL, &is_packed));
         assert_true(is_packed);
-        check_run(kernels[i], &node, right);
+        check_run(kernels[i], &s.node, s.right);
     }
-    host.factory->release_provider(host.factory, host.provider);
-    host.provider = NULL;
+    s.host.factory->release_provider(s.host.factory, s.host.provider);
+    s.host.provider = NULL;
     kernels[1]->release(kernels[1]);
-    check_run(kernels[0], &node, right);
+    check_run(kernels[0], &s.node, s.right);
     kernels[0]->release(kernels[0]);
-    free(right);
-    free_node(&node);
-    close_session(&host);
+    close_scene(&s);
 }
 
 int main(void)
