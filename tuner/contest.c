@@ -224,18 +224,19 @@ bool mb_contest_is_decided(const struct mb_contest *contest)
     return isinf(least_missing_ns) || least_missing_ns > best_ns / 2;
 }
 
-/* The place in question as an entry's key has it. */
-static struct mb_cost place_of(const struct mb_contest *c)
+struct mb_cost mb_contest_place(const struct mb_contest *contest)
 {
-    return (struct mb_cost){
-        .n = c->shape.n, .k = c->shape.k, .threads = c->threads, .residency = c->residency};
+    return (struct mb_cost){.n = contest->shape.n,
+                            .k = contest->shape.k,
+                            .threads = contest->threads,
+                            .residency = contest->residency};
 }
 
 /* The leader and, behind it, the variants of one knob become the candidates. False when there is
  * nothing to compare. Several rows in gemv have no say in the step: it is set for one row. */
 static bool open_knob(struct mb_contest *c, int ops, enum mb_knob knob)
 {
-    const struct mb_cost place = place_of(c);
+    const struct mb_cost place = mb_contest_place(c);
     const struct mb_question question = {
         .format = c->format, .activation = c->activation, .m = c->m, .ops = ops, .place = &place};
     struct mb_config config;
@@ -270,7 +271,7 @@ enum mb_status mb_contest_descend(struct mb_contest *contest, int ops, struct mb
 /* Asked of all entries, not of the leader's: which kernel leads may have changed since. */
 bool mb_contest_descent_is_due(struct mb_contest *contest, int ops)
 {
-    const struct mb_cost place = place_of(contest);
+    const struct mb_cost place = mb_contest_place(contest);
     const struct mb_selection usual = mb_select_default(contest->format, contest->activation);
     bool movable = false;
     for (unsigned knob = 0; knob < MB_KNOB_COUNT && !movable; knob++)

@@ -28,6 +28,9 @@ struct mb_contest {
     double first_ns;  /* out: what the first of those that were timed took */
 };
 
+/* Where it is held, as the key of an entry has it. */
+struct mb_cost mb_contest_place(const struct mb_contest *contest);
+
 /* Nothing is left to measure: every candidate has a current entry, or a bound above what the best
  * entry took. */
 bool mb_contest_is_decided(const struct mb_contest *contest);

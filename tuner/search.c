@@ -225,23 +225,28 @@ static bool search_place(const struct tuning *t, const struct cell *cell, struct
 }
 
 /* Products of many rows take long: above the crossover points a shape times, of each operation, the
- * kernel alone that was found best where the format's knobs were searched. */
+ * kernel alone that was found best where the format's knobs were searched. A shape that has been
+ * timed stays with its kernel: what is best there may change with every sweep. */
 static void keep_found(const struct tuning *t, const struct cell *cell, struct mb_contest *contest)
 {
-    struct mb_cost place;
+    const struct mb_cost own = mb_contest_place(contest);
+    struct mb_cost search;
     size_t left = 0;
     if (cell->search || contest->m <= crossover_ms[CROSSOVER_MS - 1] ||
-        !search_place(t, cell, &place))
+        !search_place(t, cell, &search))
         return;
     for (size_t c = 0; c < contest->count; c++) {
         const struct mb_kernel *kernel = contest->candidates[c].kernel;
-        const struct mb_question question = {.format = cell->format,
-                                             .activation = cell->activation,
-                                             .m = contest->m,
-                                             .ops = 1 << kernel->op,
-                                             .place = &place};
+        struct mb_question question = {.format = cell->format,
+                                       .activation = cell->activation,
+                                       .m = contest->m,
+                                       .ops = 1 << kernel->op,
+                                       .place = &own};
         struct mb_config config;
-        if (!mb_profile_best_config(t->profile, &question, &config) || config.kernel == kernel)
+        bool known = mb_profile_best_config(t->profile, &question, &config);
+        question.place = &search;
+        known = known || mb_profile_best_config(t->profile, &question, &config);
+        if (!known || config.kernel == kernel)
             contest->candidates[left++] = contest->candidates[c];
     }
     contest->count = left;
@@ -304,10 +309,7 @@ static bool open_contest(struct tuning *t, struct cell *cell, size_t i, bool rev
 static bool open_late_contest(struct tuning *t, struct cell *cell, size_t i, bool revisit,
                               struct mb_contest *contest)
 {
-    const struct mb_cost place = {.n = cell->shape.n,
-                                  .k = cell->shape.k,
-                                  .threads = t->threads,
-                                  .residency = cell->residency};
+    const struct mb_cost place = mb_contest_place(contest);
     const struct mb_question question = {.format = cell->format,
                                          .activation = cell->activation,
                                          .m = point_m(t, i),
