@@ -21,8 +21,8 @@ static double rest_ns(const struct mb_assignment *row, enum mb_quantity quantity
                                           : row->speed.prefill_ns - row->speed.prefill_matmul_ns;
 }
 
-/* Rows and trials that were timed and are made of the problem's candidates; trials have no prefill.
- * `choices` holds unit_count for each. */
+/* Rows and trials that were timed and are made of the problem's candidates. `choices` holds
+ * unit_count for each. */
 static size_t timed_mixes(const struct mb_forecast *forecast, const struct mb_problem *problem,
                           const struct mb_comparison *comparison, enum mb_quantity quantity,
                           size_t *choices, struct mb_timed_mix *mixes)
@@ -34,11 +34,12 @@ static size_t timed_mixes(const struct mb_forecast *forecast, const struct mb_pr
         if (row->measured && mb_forecast_choice(forecast, problem, &row->mix, choice))
             mixes[count++] = (struct mb_timed_mix){choice, products_ns(row, quantity)};
     }
-    for (size_t i = 0; quantity == MB_QUANTITY_DECODE && i < comparison->trial_count; i++) {
+    for (size_t i = 0; i < comparison->trial_count; i++) {
         const struct mb_trial *trial = &comparison->trials[i];
+        const double ns = trial->time[quantity].products_ns;
         size_t *choice = choices + count * problem->unit_count;
-        if (mb_forecast_choice(forecast, problem, &trial->mix, choice))
-            mixes[count++] = (struct mb_timed_mix){choice, trial->products_ns};
+        if (ns > 0 && mb_forecast_choice(forecast, problem, &trial->mix, choice))
+            mixes[count++] = (struct mb_timed_mix){choice, ns};
     }
     return count;
 }

@@ -376,7 +376,7 @@ enum mb_status mb_comparison_round_again(struct mb_cli *cli, struct mb_compariso
     return MB_OK;
 }
 
-/* Decode of drafts of some mixes, in turns. Earlier figures in speeds are replaced. */
+/* Drafts of some mixes, in turns. Earlier figures in speeds are replaced. */
 static enum mb_status time_drafts(struct mb_cli *cli, const struct mb_comparison *comparison,
                                   const struct mb_compare_options *options,
                                   const struct mb_mix *const *mixes, size_t count,
@@ -387,17 +387,18 @@ static enum mb_status time_drafts(struct mb_cli *cli, const struct mb_comparison
     for (size_t i = 0; i < count && status == MB_OK; i++)
         status = create_network(cli, comparison, options, mixes[i], i, DRAFT, &networks[i]);
     if (status == MB_OK)
-        status = mb_network_decode_again(networks, count, options->context, options->repeats,
-                                         mb_stage_progress(cli), speeds, &cli->error);
+        status =
+            mb_network_speed_again(networks, count, options->context, options->repeats,
+                                   options->prefill, mb_stage_progress(cli), speeds, &cli->error);
     for (size_t i = 0; networks && i < count; i++)
         mb_network_destroy(networks[i]);
     free(networks);
     return status;
 }
 
-enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparison *comparison,
-                                          const struct mb_compare_options *options,
-                                          const size_t *rows, size_t count)
+enum mb_status mb_comparison_time_again(struct mb_cli *cli, struct mb_comparison *comparison,
+                                        const struct mb_compare_options *options,
+                                        const size_t *rows, size_t count)
 {
     const struct mb_mix **mixes = calloc(count + 1, sizeof(const struct mb_mix *));
     struct mb_speed *speeds = calloc(count + 1, sizeof *speeds),
@@ -433,11 +434,17 @@ out:
  * ----------------------------------------------------------------------------------------------
  */
 
-/* What a mix's products took, had it been timed when the anchor first was: the rest of a token is
- * the same for both. */
-static double products_of(const struct mb_assignment *anchor, double decode)
+/* What a mix takes over the anchor, and what its products took, had it been timed when the anchor
+ * first was: the rest of a token is the same for both. */
+static struct mb_trial_time trial_time(const struct mb_speed *mix, const struct mb_speed *anchor,
+                                       const struct mb_speed *first, enum mb_quantity quantity)
 {
-    return anchor->speed.decode_matmul_ns + (decode - 1) * anchor->speed.decode_ns;
+    const bool decode = quantity == MB_QUANTITY_DECODE;
+    struct mb_trial_time time;
+    mb_compare_rounds(mix, anchor, quantity, &time.ratio, &time.low, &time.high);
+    time.products_ns = (decode ? first->decode_matmul_ns : first->prefill_matmul_ns) +
+                       (time.ratio - 1) * (decode ? first->decode_ns : first->prefill_ns);
+    return time;
 }
 
 /* Those of `count` mixes that fit the memory limit beside the anchor, one at least. */
@@ -474,8 +481,10 @@ static enum mb_status try_batch(struct mb_cli *cli, struct mb_comparison *compar
         struct mb_trial *trial = &comparison->trials[comparison->trial_count++];
         *trial = (struct mb_trial){.mix = mixes[i]};
         mixes[i] = (struct mb_mix){.formats = NULL};
-        mb_compare_rounds(&speeds[i], &speeds[count], &trial->decode, &trial->low, &trial->high);
-        trial->products_ns = products_of(anchor, trial->decode);
+        for (int q = MB_QUANTITY_DECODE; q <= MB_QUANTITY_PREFILL; q++)
+            if (q == MB_QUANTITY_DECODE || options->prefill)
+                trial->time[q] =
+                    trial_time(&speeds[i], &speeds[count], &anchor->speed, (enum mb_quantity)q);
     }
     for (size_t i = 0; speeds && i <= count; i++)
         mb_speed_free(&speeds[i]);

@@ -30,11 +30,14 @@ struct mb_assignment {
     int recommended;
 };
 
-/* A mix of which only decode was timed, in turns with the anchor: its time over the anchor's with
- * the 95 % interval, and what its products would have taken when the anchor was first timed. */
+/* A mix that was only timed, in turns with the anchor: its time over the anchor's with the 95 %
+ * interval, and what its products would have taken when the anchor was first timed; decode, and
+ * prefill where it was asked for (0 elsewhere). */
 struct mb_trial {
     struct mb_mix mix; /* owned */
-    double decode, low, high, products_ns;
+    struct mb_trial_time {
+        double ratio, low, high, products_ns;
+    } time[MB_QUANTITY_COUNT];
 };
 
 struct mb_comparison {
@@ -63,6 +66,7 @@ struct mb_compare_options {
     const struct mb_offload_target *target; /* as in mb_network_offload */
     size_t context, repeats;
     size_t memory_limit_bytes; /* of the networks that are measured in turns at once */
+    bool prefill;              /* trials, and what is timed again: not decode alone */
     const size_t *anchor; /* a measured row that takes part in later turns too, so that a machine
                              which changed its speed meanwhile is told from mixes that are slower;
                              NULL, or of SIZE_MAX: none */
@@ -82,8 +86,8 @@ enum mb_status mb_comparison_round_again(struct mb_cli *cli, struct mb_compariso
                                          const struct mb_compare_options *options, size_t row,
                                          struct mb_encoder *encoder, enum mb_row_kind kind);
 
-/* Take over mixes as trials: decode of each is timed in turns with the anchor, which there has to
- * be. On failure the mixes that were not taken over stay the caller's. Within a stage. */
+/* Take over mixes as trials: each is timed in turns with the anchor, which there has to be. On
+ * failure the mixes that were not taken over stay the caller's. Within a stage. */
 enum mb_status mb_comparison_try(struct mb_cli *cli, struct mb_comparison *comparison,
                                  const struct mb_compare_options *options, struct mb_mix *mixes,
                                  size_t count);
@@ -93,33 +97,34 @@ enum mb_status mb_comparison_try(struct mb_cli *cli, struct mb_comparison *compa
 enum mb_status mb_forecast_calibrate(struct mb_forecast *forecast,
                                      const struct mb_comparison *comparison);
 
-/* Time decode of some measured rows once more, in turns with each other alone. As after any later
+/* Time some measured rows once more, in turns with each other alone. As after any later
  * turn, their times are brought to the phase that the machine was in at first. Where they don't fit
  * the memory limit together, their figures stay as they are. */
-enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparison *comparison,
-                                          const struct mb_compare_options *options,
-                                          const size_t *rows, size_t count);
+enum mb_status mb_comparison_time_again(struct mb_cli *cli, struct mb_comparison *comparison,
+                                        const struct mb_compare_options *options,
+                                        const size_t *rows, size_t count);
 
 /* Mean of a's window losses minus b's with its 95 % interval; *low > 0 means that a is worse. */
 void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b, double *difference,
                    double *low, double *high);
-/* Decode time of a over that of b, with its 95 % interval over rounds that both took in turns; *low
- * > 1 means that a is slower. */
-void mb_compare_rounds(const struct mb_speed *a, const struct mb_speed *b, double *ratio,
-                       double *low, double *high);
+/* Decode (or prefill) time of a over that of b, with its 95 % interval over rounds that both took
+ * in turns; *low > 1 means that a is slower. */
+void mb_compare_rounds(const struct mb_speed *a, const struct mb_speed *b,
+                       enum mb_quantity quantity, double *ratio, double *low, double *high);
 void mb_compare_decode(const struct mb_assignment *a, const struct mb_assignment *b, double *ratio,
                        double *low, double *high);
-/* Whether a decodes no slower than b, as far as timing can tell: the interval of the ratio reaches
- * 1. This is what "no lower speed" means wherever rows are judged. */
-bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b);
 /* 95 % interval of a row's own KL over windows. */
 void mb_kl_interval(const struct mb_assignment *row, double *low, double *high);
 
-/* The best uniform or preset row that beats `plan`: less loss at no larger size and no lower speed
- * (mb_decodes_no_slower), all measured; NULL: none. Rows made of candidate formats come before
- * those that are not. */
+/* Whether a is no slower than b in decode, and with `prefill` in that too, as far as timing can
+ * tell: the interval of the ratio reaches 1. This is what "no lower speed" means wherever rows are
+ * judged. */
+bool mb_as_fast(const struct mb_assignment *a, const struct mb_assignment *b, bool prefill);
+
+/* The best uniform or preset row that beats `plan`: less loss at no larger size, and as fast, all
+ * measured; NULL: none. Rows made of candidate formats come before those that are not. */
 const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comparison,
-                                                const struct mb_assignment *plan);
+                                                const struct mb_assignment *plan, bool prefill);
 
 /* The comparison as a table (text and JSON), and as the report's rows (array to free)
  * (compare_table.c). */

@@ -34,14 +34,18 @@ void mb_compare_kl(const struct mb_assignment *a, const struct mb_assignment *b,
     free(differences);
 }
 
-void mb_compare_rounds(const struct mb_speed *a, const struct mb_speed *b, double *ratio,
-                       double *low, double *high)
+void mb_compare_rounds(const struct mb_speed *a, const struct mb_speed *b,
+                       enum mb_quantity quantity, double *ratio, double *low, double *high)
 {
-    const size_t rounds = a->decode_round_count < b->decode_round_count ? a->decode_round_count
-                                                                        : b->decode_round_count;
+    const bool decode = quantity == MB_QUANTITY_DECODE;
+    const double *of_a = decode ? a->decode_rounds : a->prefill_rounds,
+                 *of_b = decode ? b->decode_rounds : b->prefill_rounds;
+    const size_t count_a = decode ? a->decode_round_count : a->prefill_round_count,
+                 count_b = decode ? b->decode_round_count : b->prefill_round_count,
+                 rounds = count_a < count_b ? count_a : count_b;
     double *ratios = malloc((rounds + 1) * sizeof *ratios);
     for (size_t i = 0; ratios && i < rounds; i++)
-        ratios[i] = a->decode_rounds[i] / b->decode_rounds[i];
+        ratios[i] = of_a[i] / of_b[i];
     *ratio = mb_median(ratios, ratios ? rounds : 0);
     mb_median_interval(ratios, ratios ? rounds : 0, low, high);
     free(ratios);
@@ -50,14 +54,21 @@ void mb_compare_rounds(const struct mb_speed *a, const struct mb_speed *b, doubl
 void mb_compare_decode(const struct mb_assignment *a, const struct mb_assignment *b, double *ratio,
                        double *low, double *high)
 {
-    mb_compare_rounds(&a->speed, &b->speed, ratio, low, high);
+    mb_compare_rounds(&a->speed, &b->speed, MB_QUANTITY_DECODE, ratio, low, high);
 }
 
-bool mb_decodes_no_slower(const struct mb_assignment *a, const struct mb_assignment *b)
+static bool is_no_slower(const struct mb_assignment *a, const struct mb_assignment *b,
+                         enum mb_quantity quantity)
 {
     double ratio, low, high;
-    mb_compare_decode(a, b, &ratio, &low, &high);
+    mb_compare_rounds(&a->speed, &b->speed, quantity, &ratio, &low, &high);
     return low <= 1;
+}
+
+bool mb_as_fast(const struct mb_assignment *a, const struct mb_assignment *b, bool prefill)
+{
+    return is_no_slower(a, b, MB_QUANTITY_DECODE) &&
+           (!prefill || is_no_slower(a, b, MB_QUANTITY_PREFILL));
 }
 
 void mb_kl_interval(const struct mb_assignment *row, double *low, double *high)
@@ -67,7 +78,7 @@ void mb_kl_interval(const struct mb_assignment *row, double *low, double *high)
 }
 
 const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comparison,
-                                                const struct mb_assignment *plan)
+                                                const struct mb_assignment *plan, bool prefill)
 {
     const struct mb_assignment *best = NULL;
     for (size_t i = 0; i < comparison->count; i++) {
@@ -77,7 +88,7 @@ const struct mb_assignment *mb_comparison_beats(const struct mb_comparison *comp
             continue;
         double difference, low, high;
         mb_compare_kl(plan, row, &difference, &low, &high);
-        if (difference <= 0 || row->bytes > plan->bytes || !mb_decodes_no_slower(row, plan))
+        if (difference <= 0 || row->bytes > plan->bytes || !mb_as_fast(row, plan, prefill))
             continue;
         /* Rows whose loss was predicted are made of candidates; they come first. */
         const bool candidate = !isnan(row->predicted[MB_QUANTITY_LOSS]);

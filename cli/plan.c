@@ -21,6 +21,12 @@ static const struct mb_option options[] = {
      .fallback = "out",
      .help = "folder for everything that is written"},
     MB_BUDGET_OPTION_ROWS(struct mb_planning_options, budget),
+    {.name = "as-fast-as",
+     .kind = MB_OPTION_TEXT,
+     .offset = offsetof(struct mb_planning_options, as_fast_as),
+     .value = "FORMAT",
+     .help = "decode and prefill measured no slower than the uniform format's, timed in turns with "
+             "it; where --max-size is not given, of at most its size"},
     MB_TEXT_ROW(struct mb_planning_options, text,
                 "text to sense on (default: the calibration text that comes with mixbit)"),
     {.name = "eval-text",
@@ -164,7 +170,8 @@ static enum mb_status open_losses(struct mb_planning *run)
 
 static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
 {
-    struct mb_planning run = {.cli = cli, .options = typed, .reference = SIZE_MAX};
+    struct mb_planning run = {
+        .cli = cli, .options = typed, .reference = SIZE_MAX, .rival = MB_FORMAT_NONE};
     enum mb_status status = mb_planning_open(&run);
     mb_comparison_init(&run.comparison, run.model);
     run.comparison.importance = mb_step_weights(run.importance);
@@ -180,6 +187,7 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
                                                .context = run.options->context,
                                                .repeats = run.options->repeats,
                                                .memory_limit_bytes = run.device.memory_bytes / 8,
+                                               .prefill = run.options->as_fast_as != NULL,
                                                .anchor = &run.reference};
     if (status == MB_OK)
         status = mb_comparison_measure(cli, &run.comparison, &compare);
@@ -240,7 +248,8 @@ const struct mb_verb mb_verb_plan = {
                "measured. Without a budget: least loss at 4.5 bits per weight, decoding no slower "
                "than the fastest "
                "uniform format of 4 bits or more (of those as fast, the one that loses least), as "
-               "far as timing can tell. Interrupted runs go on where they stopped, "
+               "far as timing can tell. --as-fast-as q4_K holds it to that format "
+               "instead, and prefill too. Interrupted runs go on where they stopped, "
                "by the journals there (losses.journal stays: a later run evaluates what is new to "
                "it).",
     .example = "mixbit plan model.f16.gguf --max-size 4.25bpw --min-decode 20 -o out",

@@ -10,6 +10,7 @@
 
 struct mb_planning_options {
     const char *output, *text, *eval_text, *profile, *device, *imatrix, *presets, *surrogate;
+    const char *as_fast_as;
     int effort, numerics, encoder;
     size_t windows, window, eval_windows, context, threads, repeats;
     struct mb_format_list formats;
@@ -62,6 +63,7 @@ struct mb_planning {
     /* The strictest limit first, answers last. */
     struct mb_planning_candidate candidates[MB_PLANNING_CANDIDATES];
     size_t candidate_count;
+    enum mb_format rival; /* --as-fast-as: the reference, in prefill too; NONE: not given */
     size_t reference;     /* row that decode is held to; SIZE_MAX: the user gave budgets */
     struct mb_plan *plan; /* what is recommended, */
     size_t chosen;        /* and its row, */
@@ -76,6 +78,13 @@ struct mb_planning {
 
 /* A caveat that a reader of the result must see; ones beyond MB_PLANNING_NOTES are dropped. */
 void mb_planning_note(struct mb_planning *run, const char *text);
+
+/* Whether plans are to be no slower than the reference in decode or prefill. */
+static inline bool mb_planning_holds(const struct mb_planning *run, enum mb_quantity speed)
+{
+    return run->reference != SIZE_MAX &&
+           (speed == MB_QUANTITY_DECODE || run->rival != MB_FORMAT_NONE);
+}
 
 /* Names of the files in the output folder, in the order they are written. */
 extern const char *const mb_planning_outputs[MB_PLANNING_OUTPUTS];

@@ -29,8 +29,9 @@ static void describe_objective(struct mb_planning *run, const struct mb_budget *
             snprintf(part, sizeof part, "%.3f MB or less", max / 1e6);
         else if (q == MB_QUANTITY_LOSS)
             snprintf(part, sizeof part, "a KL of %.5f or less", max);
-        else if (q == MB_QUANTITY_DECODE && reference)
-            snprintf(part, sizeof part, "decode measured no slower than uniform %s", reference);
+        else if (reference)
+            snprintf(part, sizeof part, "%s measured no slower than uniform %s",
+                     q == MB_QUANTITY_DECODE ? "decode" : "prefill", reference);
         else
             snprintf(part, sizeof part, "%s at %.0f tok/s or more",
                      q == MB_QUANTITY_DECODE ? "decode" : "prefill", 1e9 / max);
@@ -39,7 +40,7 @@ static void describe_objective(struct mb_planning *run, const struct mb_budget *
     }
     if (run->aim.groups[0] != '\0' && at < room)
         at += (size_t)snprintf(text + at, room - at, "; one format each: %s", run->aim.groups);
-    if (reference && at < room)
+    if (reference && run->rival == MB_FORMAT_NONE && at < room)
         snprintf(text + at, room - at,
                  " (no budget was given: 4.5 bits per weight, the fastest uniform format of 4 bits "
                  "or more; of those as fast, the one that loses least)");
@@ -74,8 +75,9 @@ static enum mb_status add_neighbours(struct mb_planning *run, const struct mb_bu
         minimize == MB_QUANTITY_BYTES ? MB_QUANTITY_LOSS : MB_QUANTITY_BYTES;
     struct mb_budget along = *budget;
     along.max[against] = 0;
-    if (!mb_budget_given(&run->options->budget))
-        along.max[MB_QUANTITY_DECODE] = 0;
+    for (int q = MB_QUANTITY_DECODE; q <= MB_QUANTITY_PREFILL; q++)
+        if (mb_planning_holds(run, (enum mb_quantity)q))
+            along.max[q] = 0;
     enum mb_status status =
         mb_forecast_class_front(run->cli, &run->forecast, plan->residency, minimize, against,
                                 &along, 40, &run->front, &run->front_count);
@@ -199,9 +201,10 @@ static enum mb_status add_answers(struct mb_planning *run, const struct mb_budge
         /* The row's own prediction is older than the calibration. */
         double total[MB_QUANTITY_COUNT];
         mb_forecast_mix(&run->forecast, &row->mix, total);
-        const struct mb_budget limits = {
-            .max = {[MB_QUANTITY_BYTES] = row->bytes,
-                    [MB_QUANTITY_DECODE] = (1 - spare) * total[MB_QUANTITY_DECODE]}};
+        struct mb_budget limits = {.max = {[MB_QUANTITY_BYTES] = row->bytes}};
+        for (int q = MB_QUANTITY_DECODE; q <= MB_QUANTITY_PREFILL; q++)
+            if (mb_planning_holds(run, (enum mb_quantity)q))
+                limits.max[q] = (1 - spare) * total[q];
         (void)snprintf(name, sizeof name, "plan (as %.30s)", row->mix.name);
         status = add_candidate(run, &limits, name, rival);
         if (status != MB_OK && status != MB_ERR_INFEASIBLE)
@@ -267,6 +270,41 @@ static bool is_as_fast(const struct mb_assignment *row, const struct mb_assignme
     return row->turn == fastest->turn && low <= 1 && ratio <= most;
 }
 
+/* What decode, and of a rival prefill too, is held to: what its row is to take. */
+static void hold_to(struct mb_planning *run, const struct mb_assignment *row,
+                    struct mb_budget *budget)
+{
+    double total[MB_QUANTITY_COUNT];
+    mb_forecast_mix(&run->forecast, &row->mix, total);
+    run->reference = (size_t)(row - run->comparison.rows);
+    for (int q = MB_QUANTITY_DECODE; q <= MB_QUANTITY_PREFILL; q++)
+        if (mb_planning_holds(run, (enum mb_quantity)q))
+            budget->max[q] = total[q];
+}
+
+/* The format that the user named, and the budget beside it: its size if no other was given. */
+static enum mb_status refer_to_rival(struct mb_planning *run, struct mb_budget *budget)
+{
+    const struct mb_comparison *c = &run->comparison;
+    const char *name = mb_format_info(run->rival)->name;
+    const enum mb_status status =
+        mb_budget_resolve(run->cli, &run->forecast, &run->options->budget, budget);
+    for (size_t i = 0; status == MB_OK && i < c->count; i++) {
+        const struct mb_assignment *row = &c->rows[i];
+        if (row->kind != MB_ROW_UNIFORM || strcmp(row->mix.name, name) != 0)
+            continue;
+        if (!(budget->max[MB_QUANTITY_BYTES] > 0))
+            budget->max[MB_QUANTITY_BYTES] = row->bytes;
+        hold_to(run, row, budget);
+    }
+    if (status == MB_OK && run->reference == SIZE_MAX)
+        return mb_usage(run->cli,
+                        "--as-fast-as: uniform %s is no smaller than the model or stores "
+                        "what another format does: it has no row of its own here",
+                        name);
+    return status;
+}
+
 /* Without a budget: the default one, and the row that decode is held to. That is the uniform format
  * which decoded fastest, or of those as fast the one that loses least: what somebody would take who
  * has no mix. */
@@ -287,12 +325,8 @@ static void choose_reference(struct mb_planning *run, struct mb_budget *budget)
             (best == NULL || row->evaluation.kl_mean < best->evaluation.kl_mean))
             best = row;
     }
-    if (best == NULL)
-        return;
-    double total[MB_QUANTITY_COUNT];
-    mb_forecast_mix(&run->forecast, &best->mix, total);
-    budget->max[MB_QUANTITY_DECODE] = total[MB_QUANTITY_DECODE];
-    run->reference = (size_t)(best - c->rows);
+    if (best != NULL)
+        hold_to(run, best, budget);
 }
 
 /* The plans, then answers and neighbours: a plan that is a uniform format keeps that name. */
@@ -301,7 +335,9 @@ enum mb_status mb_planning_solve(struct mb_planning *run, const struct mb_compar
     struct mb_budget budget = {{0}};
     enum mb_status status = MB_OK;
     run->reference = SIZE_MAX;
-    if (mb_budget_given(&run->options->budget))
+    if (run->rival != MB_FORMAT_NONE)
+        status = refer_to_rival(run, &budget);
+    else if (mb_budget_given(&run->options->budget))
         status = mb_budget_resolve(run->cli, &run->forecast, &run->options->budget, &budget);
     else
         choose_reference(run, &budget);

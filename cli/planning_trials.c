@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Mixes that decode as fast as a reference that was measured.
+/* Mixes that are as fast as a reference that was measured.
  *
  * A prediction is off by a percent or more, and for the solver's own picks rather too fast. So
  * mixes are tried: solved for limits about the reference's predicted time, timed in turns with it
- * (decode alone, with weights that are quick to make: seconds), and the forecast's times and the
- * limits brought in line with what that showed; then solved again, until nothing new comes out.
- * Only those that lose least at a few speeds about the reference's are evaluated. */
+ * (decode alone where prefill is not held too, with weights that are quick to make: seconds), and
+ * the forecast's times and the limits brought in line with what that showed; then solved again,
+ * until nothing new comes out. Only those that lose least at a few speeds about the reference's are
+ * evaluated. */
 #include "cli/planning.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 /* Limits of a round, as fractions of the reference's time beyond it. */
@@ -37,24 +39,26 @@ static bool is_tried(const struct mb_comparison *comparison, const struct mb_mix
     return found;
 }
 
-/* Decode time of a mix over the reference's, as the forecast has them now. */
-static double predicted_decode(const struct mb_planning *run, const struct mb_mix *mix)
+/* A mix's time over the reference's, as the forecast has them now. */
+static double predicted_ratio(const struct mb_planning *run, const struct mb_mix *mix,
+                              enum mb_quantity quantity)
 {
     double total[MB_QUANTITY_COUNT], reference[MB_QUANTITY_COUNT];
     mb_forecast_mix(&run->forecast, &run->comparison.rows[run->reference].mix, reference);
     mb_forecast_mix(&run->forecast, mix, total);
-    return total[MB_QUANTITY_DECODE] / reference[MB_QUANTITY_DECODE];
+    return total[quantity] / reference[quantity];
 }
 
 /* By how much of the reference's time mixes take longer than the sum of their products says: a
  * second type of activations is prepared, other code runs at every product. It is in no product's
  * own time, and 0 before anything was tried. */
-static double cost_of_mixing(const struct mb_planning *run)
+static double cost_of_mixing(const struct mb_planning *run, enum mb_quantity quantity)
 {
     const struct mb_comparison *c = &run->comparison;
     double sum = 0;
     for (size_t i = 0; i < c->trial_count; i++)
-        sum += c->trials[i].decode - predicted_decode(run, &c->trials[i].mix);
+        sum +=
+            c->trials[i].time[quantity].ratio - predicted_ratio(run, &c->trials[i].mix, quantity);
     return c->trial_count > 0 ? sum / (double)c->trial_count : 0;
 }
 
@@ -62,7 +66,6 @@ static double cost_of_mixing(const struct mb_planning *run)
 static enum mb_status solve_round(struct mb_planning *run, const struct mb_budget *budget,
                                   struct trials *trials, struct mb_mix *mixes, size_t *count)
 {
-    const double mixing = cost_of_mixing(run);
     double reference[MB_QUANTITY_COUNT];
     enum mb_status status = MB_OK;
     mb_forecast_mix(&run->forecast, &run->comparison.rows[run->reference].mix, reference);
@@ -70,7 +73,10 @@ static enum mb_status solve_round(struct mb_planning *run, const struct mb_budge
     for (size_t i = 0; i < SLACKS; i++) {
         struct mb_planning_candidate made = {.rival = MB_PLANNING_NO_RIVAL};
         struct mb_budget limits = *budget;
-        limits.max[MB_QUANTITY_DECODE] = reference[MB_QUANTITY_DECODE] * (1 + slack[i] - mixing);
+        for (int q = MB_QUANTITY_DECODE; q <= MB_QUANTITY_PREFILL; q++)
+            if (mb_planning_holds(run, (enum mb_quantity)q))
+                limits.max[q] =
+                    reference[q] * (1 + slack[i] - cost_of_mixing(run, (enum mb_quantity)q));
         status = mb_planning_solve_for(run, &limits, &made, &mixes[*count]);
         if (status == MB_ERR_INFEASIBLE)
             continue;
@@ -108,10 +114,13 @@ static enum mb_status recalibrate(struct mb_planning *run)
 static void tell(const struct mb_planning *run, const struct trials *trials, size_t count)
 {
     for (size_t i = trials->count - count; run->cli->common.verbose && i < trials->count; i++) {
-        const struct mb_trial *trial = &run->comparison.trials[i];
+        const struct mb_trial_time *time = run->comparison.trials[i].time;
         mb_note(run->cli, "tried: KL %.5f predicted, decode takes %.3f (%.3f to %.3f) of its time",
-                trials->of[i].plan->total[MB_QUANTITY_LOSS], trial->decode, trial->low,
-                trial->high);
+                trials->of[i].plan->total[MB_QUANTITY_LOSS], time[MB_QUANTITY_DECODE].ratio,
+                time[MB_QUANTITY_DECODE].low, time[MB_QUANTITY_DECODE].high);
+        if (mb_planning_holds(run, MB_QUANTITY_PREFILL))
+            mb_note(run->cli, "and prefill %.3f (%.3f to %.3f)", time[MB_QUANTITY_PREFILL].ratio,
+                    time[MB_QUANTITY_PREFILL].low, time[MB_QUANTITY_PREFILL].high);
     }
 }
 
@@ -145,20 +154,29 @@ static enum mb_status try_rounds(struct mb_planning *run, const struct mb_budget
     return status;
 }
 
+/* What a trial took over the reference: the worse of what is held. */
+static double time_of(const struct mb_planning *run, size_t trial)
+{
+    const struct mb_trial_time *time = run->comparison.trials[trial].time;
+    const double decode = time[MB_QUANTITY_DECODE].ratio;
+    return mb_planning_holds(run, MB_QUANTITY_PREFILL)
+               ? fmax(decode, time[MB_QUANTITY_PREFILL].ratio)
+               : decode;
+}
+
 /* Of the trials that took no more than `most` of the reference's time, the best; where there is
  * none, the fastest with `any`, else trials->count. */
 static size_t best_within(const struct mb_planning *run, const struct trials *trials, double most,
                           bool any)
 {
     const enum mb_quantity minimize = mb_minimize_quantity(run->options->budget.minimize);
-    const struct mb_trial *timed = run->comparison.trials;
     size_t best = trials->count, fastest = trials->count;
     for (size_t i = 0; i < trials->count; i++) {
         const double value = trials->of[i].plan->total[minimize];
-        if (timed[i].decode <= most &&
+        if (time_of(run, i) <= most &&
             (best == trials->count || value < trials->of[best].plan->total[minimize]))
             best = i;
-        if (fastest == trials->count || timed[i].decode < timed[fastest].decode)
+        if (fastest == trials->count || time_of(run, i) < time_of(run, fastest))
             fastest = i;
     }
     return best == trials->count && any ? fastest : best;

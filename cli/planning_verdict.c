@@ -48,13 +48,20 @@ static double measured(const struct mb_assignment *row, enum mb_quantity quantit
     }
 }
 
-/* For the budget, and where decode is held to a reference, no slower. */
+/* Whether a row is as fast as another in all that is held to a reference. */
+static bool is_as_fast(const struct mb_planning *run, const struct mb_assignment *row,
+                       const struct mb_assignment *as)
+{
+    return mb_as_fast(row, as, mb_planning_holds(run, MB_QUANTITY_PREFILL));
+}
+
+/* For the budget, and where speed is held to a reference, no slower. */
 static bool keeps_up(const struct mb_planning *run, const struct mb_planning_candidate *candidate)
 {
     const struct mb_assignment *rows = run->comparison.rows;
     return candidate->rival == MB_PLANNING_NO_RIVAL &&
            (run->reference == SIZE_MAX ||
-            mb_decodes_no_slower(&rows[candidate->row], &rows[run->reference]));
+            is_as_fast(run, &rows[candidate->row], &rows[run->reference]));
 }
 
 /* Of several losses that the text cannot tell apart, the fastest plan's. */
@@ -139,7 +146,7 @@ static struct mb_planning_candidate *answer_to(struct mb_planning *run,
         const struct mb_assignment *answer = &rows[candidate->row];
         double difference, low, high;
         mb_compare_kl(answer, row, &difference, &low, &high);
-        if (answer != row && difference < 0 && mb_decodes_no_slower(answer, row) &&
+        if (answer != row && difference < 0 && is_as_fast(run, answer, row) &&
             (best == NULL || answer->evaluation.kl_mean < rows[best->row].evaluation.kl_mean))
             best = candidate;
     }
@@ -178,12 +185,12 @@ static enum mb_status choose_without_plan(struct mb_planning *run, bool beaten)
     char text[300];
     if (beaten)
         snprintf(text, sizeof text,
-                 "No mix of the solver that decodes as fast as uniform %s loses clearly less, "
+                 "No mix of the solver that is as fast as uniform %s loses clearly less, "
                  "measured: it stands in for them.",
                  name);
     else
         snprintf(text, sizeof text,
-                 "Every mix of the solver decoded slower than uniform %s, measured: %s stands in "
+                 "Every mix of the solver was slower than uniform %s, measured: %s stands in "
                  "for them.",
                  name, reference_fits(run) ? "it" : "the one that was to be fastest");
     say(run, text);
@@ -230,7 +237,7 @@ enum mb_status mb_planning_confirm(struct mb_planning *run,
     longer.repeats *= MB_PLANNING_LONGER;
     const size_t count = contested(run, rows);
     const enum mb_status status =
-        count > 1 ? mb_comparison_decode_again(run->cli, &run->comparison, &longer, rows, count)
+        count > 1 ? mb_comparison_time_again(run->cli, &run->comparison, &longer, rows, count)
                   : MB_OK;
     free(rows);
     return status;
@@ -315,11 +322,13 @@ enum mb_status mb_planning_recommend(struct mb_planning *run)
     /* What takes the plan's place may itself be beaten by a row that was slower than the plan only;
      * the loss falls with every step. */
     const size_t solved = run->chosen;
-    const struct mb_assignment *better = mb_comparison_beats(&run->comparison, &rows[run->chosen]);
+    const bool prefill = mb_planning_holds(run, MB_QUANTITY_PREFILL);
+    const struct mb_assignment *better =
+        mb_comparison_beats(&run->comparison, &rows[run->chosen], prefill);
     while (status == MB_OK && better && is_allowed(run, better)) {
         struct mb_planning_candidate *answer = answer_to(run, better);
         status = answer ? choose_candidate(run, answer) : choose_row(run, better);
-        better = mb_comparison_beats(&run->comparison, &rows[run->chosen]);
+        better = mb_comparison_beats(&run->comparison, &rows[run->chosen], prefill);
     }
     if (status != MB_OK)
         return status;

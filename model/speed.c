@@ -490,12 +490,13 @@ enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count
     return time_kinds(networks, count, context, repeats, KINDS, progress, speeds, error);
 }
 
-enum mb_status mb_network_decode_again(struct mb_network *const *networks, size_t count,
-                                       size_t context, size_t repeats,
-                                       const struct mb_progress *progress, struct mb_speed *speeds,
-                                       struct mb_error *error)
+enum mb_status mb_network_speed_again(struct mb_network *const *networks, size_t count,
+                                      size_t context, size_t repeats, bool prefill,
+                                      const struct mb_progress *progress, struct mb_speed *speeds,
+                                      struct mb_error *error)
 {
-    return time_kinds(networks, count, context, repeats, 1, progress, speeds, error);
+    return time_kinds(networks, count, context, repeats, prefill ? KINDS : PREFILL_KIND, progress,
+                      speeds, error);
 }
 
 /* Geometric mean of the ratios of one figure, which stands at `offset` in both. */

@@ -295,14 +295,15 @@ MB_API enum mb_status mb_network_speed(struct mb_network *const *networks, size_
                                        const struct mb_progress *progress, struct mb_speed *speeds,
                                        struct mb_error *error);
 /**
- * The decode figures of speeds already measured, anew and alone: what is close can be told apart by
- * more rounds, and rounds of decode take little time. repeats, memory and errors are those of
- * mb_network_speed; on failure the earlier figures stay.
+ * The decode figures of speeds already measured, and where `prefill` says so those of prefill,
+ * anew: what is close can be told apart by more rounds, and rounds of decode alone take little
+ * time. Speeds of which nothing but size and last_logits is set will do. repeats, memory and errors
+ * are those of mb_network_speed; on failure the earlier figures stay.
  */
-MB_API enum mb_status mb_network_decode_again(struct mb_network *const *networks, size_t count,
-                                              size_t context, size_t repeats,
-                                              const struct mb_progress *progress,
-                                              struct mb_speed *speeds, struct mb_error *error);
+MB_API enum mb_status mb_network_speed_again(struct mb_network *const *networks, size_t count,
+                                             size_t context, size_t repeats, bool prefill,
+                                             const struct mb_progress *progress,
+                                             struct mb_speed *speeds, struct mb_error *error);
 /**
  * Brings the speeds of a turn to an earlier turn's phase of the machine, whose frequency and
  * neighbours change: first and again are `known` speeds of the same networks, then and in this turn

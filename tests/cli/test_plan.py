@@ -246,9 +246,27 @@ class Plan(Case):
         self.assertIn("least sum by weights", self.read("out/report.html"))
         self.run_mixbit("recipe", self.path("out/plan.json"))
 
+    def test_as_fast_as_a_format(self):
+        """Of its size and no slower in decode and prefill: both are timed in turns with it."""
+        done = self.run_mixbit("plan", MODEL, *SMALL, "--as-fast-as", "q4_0", "--json", "--verbose")
+        result = json.loads(done.stdout)
+        rows = {r["name"]: r for r in result["rows"] if r["kind"] == "uniform"}
+        chosen = next(r for r in result["rows"] if r["recommended"])
+        size = f"{rows['q4_0']['bytes'] / 1e6:.3f} MB or less"
+        self.assertEqual(result["objective"].split(" with ", 1)[1].rstrip("."),
+                         f"decode measured no slower than uniform q4_0, prefill measured no slower than uniform q4_0, {size}")
+        self.assertLess(chosen["bytes"], rows["q4_0"]["bytes"] + 4096)
+        self.assertLessEqual(chosen["kl"], rows["q4_0"]["kl"])
+        self.assertIn("for the speed of uniform q4_0", done.stderr)
+        self.assertRegex(done.stderr, r"and prefill \d\.\d+ \(\d\.\d+ to \d\.\d+\)")
+        budget = json.loads(self.read("out/plan.json"))["budget"]
+        self.assertTrue(all(budget[speed] for speed in ("decode_ns", "prefill_ns")), budget)
+
     def test_mistakes_are_found_before_any_work(self):
         for arguments, says in ((("--pin", "*nothing*=q4_0"), "--pin"), (("--group", "qvk"), "qkv"), (("--weights", "memory=x"), "memory"),
                                 (("--exclude", "all"), "no candidate"), (("--granularity", "block"), "layer"),
+                                (("--as-fast-as", "q5_K"), "candidate"), (("--as-fast-as", "q4"), "candidate"),
+                                (("--as-fast-as", "q4_0", "--min-decode", "5"), "--min-decode"),
                                 (("--presets", "Q4_KM"), "Q4_K_M"), (("--presets", "none,Q4_0"), "unknown preset 'none'")):
             small = SMALL[:-2] if "--presets" in arguments else SMALL
             self.fails("plan", MODEL, *small, *arguments, status=2, says=says, keeps=False)

@@ -54,9 +54,9 @@ bool mb_forecast_allows(const struct mb_forecast *forecast, const struct mb_mix 
             return false;
     return true;
 }
-enum mb_status mb_comparison_decode_again(struct mb_cli *cli, struct mb_comparison *comparison,
-                                          const struct mb_compare_options *options,
-                                          const size_t *rows, size_t count)
+enum mb_status mb_comparison_time_again(struct mb_cli *cli, struct mb_comparison *comparison,
+                                        const struct mb_compare_options *options,
+                                        const size_t *rows, size_t count)
 {
     (void)cli;
     (void)comparison;
@@ -73,7 +73,7 @@ static struct world {
     struct mb_planning_options options;
     struct mb_assignment rows[ROWS_MOST];
     enum mb_format formats[ROWS_MOST][TENSORS];
-    double kl[ROWS_MOST][WINDOWS], rounds[ROWS_MOST][ROUNDS];
+    double kl[ROWS_MOST][WINDOWS], rounds[ROWS_MOST][ROUNDS], prefill[ROWS_MOST][ROUNDS];
     struct mb_problem problem;
     struct mb_unit units[TENSORS];
     struct mb_candidate candidates[3];
@@ -95,6 +95,7 @@ static void begin(int encoder)
     w.run.comparison.rows = w.rows;
     w.run.forecast.problem[MB_RESIDENCY_MEMORY] = &w.problem;
     w.run.reference = SIZE_MAX;
+    w.run.rival = MB_FORMAT_NONE;
 }
 
 /* All windows of a row are off their mean alike, as windows are; `noise` is of this row alone. */
@@ -109,7 +110,7 @@ static size_t row(enum mb_row_kind kind, const char *name, enum mb_format format
         w.kl[r][i] = kl * (1 + 0.5 * ((double)(i % 5) - 2) / 2 * (i < 20)) +
                      kl * noise * (i % 2 == 0 ? 1 : -1);
     for (size_t i = 0; i < ROUNDS; i++)
-        w.rounds[r][i] = decode_ns * (1 + 0.002 * ((double)((i + r) % 3) - 1));
+        w.prefill[r][i] = w.rounds[r][i] = decode_ns * (1 + 0.002 * ((double)((i + r) % 3) - 1));
     *row = (struct mb_assignment){.kind = kind, .bytes = bytes, .measured = 1, .turn = 1};
     (void)snprintf(row->mix.name, sizeof row->mix.name, "%s", name);
     row->mix.count = TENSORS;
@@ -119,7 +120,8 @@ static size_t row(enum mb_row_kind kind, const char *name, enum mb_format format
     row->evaluation.kl_mean = kl;
     row->speed.decode_ns = decode_ns;
     row->speed.decode_rounds = w.rounds[r];
-    row->speed.decode_round_count = ROUNDS;
+    row->speed.prefill_rounds = w.prefill[r];
+    row->speed.decode_round_count = row->speed.prefill_round_count = ROUNDS;
     return r;
 }
 
@@ -190,9 +192,39 @@ static void a_slower_mix_is_only_mentioned(void **state)
     (void)a_mix(0.007, 0, 1030, MB_ENCODER_SEQUENTIAL);
     w.rows[1].predicted[MB_QUANTITY_DECODE] = 1030;
     assert_int_equal(verdict(), w.run.reference);
-    assert_non_null(strstr(said, "decoded slower than uniform q4_K"));
+    assert_non_null(strstr(said, "was slower than uniform q4_K"));
     assert_non_null(strstr(said, "mix loses 30 % less"));
     assert_non_null(strstr(said, "% longer to decode"));
+}
+
+static void slow_down_prefill(size_t row, double factor)
+{
+    for (size_t i = 0; i < ROUNDS; i++)
+        w.prefill[row][i] *= factor;
+}
+
+/* Prefill counts where the user named what to be as fast as, and only there. */
+static void prefill_is_held_to_a_rival(void **state)
+{
+    (void)state;
+    size_t mix = a_mix(0.008, 0, 1000, MB_ENCODER_SEQUENTIAL);
+    slow_down_prefill(mix, 1.05);
+    assert_int_equal(verdict(), mix);
+    mix = a_mix(0.008, 0, 1000, MB_ENCODER_SEQUENTIAL);
+    w.run.rival = MB_FORMAT_Q4_K;
+    assert_int_equal(verdict(), mix);
+    mix = a_mix(0.008, 0, 1000, MB_ENCODER_SEQUENTIAL);
+    w.run.rival = MB_FORMAT_Q4_K;
+    slow_down_prefill(mix, 1.05);
+    assert_int_equal(verdict(), w.run.reference);
+    /* A preset that decodes as fast and loses less, but not in prefill, beats nobody then. */
+    for (size_t held = 0; held < 2; held++) {
+        mix = a_mix(0.008, 0, 1000, MB_ENCODER_SEQUENTIAL);
+        w.run.rival = held ? MB_FORMAT_Q4_K : MB_FORMAT_NONE;
+        const size_t preset = row(MB_ROW_PRESET, "IQ4_XS", MB_FORMAT_Q4_K, 290, 0.006, 0, 1001);
+        slow_down_prefill(preset, 1.05);
+        assert_int_equal(verdict(), held ? mix : preset);
+    }
 }
 
 /* With a budget that the reference exceeds, the plan that was to be fastest stands in. */
@@ -268,6 +300,7 @@ int main(void)
         cmocka_unit_test(a_mix_as_fast_that_loses_less_is_the_plan),
         cmocka_unit_test(a_mix_that_hardly_loses_less_makes_room_for_the_reference),
         cmocka_unit_test(a_slower_mix_is_only_mentioned),
+        cmocka_unit_test(prefill_is_held_to_a_rival),
         cmocka_unit_test(a_reference_that_does_not_fit_is_not_written),
         cmocka_unit_test(a_preset_that_beats_the_plan_takes_its_place),
         cmocka_unit_test(of_mixes_as_good_the_fastest_is_taken),
