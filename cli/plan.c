@@ -9,6 +9,7 @@
 #include "cli/option_rows.h"
 #include "dispatch/backend.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 
@@ -204,8 +205,9 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
     if (status == MB_OK)
         status = mb_planning_round(&run, &compare);
     if (status == MB_OK)
-        status = mb_comparison_search(cli, &run.comparison, &compare,
-                                      run.comparison.rows[run.chosen].bytes);
+        status = mb_comparison_search(
+            cli, &run.comparison, &compare,
+            fmax(run.comparison.rows[run.chosen].bytes, run.plan->budget.max[MB_QUANTITY_BYTES]));
     if (status == MB_OK)
         status = mb_planning_write(&run);
     if (status == MB_OK)
