@@ -217,7 +217,8 @@ static const struct mb_option table[] = {
      .value = "N",
      .fallback = "10",
      .minimum = LEAST_FITS,
-     .help = "other mixes: they give the fixed part of a token's time and the correction of KL"},
+     .help = "other mixes: they give the fixed part of a token's time, what the machine's products "
+             "take now over what they took for the profile, and the correction of KL"},
     {.name = "seed",
      .kind = MB_OPTION_COUNT,
      .offset = offsetof(struct options, seed),

@@ -35,6 +35,7 @@ struct mb_verification {
     size_t count;
     struct mb_additivity additivity;
     double fixed_ns[2]; /* decode, prefill: what is no matrix product */
+    double phase[2];    /* decode, prefill: what products take now over what the profile says */
     /* summary */
     double median[MB_VERIFY_TIMES], worst[MB_VERIFY_TIMES]; /* relative errors */
     /* Predicted over measured, the median over mixes, and the errors without this common factor: a

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Predictions of `mixbit verify` against measurements.
  *
- * What is fitted - the fixed part of a token's time, the line from summed to measured loss - comes
- * from mixes that are not judged, measured in turns with those that are. */
+ * What is fitted - the fixed part of a token's time, the phase of the machine, the line from summed
+ * to measured loss - comes from mixes that are not judged, measured in turns with those that are. A
+ * machine that shares its cores with others is a tenth slower or faster from one hour to the next,
+ * in everything: that is no error of a profile, and `plan` takes it out as well, by its uniform
+ * rows. */
 #include "cli/verify.h"
 #include "model/rank.h"
 #include "model/statistics.h"
@@ -53,21 +56,26 @@ static double sum_half(const struct mb_forecast *forecast, const struct mb_mix *
 static enum mb_status fit(struct mb_cli *cli, const struct mb_comparison *comparison, size_t fits,
                           struct mb_verification *verification)
 {
-    double *numbers = malloc((4 * fits + 1) * sizeof *numbers);
+    double *numbers = malloc((6 * fits + 1) * sizeof *numbers);
     if (numbers == NULL)
         return mb_error_set(&cli->error, MB_ERR_MEMORY, -1, "out of memory");
     double *sums = numbers, *losses = sums + fits, *decode = losses + fits,
-           *prefill = decode + fits;
+           *prefill = decode + fits, *decode_phase = prefill + fits,
+           *prefill_phase = decode_phase + fits;
     for (size_t i = 0; i < fits; i++) {
         const struct mb_assignment *row = &comparison->rows[i];
         sums[i] = row->predicted[MB_QUANTITY_LOSS];
         losses[i] = row->evaluation.kl_mean;
         decode[i] = row->speed.decode_ns - row->speed.decode_matmul_ns;
         prefill[i] = row->speed.prefill_ns - row->speed.prefill_matmul_ns;
+        decode_phase[i] = row->speed.decode_matmul_ns / row->predicted_decode_matmul_ns;
+        prefill_phase[i] = row->speed.prefill_matmul_ns / row->predicted_prefill_matmul_ns;
     }
     verification->additivity = mb_additivity_fit(sums, losses, fits);
     verification->fixed_ns[0] = mb_median(decode, fits);
     verification->fixed_ns[1] = mb_median(prefill, fits);
+    verification->phase[0] = mb_median(decode_phase, fits);
+    verification->phase[1] = mb_median(prefill_phase, fits);
     free(numbers);
     return MB_OK;
 }
@@ -85,8 +93,8 @@ enum mb_status mb_verify_predict(struct mb_cli *cli, const struct mb_comparison 
         struct mb_verified *mix = &verification->mixes[i];
         mix->row = &comparison->rows[fits + i];
         measured_times(mix->row, mix->measured);
-        const double decode = mix->row->predicted_decode_matmul_ns;
-        const double prefill = mix->row->predicted_prefill_matmul_ns;
+        const double decode = verification->phase[0] * mix->row->predicted_decode_matmul_ns;
+        const double prefill = verification->phase[1] * mix->row->predicted_prefill_matmul_ns;
         mix->predicted[MB_VERIFY_DECODE_MATMUL] = decode;
         mix->predicted[MB_VERIFY_DECODE] = decode + verification->fixed_ns[0];
         mix->predicted[MB_VERIFY_PREFILL_MATMUL] = prefill;
@@ -190,6 +198,8 @@ static json_t *summary_json(const struct mb_verification *v)
     (void)json_object_set_new(
         summary, "fixed",
         json_pack("{s:f, s:f}", "decode_ns", v->fixed_ns[0], "prefill_ns", v->fixed_ns[1]));
+    (void)json_object_set_new(
+        summary, "phase", json_pack("{s:f, s:f}", "decode", v->phase[0], "prefill", v->phase[1]));
     return summary;
 }
 
@@ -264,6 +274,9 @@ enum mb_status mb_verify_print(struct mb_cli *cli, const struct mb_model *model,
     enum mb_status status = MB_OK;
     if (!cli->common.json) {
         print_mixes(v);
+        (void)printf("products take %.3f of the profile's time in decode and %.3f in prefill, by "
+                     "%zu other mixes: predictions are brought to that\n",
+                     v->phase[0], v->phase[1], v->additivity.count);
         for (int t = 0; t < MB_VERIFY_TIMES; t++)
             (void)printf("%s: predicted over measured %.3f; without this common factor off by "
                          "%.1f %% (median), %.1f %% (worst)\n",

@@ -13,8 +13,8 @@ TIMES = ["decode_ns", "decode_matmul_ns", "prefill_ns", "prefill_matmul_ns"]
 
 
 class Verify(Case):
-    def verify(self, *arguments, **kwargs):
-        return self.run_mixbit("verify", MODEL, "-s", sensitivity(), "-p", profile(), *SMALL, *arguments, **kwargs)
+    def verify(self, *arguments, costs=None, **kwargs):
+        return self.run_mixbit("verify", MODEL, "-s", sensitivity(), "-p", costs or profile(), *SMALL, *arguments, **kwargs)
 
     def test_document(self):
         document = json.loads(self.verify("--seed", "5", "--json", *LOOSE).stdout)
@@ -53,6 +53,21 @@ class Verify(Case):
             self.assertEqual(a["measured"]["kl"], b["measured"]["kl"])
         self.assertNotEqual([m["tensors"] for m in document["mixes"]], [m["tensors"] for m in other["mixes"]])
         self.assertEqual(self.listing(), {})
+
+    def test_phase_of_the_machine(self):
+        """What products take is the profile's times, brought to what the machine does now by mixes that are not judged."""
+        with open(profile(), encoding="utf-8") as file:
+            slower = json.load(file)
+        for entry in slower["entries"]:
+            for key in ("median_ns", "min_ns", "mad_ns", "prepare_ns"):
+                entry[key] *= 2
+        self.write("slower.json", json.dumps(slower))
+        first, second = (json.loads(self.verify("--seed", "5", "--json", *LOOSE, costs=path).stdout) for path in (profile(), "slower.json"))
+        for kind in ("decode", "prefill"):
+            plain = [[mix["predicted"][f"{kind}_matmul_ns"] / d["summary"]["phase"][kind] for mix in d["mixes"]] for d in (first, second)]
+            for once, twice in zip(*plain):
+                self.assertAlmostEqual(twice, 2 * once, delta=0.05 * once)
+            self.assertLess(second["summary"]["phase"][kind], 0.8 * first["summary"]["phase"][kind])
 
     def test_missed_limit(self):
         done = self.verify("--worst-error", "1e-9", status=4)
