@@ -166,11 +166,13 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
         status = draw(&work);
     if (status == MB_OK)
         status = mb_device_info(&device);
+    const size_t anchor = 0; /* where not all fit the memory limit, in every turn */
     const struct mb_compare_options compare = {.windows = &work.held_out,
                                                .threads = work.threads,
                                                .context = work.options->context,
                                                .repeats = work.options->repeats,
-                                               .memory_limit_bytes = device.memory_bytes / 8};
+                                               .memory_limit_bytes = device.memory_bytes / 8,
+                                               .anchor = &anchor};
     if (status == MB_OK)
         status = mb_comparison_measure(cli, &work.comparison, &compare);
     if (status == MB_OK)
