@@ -172,7 +172,7 @@ static enum mb_status open_losses(struct mb_planning *run)
 static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
 {
     struct mb_planning run = {
-        .cli = cli, .options = typed, .reference = SIZE_MAX, .rival = MB_FORMAT_NONE};
+        .cli = cli, .options = typed, .reference = SIZE_MAX, .as_fast_as = MB_FORMAT_NONE};
     enum mb_status status = mb_planning_open(&run);
     mb_comparison_init(&run.comparison, run.model);
     run.comparison.importance = mb_step_weights(run.importance);
@@ -188,7 +188,7 @@ static enum mb_status run_plan(struct mb_cli *cli, const void *typed)
                                                .context = run.options->context,
                                                .repeats = run.options->repeats,
                                                .memory_limit_bytes = run.device.memory_bytes / 8,
-                                               .prefill = run.options->as_fast_as != NULL,
+                                               .prefill = run.as_fast_as != MB_FORMAT_NONE,
                                                .anchor = &run.reference};
     if (status == MB_OK)
         status = mb_comparison_measure(cli, &run.comparison, &compare);

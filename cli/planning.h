@@ -63,11 +63,11 @@ struct mb_planning {
     /* The strictest limit first, answers last. */
     struct mb_planning_candidate candidates[MB_PLANNING_CANDIDATES];
     size_t candidate_count;
-    enum mb_format rival; /* --as-fast-as: the reference, in prefill too; NONE: not given */
-    size_t reference;     /* row that decode is held to; SIZE_MAX: the user gave budgets */
-    struct mb_plan *plan; /* what is recommended, */
-    size_t chosen;        /* and its row, */
-    bool is_written;      /* which an earlier run has written just so */
+    enum mb_format as_fast_as; /* the reference's format, held to in prefill too; NONE: not given */
+    size_t reference;          /* row that decode is held to; SIZE_MAX: the user gave budgets */
+    struct mb_plan *plan;      /* what is recommended, */
+    size_t chosen;             /* and its row, */
+    bool is_written;           /* which an earlier run has written just so */
     struct mb_solution *front;
     size_t front_count;
     char objective[400], base[96];
@@ -83,7 +83,7 @@ void mb_planning_note(struct mb_planning *run, const char *text);
 static inline bool mb_planning_holds(const struct mb_planning *run, enum mb_quantity speed)
 {
     return run->reference != SIZE_MAX &&
-           (speed == MB_QUANTITY_DECODE || run->rival != MB_FORMAT_NONE);
+           (speed == MB_QUANTITY_DECODE || run->as_fast_as != MB_FORMAT_NONE);
 }
 
 /* Names of the files in the output folder, in the order they are written. */

@@ -40,7 +40,7 @@ static void describe_objective(struct mb_planning *run, const struct mb_budget *
     }
     if (run->aim.groups[0] != '\0' && at < room)
         at += (size_t)snprintf(text + at, room - at, "; one format each: %s", run->aim.groups);
-    if (reference && run->rival == MB_FORMAT_NONE && at < room)
+    if (reference && run->as_fast_as == MB_FORMAT_NONE && at < room)
         snprintf(text + at, room - at,
                  " (no budget was given: 4.5 bits per weight, the fastest uniform format of 4 bits "
                  "or more; of those as fast, the one that loses least)");
@@ -64,6 +64,15 @@ static enum mb_status mix_of_solution(struct mb_planning *run, const struct mb_p
     return MB_OK;
 }
 
+/* Limit the speeds that are held to the reference to a fraction of some times. */
+static void hold(const struct mb_planning *run, const double *times, double fraction,
+                 struct mb_budget *budget)
+{
+    for (int q = MB_QUANTITY_DECODE; q <= MB_QUANTITY_PREFILL; q++)
+        if (mb_planning_holds(run, (enum mb_quantity)q))
+            budget->max[q] = fraction * times[q];
+}
+
 /* The curve without a size limit, and the two points on it nearest below and above the plan's size
  * (but not next to it). */
 static enum mb_status add_neighbours(struct mb_planning *run, const struct mb_budget *budget)
@@ -75,9 +84,7 @@ static enum mb_status add_neighbours(struct mb_planning *run, const struct mb_bu
         minimize == MB_QUANTITY_BYTES ? MB_QUANTITY_LOSS : MB_QUANTITY_BYTES;
     struct mb_budget along = *budget;
     along.max[against] = 0;
-    for (int q = MB_QUANTITY_DECODE; q <= MB_QUANTITY_PREFILL; q++)
-        if (mb_planning_holds(run, (enum mb_quantity)q))
-            along.max[q] = 0;
+    hold(run, budget->max, 0, &along); /* any speed */
     enum mb_status status =
         mb_forecast_class_front(run->cli, &run->forecast, plan->residency, minimize, against,
                                 &along, 40, &run->front, &run->front_count);
@@ -202,9 +209,7 @@ static enum mb_status add_answers(struct mb_planning *run, const struct mb_budge
         double total[MB_QUANTITY_COUNT];
         mb_forecast_mix(&run->forecast, &row->mix, total);
         struct mb_budget limits = {.max = {[MB_QUANTITY_BYTES] = row->bytes}};
-        for (int q = MB_QUANTITY_DECODE; q <= MB_QUANTITY_PREFILL; q++)
-            if (mb_planning_holds(run, (enum mb_quantity)q))
-                limits.max[q] = (1 - spare) * total[q];
+        hold(run, total, 1 - spare, &limits);
         (void)snprintf(name, sizeof name, "plan (as %.30s)", row->mix.name);
         status = add_candidate(run, &limits, name, rival);
         if (status != MB_OK && status != MB_ERR_INFEASIBLE)
@@ -270,23 +275,21 @@ static bool is_as_fast(const struct mb_assignment *row, const struct mb_assignme
     return row->turn == fastest->turn && low <= 1 && ratio <= most;
 }
 
-/* What decode, and of a rival prefill too, is held to: what its row is to take. */
+/* This row is the reference. */
 static void hold_to(struct mb_planning *run, const struct mb_assignment *row,
                     struct mb_budget *budget)
 {
     double total[MB_QUANTITY_COUNT];
     mb_forecast_mix(&run->forecast, &row->mix, total);
     run->reference = (size_t)(row - run->comparison.rows);
-    for (int q = MB_QUANTITY_DECODE; q <= MB_QUANTITY_PREFILL; q++)
-        if (mb_planning_holds(run, (enum mb_quantity)q))
-            budget->max[q] = total[q];
+    hold(run, total, 1, budget);
 }
 
 /* The format that the user named, and the budget beside it: its size if no other was given. */
-static enum mb_status refer_to_rival(struct mb_planning *run, struct mb_budget *budget)
+static enum mb_status refer_to_format(struct mb_planning *run, struct mb_budget *budget)
 {
     const struct mb_comparison *c = &run->comparison;
-    const char *name = mb_format_info(run->rival)->name;
+    const char *name = mb_format_info(run->as_fast_as)->name;
     const enum mb_status status =
         mb_budget_resolve(run->cli, &run->forecast, &run->options->budget, budget);
     for (size_t i = 0; status == MB_OK && i < c->count; i++) {
@@ -335,8 +338,8 @@ enum mb_status mb_planning_solve(struct mb_planning *run, const struct mb_compar
     struct mb_budget budget = {{0}};
     enum mb_status status = MB_OK;
     run->reference = SIZE_MAX;
-    if (run->rival != MB_FORMAT_NONE)
-        status = refer_to_rival(run, &budget);
+    if (run->as_fast_as != MB_FORMAT_NONE)
+        status = refer_to_format(run, &budget);
     else if (mb_budget_given(&run->options->budget))
         status = mb_budget_resolve(run->cli, &run->forecast, &run->options->budget, &budget);
     else

@@ -34,17 +34,25 @@ static enum mb_status choose_method(struct mb_planning *run)
                : MB_OK;
 }
 
-/* --as-fast-as: one of the candidates, and the only speed that is asked for. */
-static enum mb_status choose_rival(struct mb_planning *run)
+static bool is_candidate(const struct mb_planning *run, enum mb_format format)
+{
+    for (size_t f = 0; f < run->formats.count; f++)
+        if (run->formats.at[f] == format)
+            return true;
+    return false;
+}
+
+/* Formats that options name are among the candidates, and --as-fast-as is the only speed. */
+static enum mb_status check_named(struct mb_planning *run)
 {
     const struct mb_planning_options *o = run->options;
-    bool is_candidate = false;
+    const enum mb_format contribution = run->aim.weighting.contribution;
+    if (contribution != MB_FORMAT_NONE && !is_candidate(run, contribution))
+        return mb_usage(run->cli, "--contribution: expected one of the candidate formats");
     if (o->as_fast_as == NULL)
         return MB_OK;
-    run->rival = mb_format_by_name(o->as_fast_as);
-    for (size_t f = 0; f < run->formats.count; f++)
-        is_candidate = is_candidate || run->formats.at[f] == run->rival;
-    if (run->rival == MB_FORMAT_NONE || !is_candidate)
+    run->as_fast_as = mb_format_by_name(o->as_fast_as);
+    if (!is_candidate(run, run->as_fast_as))
         return mb_usage(run->cli, "--as-fast-as: expected one of the candidate formats");
     if (o->budget.min_decode > 0 || o->budget.min_prefill > 0 || o->budget.weights != NULL)
         return mb_usage(run->cli, "--as-fast-as says which speed is enough: it goes without "
@@ -102,13 +110,8 @@ enum mb_status mb_planning_open(struct mb_planning *run)
         mb_default_formats(run->model, &run->formats);
     status = mb_constraints_check(cli, run->model, &o->budget.constraints, run->importance != NULL,
                                   &run->formats);
-    bool is_candidate = run->aim.weighting.contribution == MB_FORMAT_NONE;
-    for (size_t f = 0; f < run->formats.count; f++)
-        is_candidate = is_candidate || run->formats.at[f] == run->aim.weighting.contribution;
-    if (status == MB_OK && !is_candidate)
-        status = mb_usage(cli, "--contribution: expected one of the candidate formats");
     if (status == MB_OK)
-        status = choose_rival(run);
+        status = check_named(run);
     if (status != MB_OK)
         return status;
     const struct mb_format_info *majority = mb_format_info(mb_majority_quantized(run->model));

@@ -48,20 +48,13 @@ static double measured(const struct mb_assignment *row, enum mb_quantity quantit
     }
 }
 
-/* Whether a row is as fast as another in all that is held to a reference. */
-static bool is_as_fast(const struct mb_planning *run, const struct mb_assignment *row,
-                       const struct mb_assignment *as)
-{
-    return mb_as_fast(row, as, mb_planning_holds(run, MB_QUANTITY_PREFILL));
-}
-
 /* For the budget, and where speed is held to a reference, no slower. */
 static bool keeps_up(const struct mb_planning *run, const struct mb_planning_candidate *candidate)
 {
     const struct mb_assignment *rows = run->comparison.rows;
     return candidate->rival == MB_PLANNING_NO_RIVAL &&
-           (run->reference == SIZE_MAX ||
-            is_as_fast(run, &rows[candidate->row], &rows[run->reference]));
+           (run->reference == SIZE_MAX || mb_as_fast(&rows[candidate->row], &rows[run->reference],
+                                                     mb_planning_holds(run, MB_QUANTITY_PREFILL)));
 }
 
 /* Of several losses that the text cannot tell apart, the fastest plan's. */
@@ -140,13 +133,14 @@ static struct mb_planning_candidate *answer_to(struct mb_planning *run,
                                                const struct mb_assignment *row)
 {
     const struct mb_assignment *rows = run->comparison.rows;
+    const bool prefill = mb_planning_holds(run, MB_QUANTITY_PREFILL);
     struct mb_planning_candidate *best = NULL;
     for (size_t i = 0; i < run->candidate_count; i++) {
         struct mb_planning_candidate *candidate = &run->candidates[i];
         const struct mb_assignment *answer = &rows[candidate->row];
         double difference, low, high;
         mb_compare_kl(answer, row, &difference, &low, &high);
-        if (answer != row && difference < 0 && is_as_fast(run, answer, row) &&
+        if (answer != row && difference < 0 && mb_as_fast(answer, row, prefill) &&
             (best == NULL || answer->evaluation.kl_mean < rows[best->row].evaluation.kl_mean))
             best = candidate;
     }

@@ -95,7 +95,7 @@ static void begin(int encoder)
     w.run.comparison.rows = w.rows;
     w.run.forecast.problem[MB_RESIDENCY_MEMORY] = &w.problem;
     w.run.reference = SIZE_MAX;
-    w.run.rival = MB_FORMAT_NONE;
+    w.run.as_fast_as = MB_FORMAT_NONE;
 }
 
 /* All windows of a row are off their mean alike, as windows are; `noise` is of this row alone. */
@@ -204,23 +204,23 @@ static void slow_down_prefill(size_t row, double factor)
 }
 
 /* Prefill counts where the user named what to be as fast as, and only there. */
-static void prefill_is_held_to_a_rival(void **state)
+static void prefill_is_held_to_a_named_format(void **state)
 {
     (void)state;
     size_t mix = a_mix(0.008, 0, 1000, MB_ENCODER_SEQUENTIAL);
     slow_down_prefill(mix, 1.05);
     assert_int_equal(verdict(), mix);
     mix = a_mix(0.008, 0, 1000, MB_ENCODER_SEQUENTIAL);
-    w.run.rival = MB_FORMAT_Q4_K;
+    w.run.as_fast_as = MB_FORMAT_Q4_K;
     assert_int_equal(verdict(), mix);
     mix = a_mix(0.008, 0, 1000, MB_ENCODER_SEQUENTIAL);
-    w.run.rival = MB_FORMAT_Q4_K;
+    w.run.as_fast_as = MB_FORMAT_Q4_K;
     slow_down_prefill(mix, 1.05);
     assert_int_equal(verdict(), w.run.reference);
     /* A preset that decodes as fast and loses less, but not in prefill, beats nobody then. */
     for (size_t held = 0; held < 2; held++) {
         mix = a_mix(0.008, 0, 1000, MB_ENCODER_SEQUENTIAL);
-        w.run.rival = held ? MB_FORMAT_Q4_K : MB_FORMAT_NONE;
+        w.run.as_fast_as = held ? MB_FORMAT_Q4_K : MB_FORMAT_NONE;
         const size_t preset = row(MB_ROW_PRESET, "IQ4_XS", MB_FORMAT_Q4_K, 290, 0.006, 0, 1001);
         slow_down_prefill(preset, 1.05);
         assert_int_equal(verdict(), held ? mix : preset);
@@ -300,7 +300,7 @@ int main(void)
         cmocka_unit_test(a_mix_as_fast_that_loses_less_is_the_plan),
         cmocka_unit_test(a_mix_that_hardly_loses_less_makes_room_for_the_reference),
         cmocka_unit_test(a_slower_mix_is_only_mentioned),
-        cmocka_unit_test(prefill_is_held_to_a_rival),
+        cmocka_unit_test(prefill_is_held_to_a_named_format),
         cmocka_unit_test(a_reference_that_does_not_fit_is_not_written),
         cmocka_unit_test(a_preset_that_beats_the_plan_takes_its_place),
         cmocka_unit_test(of_mixes_as_good_the_fastest_is_taken),
