@@ -149,8 +149,11 @@ static enum mb_status time_batch(struct mb_cli *cli, struct mb_comparison *compa
         return status;
     for (size_t s = 0; s <= count; s++)
         speeds[s] = (struct mb_speed){.size = sizeof speeds[s]};
-    status = mb_network_speed(networks, count + (anchor != NULL), options->context,
-                              options->repeats, NULL, speeds, &cli->error);
+    const struct mb_speed_options timing = {.size = sizeof timing,
+                                            .context = options->context,
+                                            .repeats = options->repeats,
+                                            .paced = options->paced};
+    status = mb_network_speed(networks, count + (anchor != NULL), &timing, speeds, &cli->error);
     if (status != MB_OK)
         return status;
     comparison->turns++;
@@ -386,10 +389,13 @@ static enum mb_status time_drafts(struct mb_cli *cli, const struct mb_comparison
     enum mb_status status = networks ? MB_OK : MB_ERR_MEMORY;
     for (size_t i = 0; i < count && status == MB_OK; i++)
         status = create_network(cli, comparison, options, mixes[i], i, DRAFT, &networks[i]);
+    const struct mb_speed_options timing = {.size = sizeof timing,
+                                            .context = options->context,
+                                            .repeats = options->repeats,
+                                            .decode_only = !options->prefill,
+                                            .progress = mb_stage_progress(cli)};
     if (status == MB_OK)
-        status =
-            mb_network_speed_again(networks, count, options->context, options->repeats,
-                                   options->prefill, mb_stage_progress(cli), speeds, &cli->error);
+        status = mb_network_speed_again(networks, count, &timing, speeds, &cli->error);
     for (size_t i = 0; networks && i < count; i++)
         mb_network_destroy(networks[i]);
     free(networks);

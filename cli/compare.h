@@ -67,6 +67,7 @@ struct mb_compare_options {
     size_t context, repeats;
     size_t memory_limit_bytes; /* of the networks that are measured in turns at once */
     bool prefill;              /* trials, and what is timed again: not decode alone */
+    bool paced;                /* as in mb_speed_options, where all rows are measured */
     const size_t *anchor; /* a measured row that takes part in later turns too, so that a machine
                              which changed its speed meanwhile is told from mixes that are slower;
                              NULL, or of SIZE_MAX: none */

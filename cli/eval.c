@@ -243,8 +243,13 @@ static enum mb_status measure(struct mb_cli *cli, const struct options *options,
     result->weight_bytes = mb_network_bytes(network);
     if (!options->no_speed) {
         mb_stage_begin(cli, "timing decode and prefill");
-        status = mb_network_speed(&network, 1, options->context, options->repeats,
-                                  mb_stage_progress(cli), &result->speed, &cli->error);
+        status =
+            mb_network_speed(&network, 1,
+                             &(struct mb_speed_options){.size = sizeof(struct mb_speed_options),
+                                                        .context = options->context,
+                                                        .repeats = options->repeats,
+                                                        .progress = mb_stage_progress(cli)},
+                             &result->speed, &cli->error);
         mb_stage_end(cli);
         result->has_speed = status == MB_OK;
         if (result->has_speed)

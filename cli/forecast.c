@@ -61,8 +61,13 @@ static enum mb_status measure_fixed_cost(struct mb_cli *cli, struct mb_model *mo
     if (status == MB_OK)
         status = mb_network_offload(network, target, &cli->error);
     if (status == MB_OK)
-        status = mb_network_speed(&network, 1, fixed->context, SPEED_REPEATS,
-                                  mb_stage_progress(cli), &speed, &cli->error);
+        status =
+            mb_network_speed(&network, 1,
+                             &(struct mb_speed_options){.size = sizeof(struct mb_speed_options),
+                                                        .context = fixed->context,
+                                                        .repeats = SPEED_REPEATS,
+                                                        .progress = mb_stage_progress(cli)},
+                             &speed, &cli->error);
     mb_stage_end(cli);
     mb_network_destroy(network);
     if (status == MB_OK) {

@@ -171,7 +171,8 @@ static enum mb_status run(struct mb_cli *cli, const void *given)
                                                .threads = work.threads,
                                                .context = work.options->context,
                                                .repeats = work.options->repeats,
-                                               .memory_limit_bytes = device.memory_bytes / 8,
+                                               .memory_limit_bytes = device.memory_bytes / 4,
+                                               .paced = true,
                                                .anchor = &anchor};
     if (status == MB_OK)
         status = mb_comparison_measure(cli, &work.comparison, &compare);

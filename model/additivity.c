@@ -63,5 +63,5 @@ double mb_additivity_half(const struct mb_additivity *fit, double sum, double su
     const double more = sqrt(1 + 2.0 / (double)fit->count);
     const double model =
         mb_student(fit->degrees) * fit->error * more * mb_additivity_predict(fit, sum);
-    return model + fit->scale * sum_half;
+    return hypot(model, fit->scale * sum_half);
 }

@@ -24,7 +24,7 @@ struct mb_additivity mb_additivity_fit(const double *sums, const double *measure
 double mb_additivity_predict(const struct mb_additivity *fit, double sum);
 /* Half the width of the 95 % interval for one more mix: the model's error (Student's t, the
  * uncertainty of the fit included) and `sum_half`, the half-width of the sum from the intervals of
- * its entries, added to it. */
+ * its entries, as the two independent errors that they are. */
 double mb_additivity_half(const struct mb_additivity *fit, double sum, double sum_half);
 
 #endif

@@ -8,6 +8,11 @@
  * of one network in a row, with an untimed one before them: its weights are then where they are
  * when it runs alone. Samples are short, so that the rounds of a pair lie close together. Logits of
  * every position are made, in prefill too; that is what evaluation runs and what predictions count.
+ *
+ * Where the figures of a call are compared with predictions and not with each other, that is not
+ * enough: with thirty networks of a third of a second a round outlasts the phases. There each
+ * sample has one of the first network before and behind it, and its time is counted in those.
+ *
  * What the cache holds is random: attention and scans take the same time for any. */
 #include "model/network.h"
 
@@ -50,8 +55,16 @@ struct watch {
     float *logits;               /* one buffer for all: nobody reads them */
     struct place places[PLACES]; /* what all networks decode from, each of a round from the same */
     size_t count;                /* of places; 0: networks decode from their own memory */
+    struct pace *pace;           /* of the kind of run that is timed; NULL: not asked for */
     bool stopped;
     enum mb_status status;
+};
+
+/* One round of a network. */
+struct sample {
+    double ns, matmul_ns; /* of one run */
+    size_t pace;          /* which sample of the pace was taken right before it */
+    bool disturbed;       /* a thread was without a processor meanwhile */
 };
 
 struct timing {
@@ -61,9 +74,17 @@ struct timing {
     int32_t *ids;
     uint32_t *scored;       /* rows of the last tokens; NULL: all rows have logits */
     size_t repeats;         /* runs in an iteration: what makes a sample long enough */
-    double *ns, *matmul_ns; /* of one run, per round; NULL: not kept */
-    bool *disturbed;        /* a thread was without a processor meanwhile */
+    struct sample *samples; /* of each round; NULL: not kept */
+    double *ns;             /* of each round, per token: the caller's when all went well */
     size_t round, rounds;
+};
+
+/* The first network once more, before every sample of any: what the machine did meanwhile. */
+struct pace {
+    struct timing timing;
+    struct sample *samples; /* in the order of time */
+    size_t count, room;
+    struct sample typical; /* their medians */
 };
 
 static uint32_t next_random(uint32_t *state)
@@ -78,9 +99,8 @@ static void timing_free(struct timing *timing)
     mb_cache_free(&timing->cache);
     free(timing->ids);
     free(timing->scored);
+    free(timing->samples);
     free(timing->ns);
-    free(timing->matmul_ns);
-    free(timing->disturbed);
     *timing = (struct timing){0};
 }
 
@@ -186,23 +206,12 @@ static enum mb_status keep_last(struct timing *timing, struct mb_error *error)
     return MB_OK;
 }
 
-/* One sample; kept while there are rounds to keep. After a stop or a failure the rest of the
- * measurement has to pass quickly, but not in no time: the clock's owner would go on doubling. */
-static void run_sample(void *arg, size_t iterations)
+/* So many runs of a network in a row. */
+static struct sample time_runs(struct timing *timing, size_t runs)
 {
-    struct timing *timing = arg;
     struct watch *watch = timing->watch;
     struct mb_run *run = timing->run;
     const struct mb_clock *clock = &mb_clock_monotonic;
-    const size_t runs = iterations * timing->repeats;
-    if (!watch->stopped &&
-        mb_progress_report(watch->progress, watch->done, watch->total, watch->note) != MB_OK)
-        watch->stopped = true;
-    if (watch->stopped || watch->status != MB_OK) {
-        const struct timespec pause = {.tv_nsec = DECODE_SAMPLE_NS};
-        nanosleep(&pause, NULL);
-        return;
-    }
     run->matmul_ns = 0;
     const uint64_t disturbances = clock->disturbances(clock->user);
     const uint64_t start = clock->now_ns(clock->user);
@@ -212,24 +221,56 @@ static void run_sample(void *arg, size_t iterations)
             watch->status = mb_run_head(run, 0, run->rows, watch->logits);
     }
     const uint64_t total = clock->now_ns(clock->user) - start;
-    if (timing->round >= timing->rounds)
+    return (struct sample){.ns = (double)total / (double)runs,
+                           .matmul_ns = (double)run->matmul_ns / (double)runs,
+                           .pace = watch->pace != NULL ? watch->pace->count - 1 : 0,
+                           .disturbed = clock->disturbances(clock->user) != disturbances};
+}
+
+/* One sample; kept while there are rounds to keep. After a stop or a failure the rest of the
+ * measurement has to pass quickly, but not in no time: the clock's owner would go on doubling. */
+static void run_sample(void *arg, size_t iterations)
+{
+    struct timing *timing = arg;
+    struct watch *watch = timing->watch;
+    if (!watch->stopped &&
+        mb_progress_report(watch->progress, watch->done, watch->total, watch->note) != MB_OK)
+        watch->stopped = true;
+    if (watch->stopped || watch->status != MB_OK) {
+        const struct timespec pause = {.tv_nsec = DECODE_SAMPLE_NS};
+        nanosleep(&pause, NULL);
         return;
-    timing->disturbed[timing->round] = clock->disturbances(clock->user) != disturbances;
-    timing->ns[timing->round] = (double)total / (double)runs;
-    timing->matmul_ns[timing->round++] = (double)run->matmul_ns / (double)runs;
+    }
+    const struct sample sample = time_runs(timing, iterations * timing->repeats);
+    if (timing->round < timing->rounds)
+        timing->samples[timing->round++] = sample;
 }
 
 /* Decoding starts behind other networks' samples: one token brings its weights and keys back into
  * the caches. For 512 tokens at once that is no matter. */
-static void warm_up(void *arg)
+static void warm_up(struct timing *timing)
 {
-    struct timing *timing = arg;
-    if (timing->run->cache == NULL || timing->watch->stopped || timing->watch->status != MB_OK)
+    if (timing->run->cache == NULL || timing->watch->status != MB_OK)
         return;
     go_on_stage(timing);
     timing->watch->status = mb_run_steps(timing->run, 0, timing->run->network->step_count);
     if (timing->watch->status == MB_OK)
         timing->watch->status = mb_run_head(timing->run, 0, 1, timing->watch->logits);
+}
+
+/* What comes before a sample: the pace, and a warm-up. */
+static void enter(void *arg)
+{
+    struct timing *timing = arg;
+    struct pace *pace = timing->watch->pace;
+    if (timing->watch->stopped)
+        return;
+    if (pace != NULL && timing->round < timing->rounds && pace->count < pace->room) {
+        pace->timing.round = timing->round; /* the same place */
+        warm_up(&pace->timing);
+        pace->samples[pace->count++] = time_runs(&pace->timing, pace->timing.repeats);
+    }
+    warm_up(timing);
 }
 
 /* One sample of every network in each of `rounds` turns. Samples are exactly that many: what was
@@ -244,7 +285,7 @@ static enum mb_status take_turns(struct timing *timings, size_t count, double sa
                                                .budget_ns = INFINITY,
                                                .samples_min = rounds,
                                                .samples_max = rounds,
-                                               .enter = warm_up};
+                                               .enter = enter};
     const struct watch *watch = timings->watch;
     struct mb_timed *cases = calloc(count, sizeof *cases);
     enum mb_status status = cases != NULL ? MB_OK : MB_ERR_MEMORY;
@@ -282,10 +323,9 @@ static enum mb_status prepare_rounds(struct timing *timings, size_t count, doubl
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         struct timing *timing = &timings[i];
         timing->repeats = results[i].iterations;
+        timing->samples = calloc(room, sizeof *timing->samples);
         timing->ns = calloc(room, sizeof *timing->ns);
-        timing->matmul_ns = calloc(room, sizeof *timing->matmul_ns);
-        timing->disturbed = calloc(room, sizeof *timing->disturbed);
-        if (timing->ns == NULL || timing->matmul_ns == NULL || timing->disturbed == NULL)
+        if (timing->samples == NULL || timing->ns == NULL)
             return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
     }
     return status;
@@ -305,11 +345,8 @@ static enum mb_status sweep(struct timing *timings, size_t count, size_t rounds,
     for (size_t i = 0; warms && i < count && status == MB_OK; i++) {
         struct timing *timing = &timings[i];
         const size_t first = timing->round - rounds - 1;
-        memmove(timing->ns + first, timing->ns + first + 1, rounds * sizeof *timing->ns);
-        memmove(timing->matmul_ns + first, timing->matmul_ns + first + 1,
-                rounds * sizeof *timing->matmul_ns);
-        memmove(timing->disturbed + first, timing->disturbed + first + 1,
-                rounds * sizeof *timing->disturbed);
+        memmove(timing->samples + first, timing->samples + first + 1,
+                rounds * sizeof *timing->samples);
         timing->round--;
     }
     return status;
@@ -326,108 +363,157 @@ struct figures {
 static struct figures summarize(const struct timing *timing, size_t first, size_t count,
                                 double *scratch)
 {
+    const struct sample *samples = timing->samples + first;
     size_t clean = 0, used = 0;
     struct figures figures;
-    for (size_t i = first; i < first + count; i++)
-        clean += !timing->disturbed[i];
+    for (size_t i = 0; i < count; i++)
+        clean += !samples[i].disturbed;
     const bool all = clean < LEAST_ROUNDS;
-    for (size_t i = first; i < first + count; i++)
-        if (all || !timing->disturbed[i])
-            scratch[used++] = timing->ns[i];
+    for (size_t i = 0; i < count; i++)
+        if (all || !samples[i].disturbed)
+            scratch[used++] = samples[i].ns;
     figures.ns = mb_median(scratch, used);
     for (size_t i = 0; i < used; i++)
         scratch[i] = fabs(scratch[i] - figures.ns);
     figures.mad_ns = mb_median(scratch, used);
     used = 0;
-    for (size_t i = first; i < first + count; i++)
-        if (all || !timing->disturbed[i])
-            scratch[used++] = timing->ns[i] > 0 ? timing->matmul_ns[i] / timing->ns[i] : 0;
+    for (size_t i = 0; i < count; i++)
+        if (all || !samples[i].disturbed)
+            scratch[used++] = samples[i].ns > 0 ? samples[i].matmul_ns / samples[i].ns : 0;
     figures.matmul_ns = figures.ns * mb_median(scratch, used);
     return figures;
 }
 
-/* The best sweep's figures per token, and all rounds for the caller to keep. */
-static struct figures finish(struct timing *timing, size_t rounds, double *scratch, double **kept)
+/* Its samples' medians; scratch holds as many. */
+static void summarize_pace(struct pace *pace, double *scratch)
+{
+    for (size_t i = 0; i < pace->count; i++)
+        scratch[i] = pace->samples[i].ns;
+    pace->typical.ns = mb_median(scratch, pace->count);
+    for (size_t i = 0; i < pace->count; i++)
+        scratch[i] = pace->samples[i].matmul_ns;
+    pace->typical.matmul_ns = mb_median(scratch, pace->count);
+}
+
+/* How much longer than usual the pace took around a sample: the mean of before and behind. */
+static double slowness(double before, double behind, double typical)
+{
+    return before > 0 && behind > 0 && typical > 0 ? (before + behind) / 2 / typical : 1;
+}
+
+/* Each sample as it would have been at the typical pace. Products and all else have their own:
+ * neighbours that use the memory slow the one and not the other. */
+static void take_out(const struct pace *pace, struct timing *timing, size_t count)
+{
+    const struct sample *typical = &pace->typical;
+    for (size_t i = 0; i < count; i++) {
+        struct sample *sample = &timing->samples[i];
+        const struct sample *before = &pace->samples[sample->pace],
+                            *behind = before + (sample->pace + 1 < pace->count);
+        const double products = slowness(before->matmul_ns, behind->matmul_ns, typical->matmul_ns);
+        const double rest = slowness(before->ns - before->matmul_ns, behind->ns - behind->matmul_ns,
+                                     typical->ns - typical->matmul_ns);
+        sample->ns = sample->matmul_ns / products + (sample->ns - sample->matmul_ns) / rest;
+        sample->matmul_ns /= products;
+    }
+}
+
+/* The best sweep's figures per token - or, where the pace is known, those of all rounds. The rounds
+ * are put in place of *kept. */
+static struct figures finish(struct timing *timing, size_t rounds, struct pace *pace,
+                             double *scratch, double **kept, size_t *kept_count)
 {
     const double tokens = (double)(timing->run->sequences * timing->run->tokens);
+    const size_t all = SWEEPS * rounds, together = pace != NULL ? all : rounds;
     struct figures best = {.ns = INFINITY};
-    for (size_t first = 0; first < SWEEPS * rounds; first += rounds) {
-        const struct figures figures = summarize(timing, first, rounds, scratch);
+    if (pace != NULL)
+        take_out(pace, timing, all);
+    for (size_t first = 0; first < all; first += together) {
+        const struct figures figures = summarize(timing, first, together, scratch);
         if (figures.ns < best.ns)
             best = figures;
     }
-    for (size_t i = 0; i < SWEEPS * rounds; i++)
-        timing->ns[i] /= tokens;
+    for (size_t i = 0; i < all; i++)
+        timing->ns[i] = timing->samples[i].ns / tokens;
+    free(*kept);
     *kept = timing->ns;
+    *kept_count = all;
     timing->ns = NULL;
     return (struct figures){best.ns / tokens, best.mad_ns / tokens, best.matmul_ns / tokens};
 }
 
-static void finish_decode(struct timing *timing, size_t rounds, double *scratch,
+static void finish_decode(struct timing *timing, size_t rounds, struct pace *pace, double *scratch,
                           struct mb_speed *speed)
 {
-    free(speed->decode_rounds);
-    const struct figures figures = finish(timing, rounds, scratch, &speed->decode_rounds);
+    const struct figures figures =
+        finish(timing, rounds, pace, scratch, &speed->decode_rounds, &speed->decode_round_count);
     speed->decode_ns = figures.ns;
     speed->decode_mad_ns = figures.mad_ns;
     speed->decode_matmul_ns = figures.matmul_ns;
-    speed->decode_round_count = SWEEPS * rounds;
     speed->kv_bytes = timing->run->cache->bytes;
 }
 
-static void finish_prefill(struct timing *timing, size_t rounds, double *scratch,
+static void finish_prefill(struct timing *timing, size_t rounds, struct pace *pace, double *scratch,
                            struct mb_speed *speed)
 {
-    free(speed->prefill_rounds);
-    const struct figures figures = finish(timing, rounds, scratch, &speed->prefill_rounds);
+    const struct figures figures =
+        finish(timing, rounds, pace, scratch, &speed->prefill_rounds, &speed->prefill_round_count);
     speed->prefill_ns = figures.ns;
     speed->prefill_mad_ns = figures.mad_ns;
     speed->prefill_matmul_ns = figures.matmul_ns;
-    speed->prefill_round_count = SWEEPS * rounds;
-}
-
-void mb_speed_free(struct mb_speed *speed)
-{
-    free(speed->decode_rounds);
-    free(speed->prefill_rounds);
-    speed->decode_rounds = speed->prefill_rounds = NULL;
-    speed->decode_round_count = speed->prefill_round_count = 0;
 }
 
 /* ---- both kinds of runs ---- */
 
 enum kind { DECODE_KIND, PREFILL_KIND, KINDS };
 
-static enum mb_status start(struct timing *timings, struct mb_network *const *networks,
-                            const struct mb_speed *speeds, size_t count, size_t context,
-                            enum kind kind, struct watch *watch, struct mb_error *error)
+static enum mb_status init_kind(struct timing *timing, struct watch *watch,
+                                struct mb_network *network, const struct mb_speed *speed,
+                                size_t context, enum kind kind, struct mb_error *error)
 {
-    enum mb_status status = MB_OK;
-    for (size_t i = 0; i < count && status == MB_OK; i++) {
-        const size_t room = networks[i]->context < PREFILL ? networks[i]->context : PREFILL;
-        const size_t sequences = (PREFILL + room - 1) / room;
-        status = kind == DECODE_KIND
-                     ? timing_init(&timings[i], watch, networks[i], 1, 1, context - 1, error)
-                     : timing_init(&timings[i], watch, networks[i], sequences, PREFILL / sequences,
-                                   0, error);
-        if (status == MB_OK && kind == PREFILL_KIND && speeds[i].last_logits)
-            status = keep_last(&timings[i], error);
-    }
+    const size_t room = network->context < PREFILL ? network->context : PREFILL;
+    const size_t sequences = (PREFILL + room - 1) / room;
+    if (kind == DECODE_KIND)
+        return timing_init(timing, watch, network, 1, 1, context - 1, error);
+    const enum mb_status status =
+        timing_init(timing, watch, network, sequences, PREFILL / sequences, 0, error);
+    return status == MB_OK && speed->last_logits ? keep_last(timing, error) : status;
+}
+
+/* As long a sample as the network's own, and room for one before each of all networks'. */
+static enum mb_status start_pace(struct pace *pace, const struct timing *first, size_t count,
+                                 size_t rounds, const struct mb_speed *speed, size_t context,
+                                 enum kind kind, struct mb_error *error)
+{
+    pace->room = count * SWEEPS * (rounds + 1);
+    pace->samples = calloc(pace->room, sizeof *pace->samples);
+    if (pace->samples == NULL)
+        return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
+    const enum mb_status status =
+        init_kind(&pace->timing, first->watch, first->run->network, speed, context, kind, error);
+    pace->timing.repeats = first->repeats;
     return status;
 }
 
-/* `kinds` 1: decode only. */
-static enum mb_status time_kinds(struct mb_network *const *networks, size_t count, size_t context,
-                                 size_t repeats, size_t kinds, const struct mb_progress *progress,
-                                 struct mb_speed *speeds, struct mb_error *error)
+static enum mb_status check(size_t count, const struct mb_speed_options *options,
+                            struct mb_error *error)
 {
-    if (count == 0 || context < 2 || context > (size_t)1 << 24)
+    if (count == 0 || options->context < 2 || options->context > (size_t)1 << 24)
         return mb_error_set(error, MB_ERR_ARGUMENT, -1,
                             "speed is measured at a context of 2 to %d tokens, not %zu", 1 << 24,
-                            context);
-    if (repeats > MOST_REPEATS)
+                            options->context);
+    if (options->repeats > MOST_REPEATS)
         return mb_error_set(error, MB_ERR_ARGUMENT, -1, "%zu rounds of timing are more than %d",
-                            repeats, MOST_REPEATS);
+                            options->repeats, MOST_REPEATS);
+    return MB_OK;
+}
+
+static enum mb_status time_kinds(struct mb_network *const *networks, size_t count,
+                                 const struct mb_speed_options *options, struct mb_speed *speeds,
+                                 struct mb_error *error)
+{
+    const size_t context = options->context, repeats = options->repeats;
+    const size_t kinds = options->decode_only ? PREFILL_KIND : KINDS;
     const size_t alone = SWEEP_NS / PREFILL_SAMPLE_NS / count;
     const size_t least = alone > LEAST_ROUNDS ? alone : LEAST_ROUNDS;
     const size_t turns = repeats > least ? repeats : least;
@@ -437,14 +523,15 @@ static enum mb_status time_kinds(struct mb_network *const *networks, size_t coun
     static const double sample_ns[KINDS] = {DECODE_SAMPLE_NS, PREFILL_SAMPLE_NS};
     static const double most_ns[KINDS] = {DECODE_MOST_NS, PREFILL_MOST_NS};
     static const char *const notes[KINDS] = {"decode", "prefill"};
-    struct watch watch = {.progress = progress, .total = (double)(kinds * SWEEPS)};
+    struct watch watch = {.progress = options->progress, .total = (double)(kinds * SWEEPS)};
+    struct pace paces[KINDS] = {0};
     size_t vocabulary = 0;
     for (size_t i = 0; i < count; i++)
         vocabulary = networks[i]->vocabulary > vocabulary ? networks[i]->vocabulary : vocabulary;
     watch.logits = mb_alloc_aligned(PREFILL * vocabulary * sizeof *watch.logits);
     struct timing *timings = calloc(kinds * count, sizeof *timings); /* all of a kind in a row */
     struct mb_measurement *results = calloc(count, sizeof *results);
-    double *scratch = calloc(rounds[DECODE_KIND], sizeof *scratch);
+    double *scratch = calloc(count * SWEEPS * (rounds[DECODE_KIND] + 1), sizeof *scratch);
     enum mb_status status = MB_OK;
     if (timings == NULL || results == NULL || scratch == NULL || watch.logits == NULL)
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
@@ -452,24 +539,37 @@ static enum mb_status time_kinds(struct mb_network *const *networks, size_t coun
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory while measuring speed");
     for (size_t kind = 0; kind < kinds && status == MB_OK; kind++) {
         struct timing *own = timings + kind * count;
-        status = start(own, networks, speeds, count, context, (enum kind)kind, &watch, error);
+        for (size_t i = 0; i < count && status == MB_OK; i++)
+            status = init_kind(&own[i], &watch, networks[i], &speeds[i], context, (enum kind)kind,
+                               error);
         if (status == MB_OK)
             status = prepare_rounds(own, count, sample_ns[kind], most_ns[kind], fewest,
                                     &rounds[kind], results, error);
+        if (status == MB_OK && options->paced)
+            status = start_pace(&paces[kind], own, count, rounds[kind], &speeds[0], context,
+                                (enum kind)kind, error);
     }
     for (size_t part = 0; part < kinds * SWEEPS && status == MB_OK; part++) {
         const size_t kind = part % kinds;
         watch.done = (double)part;
         watch.note = notes[kind];
+        watch.pace = options->paced ? &paces[kind] : NULL;
         status = sweep(timings + kind * count, count, rounds[kind], results, error);
     }
-    for (size_t i = 0; i < count && status == MB_OK; i++) {
-        finish_decode(&timings[i], rounds[DECODE_KIND], scratch, &speeds[i]);
-        if (kinds > PREFILL_KIND)
-            finish_prefill(&timings[count + i], rounds[PREFILL_KIND], scratch, &speeds[i]);
+    for (size_t kind = 0; kind < kinds && status == MB_OK; kind++) {
+        if (options->paced)
+            summarize_pace(&paces[kind], scratch);
+        for (size_t i = 0; i < count; i++)
+            (kind == DECODE_KIND ? finish_decode : finish_prefill)(
+                &timings[kind * count + i], rounds[kind], options->paced ? &paces[kind] : NULL,
+                scratch, &speeds[i]);
     }
     for (size_t i = 0; timings != NULL && i < kinds * count; i++)
         timing_free(&timings[i]);
+    for (size_t kind = 0; kind < KINDS; kind++) {
+        timing_free(&paces[kind].timing);
+        free(paces[kind].samples);
+    }
     free_stage(&watch);
     mb_free_aligned(watch.logits);
     free(timings);
@@ -478,66 +578,22 @@ static enum mb_status time_kinds(struct mb_network *const *networks, size_t coun
     return status;
 }
 
-enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count, size_t context,
-                                size_t repeats, const struct mb_progress *progress,
-                                struct mb_speed *speeds, struct mb_error *error)
+enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count,
+                                const struct mb_speed_options *options, struct mb_speed *speeds,
+                                struct mb_error *error)
 {
     for (size_t i = 0; i < count; i++)
         speeds[i] = (struct mb_speed){.size = speeds[i].size,
                                       .last_logits = speeds[i].last_logits,
-                                      .context = context,
+                                      .context = options->context,
                                       .weight_bytes = mb_network_bytes(networks[i])};
-    return time_kinds(networks, count, context, repeats, KINDS, progress, speeds, error);
+    return mb_network_speed_again(networks, count, options, speeds, error);
 }
 
 enum mb_status mb_network_speed_again(struct mb_network *const *networks, size_t count,
-                                      size_t context, size_t repeats, bool prefill,
-                                      const struct mb_progress *progress, struct mb_speed *speeds,
-                                      struct mb_error *error)
+                                      const struct mb_speed_options *options,
+                                      struct mb_speed *speeds, struct mb_error *error)
 {
-    return time_kinds(networks, count, context, repeats, prefill ? KINDS : PREFILL_KIND, progress,
-                      speeds, error);
-}
-
-/* Geometric mean of the ratios of one figure, which stands at `offset` in both. */
-static double mean_ratio(const struct mb_speed *again, const struct mb_speed *first, size_t count,
-                         size_t offset)
-{
-    double sum = 0, known = 0;
-    for (size_t i = 0; i < count; i++) {
-        const double now = *(const double *)(const void *)((const char *)&again[i] + offset);
-        const double then = *(const double *)(const void *)((const char *)&first[i] + offset);
-        if (now > 0 && then > 0) {
-            sum += log(now / then);
-            known++;
-        }
-    }
-    return known > 0 ? exp(sum / known) : 1;
-}
-
-static void divide(double *values, size_t count, double factor)
-{
-    for (size_t i = 0; i < count; i++)
-        values[i] /= factor;
-}
-
-double mb_speed_bring_back(struct mb_speed *speeds, size_t count, const struct mb_speed *first,
-                           const struct mb_speed *again, size_t known)
-{
-#define RATIO(field) mean_ratio(again, first, known, offsetof(struct mb_speed, field))
-    const double decode = RATIO(decode_ns), decode_matmul = RATIO(decode_matmul_ns),
-                 prefill = RATIO(prefill_ns), prefill_matmul = RATIO(prefill_matmul_ns);
-#undef RATIO
-    for (size_t i = 0; i < count; i++) {
-        struct mb_speed *speed = &speeds[i];
-        divide(&speed->decode_ns, 1, decode);
-        divide(&speed->decode_mad_ns, 1, decode);
-        divide(&speed->decode_matmul_ns, 1, decode_matmul);
-        divide(speed->decode_rounds, speed->decode_round_count, decode);
-        divide(&speed->prefill_ns, 1, prefill);
-        divide(&speed->prefill_mad_ns, 1, prefill);
-        divide(&speed->prefill_matmul_ns, 1, prefill_matmul);
-        divide(speed->prefill_rounds, speed->prefill_round_count, prefill);
-    }
-    return decode;
+    const enum mb_status status = check(count, options, error);
+    return status == MB_OK ? time_kinds(networks, count, options, speeds, error) : status;
 }

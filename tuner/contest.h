@@ -25,6 +25,7 @@ struct mb_contest {
     double budget_ns; /* of one candidate's timing */
     bool revisit;     /* entries exist: no checks, leaders only */
     bool keep_better; /* an entry that exists is replaced by a better figure only */
+    bool aside;       /* nothing is put into the profile: first_ns is all that is wanted */
     double first_ns;  /* out: what the first of those that were timed took */
 };
 

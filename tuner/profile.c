@@ -201,8 +201,8 @@ enum mb_status mb_profile_append(struct mb_profile *profile, const struct mb_cos
         profile->entries = grown;
         profile->capacity = capacity;
     }
-    profile->entries[profile->count++] =
-        (struct mb_profile_entry){.cost = *cost, .current = mb_cost_is_current(cost)};
+    profile->entries[profile->count++] = (struct mb_profile_entry){
+        .cost = *cost, .current = mb_cost_is_current(cost), .fresh = true};
     return MB_OK;
 }
 
@@ -216,6 +216,7 @@ enum mb_status mb_profile_put(struct mb_profile *profile, const struct mb_cost *
         return mb_profile_append(profile, cost);
     struct mb_profile_entry *entry = &profile->entries[found - profile->entries];
     entry->cost = *cost;
+    entry->fresh = true;
     return MB_OK;
 }
 

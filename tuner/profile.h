@@ -16,6 +16,7 @@ bool mb_profile_is_of_cpu(const struct mb_profile *profile);
 struct mb_profile_entry {
     struct mb_cost cost;
     bool current; /* the kernel exists in this build with this revision */
+    bool fresh;   /* put since mb_drift_begin */
 };
 
 struct mb_profile {

@@ -7,13 +7,15 @@
  *
  * Machines have slow phases of seconds (a virtual one shares its cores with neighbours), in which
  * everything takes half as long again. A table that mixes phases would rank formats by when they
- * had their turn. So the points are visited in sweeps, and each keeps its best visit.
+ * had their turn. So the points are visited in sweeps, and each keeps its best visit; a run that
+ * adds to what another one measured in its hour visits some of that too (drift.h).
  *
  * Knobs are searched at one shape a format (where the model lives in that format, the shape with
  * the largest share that is not huge), and there a few more m place the crossover from gemv to
  * gemm; everywhere else what was found is confirmed beside the default. */
 #include "support/support.h"
 #include "tuner/contest.h"
+#include "tuner/drift.h"
 #include "tuner/profile.h"
 #include "tuner/task.h"
 
@@ -57,6 +59,7 @@ struct tuning {
     double budget_ns, done, total;
     uint64_t begin_ns, end_ns; /* end 0: no time limit */
     struct mb_arena arena;
+    struct mb_drift drift;
     struct mb_error *error;
 };
 
@@ -400,6 +403,54 @@ static enum mb_status visit(struct tuning *t, struct cell *cell, bool revisit)
 
 /* ---- all cells ---- */
 
+static enum mb_status visit_point(struct tuning *t, struct mb_drift_point *point)
+{
+    const struct mb_cost *kept = &point->kept;
+    struct mb_tune_candidate candidate;
+    struct mb_contest contest = {.profile = t->profile,
+                                 .format = kept->format,
+                                 .activation = kept->activation,
+                                 .shape = {.n = kept->n, .k = kept->k},
+                                 .m = kept->m,
+                                 .threads = t->threads,
+                                 .residency = kept->residency,
+                                 .candidates = &candidate,
+                                 .count = 1,
+                                 .budget_ns = t->budget_ns,
+                                 .revisit = true,
+                                 .aside = true};
+    struct mb_workload workload;
+    if (!mb_space_candidate(mb_registry_find(kept->kernel), kept->format, &contest.shape, kept->m,
+                            kept->knobs, t->limits, kept->residency, &candidate))
+        return MB_OK;
+    enum mb_status status = mb_progress_report(t->options->progress, fmin(t->done, t->total),
+                                               t->total, "what was measured before");
+    if (status == MB_OK)
+        status = mb_workload_create(&workload, kept->format, kept->n, kept->k, kept->m,
+                                    working_set(t, kept->format, kept->residency), t->pool,
+                                    &t->arena, t->error);
+    if (status != MB_OK)
+        return status;
+    status = mb_contest_run(&contest, &workload);
+    if (contest.first_ns > 0 && (point->best_ns == 0 || contest.first_ns < point->best_ns))
+        point->best_ns = contest.first_ns;
+    mb_workload_free(&workload);
+    mb_select_set(kept->format, NULL);
+    return status;
+}
+
+/* Once it is known that there is something new to compare with. */
+static enum mb_status visit_points(struct tuning *t)
+{
+    bool fresh = false;
+    for (size_t i = 0; i < t->profile->count && !fresh; i++)
+        fresh = t->profile->entries[i].fresh;
+    enum mb_status status = MB_OK;
+    for (size_t i = 0; i < t->drift.count && fresh && status == MB_OK; i++)
+        status = visit_point(t, &t->drift.points[i]);
+    return status;
+}
+
 /* One allocation for the largest working set: growing it would fault the same pages in again. */
 static void reserve_arena(struct tuning *t)
 {
@@ -421,7 +472,10 @@ static enum mb_status sweep(struct tuning *t)
         for (size_t i = 0; i < t->cell_count && status == MB_OK; i++)
             if (round == 0 || !out_of_time(t))
                 status = visit(t, &t->cells[i], round > 0);
+        if (status == MB_OK && (round == 0 || !out_of_time(t)))
+            status = visit_points(t);
     }
+    mb_drift_settle(&t->drift, t->profile, t->threads);
     return status;
 }
 
@@ -501,8 +555,10 @@ enum mb_status mb_tune(struct mb_profile *profile, const struct mb_tune_options 
     }
     if (status == MB_OK && profile->limits.threads != t.threads)
         status = mb_limits_measure(options->threads, 0, NULL, &profile->limits);
-    if (status == MB_OK)
+    if (status == MB_OK) {
+        mb_drift_begin(&t.drift, profile, &t.task, t.residencies, t.threads);
         status = sweep(&t);
+    }
     if (status == MB_OK && options->thread_counts)
         status = try_threads(&t);
     mb_profile_settle(profile);

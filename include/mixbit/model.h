@@ -281,6 +281,16 @@ struct mb_speed {
     double *decode_rounds, *prefill_rounds;
     size_t decode_round_count, prefill_round_count;
 };
+struct mb_speed_options {
+    uint32_t size;
+    size_t context, repeats;
+    int decode_only;
+    int paced; /* sample the first network before every other sample as well, and count each in
+                  those: for networks that take so long that the machine's speed changes within a
+                  round. Twice the time. Figures are then medians of all rounds, at the machine's
+                  median speed, and so are the rounds */
+    const struct mb_progress *progress;
+};
 /**
  * Time decode and prefill of `count` networks in turns, so that they compare fairly: several sweeps
  * of at least `repeats` rounds of prefill and four times as many of decode each; where a run takes
@@ -291,18 +301,15 @@ struct mb_speed {
  * free.
  */
 MB_API enum mb_status mb_network_speed(struct mb_network *const *networks, size_t count,
-                                       size_t context, size_t repeats,
-                                       const struct mb_progress *progress, struct mb_speed *speeds,
-                                       struct mb_error *error);
+                                       const struct mb_speed_options *options,
+                                       struct mb_speed *speeds, struct mb_error *error);
 /**
- * The decode figures of speeds already measured, and where `prefill` says so those of prefill,
- * anew: what is close can be told apart by more rounds, and rounds of decode alone take little
- * time. Speeds of which nothing but size and last_logits is set will do. repeats, memory and errors
- * are those of mb_network_speed; on failure the earlier figures stay.
+ * The figures of speeds already measured anew, with decode_only those of decode alone: what is
+ * close can be told apart by more rounds. Speeds of which nothing but size and last_logits is set
+ * will do. Memory and errors are those of mb_network_speed; on failure the earlier figures stay.
  */
 MB_API enum mb_status mb_network_speed_again(struct mb_network *const *networks, size_t count,
-                                             size_t context, size_t repeats, bool prefill,
-                                             const struct mb_progress *progress,
+                                             const struct mb_speed_options *options,
                                              struct mb_speed *speeds, struct mb_error *error);
 /**
  * Brings the speeds of a turn to an earlier turn's phase of the machine, whose frequency and

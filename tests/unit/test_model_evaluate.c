@@ -367,26 +367,14 @@ static void test_stops_and_refusals(void **state)
     mb_windows_free(&windows);
 }
 
-/* Speed is not timed here: only what it says about sizes, and that stopping works. */
-static void test_speed_fields(void **state)
+/* What figures of two networks say of each other and of sizes, paced or not; freed. */
+static void check_speeds(struct mb_network *const networks[2], int paced)
 {
-    (void)state;
-    struct mb_model *model = ns_open(ODD_MODEL);
-    enum mb_format *formats = ns_uniform(model, MB_FORMAT_Q8_0);
-    struct mb_network *networks[2] = {ns_network(model, NULL, MB_NUMERICS_KERNEL, NULL),
-                                      ns_network(model, formats, MB_NUMERICS_KERNEL, NULL)};
+    const struct mb_speed_options options = {
+        .size = sizeof options, .context = 200, .repeats = 3, .paced = paced};
     struct mb_speed speeds[2] = {{.size = sizeof speeds[0]}, {.size = sizeof speeds[0]}};
     struct mb_error error;
-    int calls = 0;
-    const struct mb_progress progress = {stop, &calls};
-    int32_t ids[8] = {5, 4, 3, 2, 1, 6, 7, 8};
-    const struct mb_windows windows = {.tokens = ids, .count = 1, .window = 8};
-    struct mb_evaluation before[2], after[2];
-    for (size_t i = 0; i < 2; i++) {
-        before[i] = after[i] = (struct mb_evaluation){.size = sizeof before[i]};
-        assert_int_equal(mb_evaluate(networks[i], NULL, &windows, NULL, &before[i], &error), MB_OK);
-    }
-    assert_int_equal(mb_network_speed(networks, 2, 200, 3, NULL, speeds, &error), MB_OK);
+    assert_int_equal(mb_network_speed(networks, 2, &options, speeds, &error), MB_OK);
     for (size_t i = 0; i < 2; i++) {
         assert_int_equal(speeds[i].weight_bytes, mb_network_bytes(networks[i]));
         assert_int_equal(speeds[i].context, 200);
@@ -421,8 +409,32 @@ static void test_speed_fields(void **state)
         assert_null(speeds[i].decode_rounds);
         mb_speed_free(&speeds[i]); /* twice does no harm */
     }
-    assert_int_equal(mb_network_speed(networks, 2, 200, 3, &progress, speeds, &error),
-                     MB_ERR_INTERRUPTED);
+}
+
+/* Speed is not timed here: only what it says about sizes, and that stopping works. */
+static void test_speed_fields(void **state)
+{
+    (void)state;
+    struct mb_model *model = ns_open(ODD_MODEL);
+    enum mb_format *formats = ns_uniform(model, MB_FORMAT_Q8_0);
+    struct mb_network *networks[2] = {ns_network(model, NULL, MB_NUMERICS_KERNEL, NULL),
+                                      ns_network(model, formats, MB_NUMERICS_KERNEL, NULL)};
+    struct mb_speed speeds[2] = {{.size = sizeof speeds[0]}, {.size = sizeof speeds[0]}};
+    struct mb_error error;
+    int calls = 0;
+    const struct mb_progress progress = {stop, &calls};
+    struct mb_speed_options options = {.size = sizeof options, .context = 200, .repeats = 3};
+    int32_t ids[8] = {5, 4, 3, 2, 1, 6, 7, 8};
+    const struct mb_windows windows = {.tokens = ids, .count = 1, .window = 8};
+    struct mb_evaluation before[2], after[2];
+    for (size_t i = 0; i < 2; i++) {
+        before[i] = after[i] = (struct mb_evaluation){.size = sizeof before[i]};
+        assert_int_equal(mb_evaluate(networks[i], NULL, &windows, NULL, &before[i], &error), MB_OK);
+    }
+    check_speeds(networks, 0);
+    check_speeds(networks, 1);
+    options.progress = &progress;
+    assert_int_equal(mb_network_speed(networks, 2, &options, speeds, &error), MB_ERR_INTERRUPTED);
     /* Weights are where they were, after a stop too. */
     for (size_t i = 0; i < 2; i++) {
         assert_int_equal(mb_evaluate(networks[i], NULL, &windows, NULL, &after[i], &error), MB_OK);
@@ -430,9 +442,11 @@ static void test_speed_fields(void **state)
         mb_evaluation_free(&before[i]);
         mb_evaluation_free(&after[i]);
     }
-    assert_int_equal(mb_network_speed(networks, 2, 1, 3, NULL, speeds, &error), MB_ERR_ARGUMENT);
-    assert_int_equal(mb_network_speed(networks, 2, 200, SIZE_MAX / 2, NULL, speeds, &error),
-                     MB_ERR_ARGUMENT);
+    options = (struct mb_speed_options){.size = sizeof options, .context = 1, .repeats = 3};
+    assert_int_equal(mb_network_speed(networks, 2, &options, speeds, &error), MB_ERR_ARGUMENT);
+    options.context = 200;
+    options.repeats = SIZE_MAX / 2;
+    assert_int_equal(mb_network_speed(networks, 2, &options, speeds, &error), MB_ERR_ARGUMENT);
     mb_network_destroy(networks[0]);
     mb_network_destroy(networks[1]);
     free(formats);

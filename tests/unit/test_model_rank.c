@@ -97,6 +97,10 @@ static void test_additivity(void **state)
     const double predicted = mb_additivity_predict(&fit, 0.01);
     assert_float_equal(mb_additivity_half(&fit, 0.01, 0) / predicted,
                        mb_student(6) * fit.error * sqrt(1.25), 1e-9);
+    /* Independent of the entries' own uncertainty: 3, 4, 5. */
+    const double model = mb_additivity_half(&fit, 0.01, 0);
+    assert_float_equal(mb_additivity_half(&fit, 0.01, 0.75 * model / fit.scale), 1.25 * model,
+                       1e-9);
     /* Activations never gain: an offset below zero is none. */
     for (size_t i = 0; i < 8; i++)
         measured[i] = 1.1 * sums[i] - 0.0005;

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Whole runs of the tuner: they leave a time for every product, can stop and go on, and refuse what
- * they can't do. No time that is measured here is ever compared with anything. */
+ * they can't do. No time that is measured here is ever compared with anything nearer than a million
+ * times as much. */
 #include "tests/guard.h"
+#include "tuner/drift.h"
 #include "tuner/profile.h"
 #include "tuner/tuner.h"
 
@@ -162,6 +164,112 @@ static void a_default_run_searches_knobs_and_places_the_crossover(void **state)
     mb_profile_free(profile);
 }
 
+static struct mb_cost *cost_of(struct mb_profile *profile, enum mb_format format, size_t m)
+{
+    for (size_t i = 0; i < profile->count; i++)
+        if (profile->entries[i].cost.format == format && profile->entries[i].cost.m == m)
+            return &profile->entries[i].cost;
+    fail_msg("no entry of %s at m = %zu", mb_format_info(format)->name, m);
+    return NULL;
+}
+
+static void what_is_new_is_brought_to_the_phase_of_what_was_there(void **state)
+{
+    (void)state;
+    struct mb_error error = {.message = ""};
+    struct mb_profile *profile = profile_for(1);
+    struct mb_tune_options options = small_options();
+    options.format_count = 1;
+    assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
+    /* As if it had been measured in an hour in which all took a million times as long. */
+    for (size_t i = 0; i < profile->count; i++) {
+        struct mb_cost *cost = &profile->entries[i].cost;
+        cost->median_ns *= 1e6;
+        cost->min_ns *= 1e6;
+    }
+    const struct mb_cost kept = profile->entries[0].cost;
+    options.format_count = 2;
+    assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
+    assert_memory_equal(&kept, &profile->entries[0].cost, sizeof kept);
+    expect_every_product(profile);
+    for (size_t i = 0; i < 2; i++)
+        assert_true(cost_of(profile, two_formats[1], two_ms[i])->median_ns > 1e7);
+    mb_profile_free(profile);
+}
+
+static void drift_is_told_by_residency_and_the_nearest_m(void **state)
+{
+    (void)state;
+    struct mb_error error = {.message = ""};
+    struct mb_profile *profile = profile_for(1);
+    struct mb_tune_options options = small_options();
+    struct mb_tune_task task;
+    struct mb_drift drift;
+    assert_int_equal(mb_tune_task_init(&task, &options, &error), MB_OK);
+    const enum mb_residency residency = mb_residency_of(mb_profile_device(profile), 100, 1);
+    const unsigned all = (1u << MB_RESIDENCY_COUNT) - 1;
+    /* An empty profile has no phase. */
+    mb_drift_begin(&drift, profile, &task, all, 1);
+    assert_int_equal(drift.count, 0);
+    options.format_count = 1;
+    assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
+    /* The best of the one format, at its larger shape, for each m; nothing at other residencies or
+     * on other threads. */
+    mb_drift_begin(&drift, profile, &task, all, 2);
+    assert_int_equal(drift.count, 0);
+    mb_drift_begin(&drift, profile, &task, all, 1);
+    assert_int_equal(drift.count, 2);
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(drift.points[i].kept.m, two_ms[i]);
+        assert_int_equal(drift.points[i].kept.residency, residency);
+        assert_true(drift.points[i].best_ns == 0);
+        assert_true(drift.points[i].kept.n * drift.points[i].kept.k == 48 * 64 ||
+                    drift.points[i].kept.n * drift.points[i].kept.k == 32 * 96);
+    }
+    /* New ones, all of 100 ns: at m 1 the machine is half as fast, at m 3 a quarter. */
+    struct mb_cost made = profile->entries[0].cost;
+    made.format = MB_FORMAT_Q8_0;
+    made.bytes = made.n * mb_format_row_bytes(made.format, made.k);
+    made.median_ns = made.min_ns = made.mad_ns = made.prepare_ns = 100;
+    static const size_t ms[] = {1, 2, 64, 1};
+    const enum mb_residency elsewhere =
+        residency == MB_RESIDENCY_MEMORY ? MB_RESIDENCY_L2 : MB_RESIDENCY_MEMORY;
+    for (size_t i = 0; i < 4; i++) {
+        made.m = ms[i];
+        made.residency = i < 3 ? residency : elsewhere;
+        assert_int_equal(mb_profile_put(profile, &made), MB_OK);
+    }
+    const struct mb_cost kept = profile->entries[0].cost;
+    const size_t first = profile->count - 4;
+    mb_drift_settle(&drift, profile, 1); /* not visited: nothing is known */
+    for (size_t i = 0; i < 4; i++)
+        assert_true(profile->entries[first + i].cost.median_ns == 100);
+    drift.points[0].best_ns = 2 * drift.points[0].kept.median_ns;
+    drift.points[1].best_ns = 4 * drift.points[1].kept.median_ns;
+    mb_drift_settle(&drift, profile, 2); /* other threads */
+    assert_true(profile->entries[first].cost.median_ns == 100);
+    mb_drift_settle(&drift, profile, 1);
+    static const double expected[] = {50, 25, 25, 100};
+    for (size_t i = 0; i < 4; i++) {
+        const struct mb_cost *cost = &profile->entries[first + i].cost;
+        assert_float_equal(cost->median_ns, expected[i], 1e-9);
+        assert_float_equal(cost->min_ns, expected[i], 1e-9);
+        assert_float_equal(cost->mad_ns, expected[i], 1e-9);
+        assert_float_equal(cost->prepare_ns, expected[i], 1e-9);
+    }
+    assert_memory_equal(&kept, &profile->entries[0].cost, sizeof kept);
+    /* Within what timing tells apart. */
+    made.m = 1;
+    made.residency = residency;
+    assert_int_equal(mb_profile_put(profile, &made), MB_OK);
+    drift.points[0].best_ns = 1.02 * drift.points[0].kept.median_ns;
+    drift.points[1].best_ns = 0;
+    mb_drift_settle(&drift, profile, 1);
+    assert_true(profile->entries[first].cost.median_ns == 100);
+    mb_tune_task_free(&task);
+    mb_profile_free(profile);
+}
+
 static void formats_that_do_not_fit_a_shape_are_passed_over(void **state)
 {
     (void)state;
@@ -228,6 +336,8 @@ int main(void)
         cmocka_unit_test(a_run_leaves_an_entry_for_every_point_and_goes_on_where_it_stopped),
         cmocka_unit_test(a_run_that_is_out_of_time_leaves_one_figure_for_every_product),
         cmocka_unit_test(a_default_run_searches_knobs_and_places_the_crossover),
+        cmocka_unit_test(what_is_new_is_brought_to_the_phase_of_what_was_there),
+        cmocka_unit_test(drift_is_told_by_residency_and_the_nearest_m),
         cmocka_unit_test(formats_that_do_not_fit_a_shape_are_passed_over),
         cmocka_unit_test(bad_options_and_foreign_profiles_are_refused),
         cmocka_unit_test(limits_that_are_stopped_leave_nothing),
