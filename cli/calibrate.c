@@ -3,8 +3,8 @@
  * by what each row's took, the fixed part by the median of what was left of a token. */
 #include "cli/compare.h"
 
-#include "model/statistics.h"
 #include "solver/calibrate.h"
+#include "tuner/measure.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -8,6 +8,7 @@
  * which only one of them was disturbed. */
 #include "cli/compare.h"
 #include "model/statistics.h"
+#include "tuner/measure.h"
 #include <math.h>
 #include <stdlib.h>
 

@@ -10,8 +10,8 @@
  * llama-bench reads a prompt as runtimes do, with the logits of its last token alone: that is how
  * products of its prompt are counted here, and how `solve --last-logits` predicts others. */
 #include "cli/forecast.h"
-#include "model/statistics.h"
 #include "support/support.h"
+#include "tuner/measure.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -8,7 +8,7 @@
  * rows. */
 #include "cli/verify.h"
 #include "model/rank.h"
-#include "model/statistics.h"
+#include "tuner/measure.h"
 
 #include <math.h>
 #include <stdlib.h>

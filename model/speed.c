@@ -16,7 +16,6 @@
  * What the cache holds is random: attention and scans take the same time for any. */
 #include "model/network.h"
 
-#include "model/statistics.h"
 #include "support/support.h"
 #include "tuner/measure.h"
 

@@ -110,14 +110,6 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-double mb_median(double *values, size_t count)
-{
-    if (count == 0)
-        return (double)NAN;
-    qsort(values, count, sizeof *values, compare_doubles);
-    return (values[(count - 1) / 2] + values[count / 2]) / 2;
-}
-
 /* The median lies between the values of ranks r and n + 1 - r unless fewer than r of n values fall
  * on one side of it, each with probability 1/2: twice the binomial tail up to r - 1 is the risk. */
 void mb_median_interval(double *values, size_t count, double *low, double *high)

@@ -24,9 +24,6 @@ void mb_sort_floats(float *values, size_t count);
 /* Between the two nearest ranks, linearly; fraction in [0, 1]. */
 double mb_percentile(const float *sorted, size_t count, double fraction);
 
-/* Middle value, or the mean of the two in the middle; sorts; NaN for none. */
-double mb_median(double *values, size_t count);
-
 /* Half the width of the 95 % confidence interval of the mean of `count` values (Student's t); 0 for
  * fewer than two. */
 double mb_interval(const double *values, size_t count);

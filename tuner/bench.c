@@ -3,10 +3,11 @@
  *
  * The limit may have been measured in another phase of the machine. Peaks are known per cycle, and
  * the clock is timed in turns with the product: the row is judged by the peak at its own clock.
- * Reading has no such tie to the clock: where it is the bound, a loop that only reads the same
- * copies of the weights takes turns with the product, and both are judged by their medians. A row
- * that still seems to exceed its limit has both measured again, one right after the other, before
- * it counts as a fault of the probe. */
+ * Reading has no such tie to the clock, and memory that others use too changes its speed by half
+ * within a second: where reading is the bound, a loop that only reads the same copies of the
+ * weights runs before and behind every sample of the product, and the row is judged by the median
+ * of those ratios. A row that still seems to exceed its limit has both measured again, one right
+ * after the other, before it counts as a fault of the probe. */
 #include "tuner/tuner.h"
 #include "tuner/limits.h"
 #include "tuner/measure.h"
@@ -18,7 +19,7 @@
 
 enum { SECOND_LOOKS = 3 };
 static const double fraction_most = 1.02;
-static const double scout_ns = 5e6; /* of each way to read */
+static const double scout_ns = 20e6; /* of each way to read */
 
 const char *mb_limit_name(enum mb_limit limit)
 {
@@ -80,24 +81,28 @@ static enum mb_status time_product(struct mb_workload *workload, const struct mb
     if (limits != NULL)
         (void)bound_of(row, limits, &reads);
     const bool with_reading = reads && open_reading(workload, row->residency, &reading);
-    struct mb_timed timed[3] = {{.run = run_product, .arg = workload}};
+    struct mb_timed timed[2] = {{.run = run_product, .arg = workload}};
     const struct mb_measure_options options = {.budget_ns = 1e9 * (effort_s > 0 ? effort_s : 0.1)};
-    struct mb_measurement results[3];
-    size_t count = 1, clock_at = 0, reading_at = 0;
-    if (with_clock)
-        timed[clock_at = count++] = (struct mb_timed){.run = mb_clock_case_run, .arg = &clock};
-    if (with_reading)
-        timed[reading_at = count++] = (struct mb_timed){.run = run_reading, .arg = &reading};
-    enum mb_status status = mb_measure(timed, count, &options, results);
+    struct mb_measurement results[2];
+    timed[1] = (struct mb_timed){.run = mb_clock_case_run, .arg = &clock};
+    enum mb_status status = mb_measure(timed, 1 + with_clock, &options, results);
     if (status == MB_OK)
         status = workload->status;
     if (status != MB_OK)
         return status;
-    *beside = (struct mb_beside){
-        .clock_ghz = with_clock ? mb_clock_case_ghz(&clock, results[clock_at].min_ns) : 0,
-        .read_gbps =
-            with_reading ? mb_read_case_gbps(&reading.best, results[reading_at].median_ns) : 0};
     row->median_ns = results[0].median_ns;
+    *beside = (struct mb_beside){.clock_ghz =
+                                     with_clock ? mb_clock_case_ghz(&clock, results[1].min_ns) : 0};
+    if (with_reading) {
+        const struct mb_timed beside_it = {.run = run_reading, .arg = &reading};
+        double ratio;
+        status = mb_measure_ratio(&timed[0], &beside_it, &options, &ratio);
+        if (status == MB_OK)
+            status = workload->status;
+        if (status != MB_OK)
+            return status;
+        beside->read_gbps = mb_read_case_gbps(&reading.best, ratio * row->median_ns);
+    }
     row->mad_ns = results[0].mad_ns;
     row->min_ns = results[0].min_ns;
     row->gmacs = (double)row->m * (double)row->n * (double)row->k / row->median_ns;
@@ -166,15 +171,14 @@ enum mb_status mb_workload_judge(struct mb_workload *workload, const struct mb_l
 {
     struct mb_limits own = *limits;
     struct mb_beside again = *beside;
-    double *read_gbps = &own.read_gbps[row->residency];
     move_to_clock(&own, beside->clock_ghz);
     if (beside->read_gbps > 0)
-        *read_gbps = beside->read_gbps;
+        own.read_gbps[row->residency] = beside->read_gbps;
     compare_with_limit(&own, row);
-    if (row->fraction > fraction_most && *read_gbps < limits->read_gbps[row->residency]) {
-        *read_gbps = limits->read_gbps[row->residency]; /* what it managed once it can do */
-        compare_with_limit(&own, row);
-    }
+    /* Faster than the loop beside it, and no faster than this machine can: all it does is read. */
+    if (row->limit == MB_LIMIT_READ && row->fraction > fraction_most &&
+        row->weight_gbps <= limits->read_gbps[row->residency])
+        row->fraction = 1;
     for (int look = 0; look < SECOND_LOOKS && row->fraction > fraction_most; look++) {
         enum mb_status status = look_again(row, workload->threads, &own);
         if (status == MB_OK)

@@ -116,11 +116,12 @@ static int compare_doubles(const void *a, const void *b)
     return (left > right) - (left < right);
 }
 
-/* Sorts. */
-static double median_of(double *values, size_t count)
+double mb_median(double *values, size_t count)
 {
+    if (count == 0)
+        return (double)NAN;
     qsort(values, count, sizeof *values, compare_doubles);
-    return count % 2 != 0 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+    return (values[(count - 1) / 2] + values[count / 2]) / 2;
 }
 
 /* Undisturbed samples, and all of them when those are too few to say anything. */
@@ -136,11 +137,11 @@ static struct mb_measurement summarize(struct turn *turn, size_t least)
     }
     result.samples = count;
     result.disturbed = turn->disturbed_count;
-    result.median_ns = median_of(samples, count);
+    result.median_ns = mb_median(samples, count);
     result.min_ns = samples[0];
     for (size_t i = 0; i < count; i++)
         samples[i] = fabs(samples[i] - result.median_ns);
-    result.mad_ns = median_of(samples, count);
+    result.mad_ns = mb_median(samples, count);
     return result;
 }
 
@@ -151,7 +152,7 @@ static double leader_ns(const struct turn *turns, size_t count, double *scratch)
     for (size_t i = 0; i < count; i++)
         if (turns[i].clean_count > 0) {
             memcpy(scratch, turns[i].clean, turns[i].clean_count * sizeof *scratch);
-            leader = fmin(leader, median_of(scratch, turns[i].clean_count));
+            leader = fmin(leader, mb_median(scratch, turns[i].clean_count));
         }
     return leader;
 }
@@ -261,4 +262,51 @@ out:
     free(samples);
     free(turns);
     return status;
+}
+
+/* Ratios of `most` pairs at most, while the budget lasts; returns how many there are, 0 when the
+ * clock can't be trusted. */
+static size_t take_pairs(const struct mb_clock *clock, struct turn *timed, struct turn *beside,
+                         double before, size_t least, size_t most, double budget_ns, double *ratios)
+{
+    double own, behind, spent = 0;
+    bool disturbed;
+    size_t count = 0;
+    for (; count < most && (count < least || spent < budget_ns); count++) {
+        if (!take_sample(clock, timed, &own, &disturbed) ||
+            !take_sample(clock, beside, &behind, &disturbed) || own == 0)
+            return 0;
+        ratios[count] =
+            (before + behind) / 2 / (double)beside->iterations / (own / (double)timed->iterations);
+        spent += own + behind;
+        before = behind;
+    }
+    return count;
+}
+
+enum mb_status mb_measure_ratio(const struct mb_timed *timed, const struct mb_timed *beside,
+                                const struct mb_measure_options *options, double *ratio)
+{
+    const struct mb_clock *clock = options->clock != NULL ? options->clock : &mb_clock_monotonic;
+    const size_t least = options->samples_min > 0 ? options->samples_min : SAMPLES_LEAST;
+    const size_t asked = options->samples_max > 0 ? options->samples_max : SAMPLES_MOST;
+    const size_t most = asked > least ? asked : least;
+    const double sample_ns =
+        options->sample_ns > 0 ? options->sample_ns : FLOOR_MULTIPLE * mb_clock_floor_ns(clock);
+    struct turn own = {.timed = timed, .enter = options->enter},
+                other = {.timed = beside, .enter = options->enter};
+    double before;
+    bool disturbed;
+    if (!grow(clock, &other, sample_ns) || !take_sample(clock, &other, &before, &disturbed) ||
+        !grow(clock, &own, fmax(sample_ns, before)) ||
+        !take_sample(clock, &other, &before, &disturbed))
+        return MB_ERR_DEVICE;
+    double *ratios = calloc(most, sizeof *ratios);
+    if (ratios == NULL)
+        return MB_ERR_MEMORY;
+    const size_t count = take_pairs(clock, &own, &other, before, least, most,
+                                    options->budget_ns > 0 ? options->budget_ns : 50e6, ratios);
+    *ratio = mb_median(ratios, count);
+    free(ratios);
+    return count > 0 ? MB_OK : MB_ERR_DEVICE;
 }

@@ -57,4 +57,16 @@ double mb_clock_floor_ns(const struct mb_clock *clock);
 enum mb_status mb_measure(const struct mb_timed *cases, size_t count,
                           const struct mb_measure_options *options, struct mb_measurement *results);
 
+/**
+ * The time of an iteration of `beside` over that of `timed`: the median over pairs. Each sample of
+ * `timed` has one of `beside`, about as long, before and behind it, so a machine that changes its
+ * speed between them, or is now in one phase and now in another, changes both. The budget is that
+ * of all samples; drop_ratio has no meaning here. Errors are those of mb_measure.
+ */
+enum mb_status mb_measure_ratio(const struct mb_timed *timed, const struct mb_timed *beside,
+                                const struct mb_measure_options *options, double *ratio);
+
+/* Middle value, or the mean of the two in the middle; sorts; NaN for none. */
+double mb_median(double *values, size_t count);
+
 #endif

@@ -65,7 +65,7 @@ void mb_workload_judge_results(const struct mb_workload *workload, const float *
 enum mb_status mb_workload_check(struct mb_workload *workload, double *error, int *failed);
 
 /* What was timed in turns with a product: the clock, which peaks are moved to, and reading the same
- * weights, by its median. 0: unknown. */
+ * weights, at the pace of the product's median. 0: unknown. */
 struct mb_beside {
     double clock_ghz, read_gbps;
 };

@@ -11,6 +11,7 @@
 
 #include "model/statistics.h"
 #include "support/support.h"
+#include "tuner/measure.h"
 #include "unit/network_support.h"
 
 /* ---- statistics ---- */

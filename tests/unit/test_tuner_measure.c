@@ -310,6 +310,40 @@ static void a_sample_that_ended_before_it_began_is_thrown_away(void **state)
     assert_int_equal(mb_measure(&timed, 1, &options, &result), MB_ERR_DEVICE);
 }
 
+/* Pairs: the machine's speed halves and doubles from one to the next, in steps of its own. */
+static void a_ratio_is_taken_in_pairs(void **state)
+{
+    (void)state;
+    struct world world = {.now = 1};
+    const struct mb_clock clock = {world_now, NULL, &world};
+    /* First those that find how many iterations make a sample; then one before and behind each. */
+    const double own_costs[] = {300, 300, 600, 300, 900},
+                 other_costs[] = {100, 100, 100, 300, 100, 500};
+    struct script own = {.world = &world, .costs = own_costs, .cost_count = 5, .letter = 'a'};
+    struct script other = {.world = &world, .costs = other_costs, .cost_count = 6, .letter = 'b'};
+    const struct mb_timed timed = {.run = script_run, .arg = &own},
+                          beside = {.run = script_run, .arg = &other};
+    struct mb_measure_options options = {
+        .clock = &clock, .sample_ns = 1, .budget_ns = 1, .samples_min = 4, .samples_max = 4};
+    double ratio;
+    assert_int_equal(mb_measure_ratio(&timed, &beside, &options, &ratio), MB_OK);
+    assert_string_equal(world.log, "bbababababab");
+    /* 200 / 300, 200 / 600, 300 / 300, 500 / 900 */
+    assert_true(fabs(ratio - (6.0 / 9 + 5.0 / 9) / 2) < 1e-12);
+    /* What is quick is run so often that its samples are as long. */
+    const double quick[] = {10}, slow[] = {1000};
+    world = (struct world){.now = 1};
+    own = (struct script){.world = &world, .costs = quick, .cost_count = 1};
+    other = (struct script){.world = &world, .costs = slow, .cost_count = 1};
+    assert_int_equal(mb_measure_ratio(&timed, &beside, &options, &ratio), MB_OK);
+    assert_true(fabs(ratio - 100) < 1e-9);
+    assert_true(world.now > 4 * 2000 && world.now < 40000);
+    /* A clock that stands still. */
+    const double nothing[] = {0};
+    own = other = (struct script){.world = &world, .costs = nothing, .cost_count = 1};
+    assert_int_equal(mb_measure_ratio(&timed, &beside, &options, &ratio), MB_ERR_DEVICE);
+}
+
 /* ---- what is timed beside a product ---- */
 
 static struct {
@@ -385,10 +419,11 @@ static void a_row_is_judged_by_the_reading_beside_it(void **state)
     beside.read_gbps = 17;
     assert_int_equal(mb_workload_judge(NULL, &limits, 0, &beside, &row, &error), MB_OK);
     assert_true(fabs(row.fraction - 1) < 1e-9);
-    /* Slower than the product itself it is no limit; what was read once at another time is. */
+    /* Slower than the product itself, which is no faster than the machine once was. */
     beside.read_gbps = 10;
+    row.weight_gbps = 17;
     assert_int_equal(mb_workload_judge(NULL, &limits, 0, &beside, &row, &error), MB_OK);
-    assert_true(fabs(row.fraction - 0.425) < 1e-9);
+    assert_true(row.fraction == 1);
 }
 
 int main(void)
@@ -407,6 +442,7 @@ int main(void)
         cmocka_unit_test(a_mix_of_too_few_clean_samples_uses_all),
         cmocka_unit_test(growth_is_not_fooled_by_a_disturbance),
         cmocka_unit_test(a_sample_that_ended_before_it_began_is_thrown_away),
+        cmocka_unit_test(a_ratio_is_taken_in_pairs),
         cmocka_unit_test(a_reader_goes_through_its_buffer_slice_by_slice),
         cmocka_unit_test(a_row_is_judged_by_the_reading_beside_it),
     };
