@@ -91,6 +91,14 @@ static size_t order_candidates(const struct mb_sense_job *job, size_t unit, size
     return count;
 }
 
+/* One probe is the middle one. Of more the last has the largest error: what lies between two is
+ * told well, and what lies below the least loses little; but a power fitted below, carried on to
+ * formats of three times the error, once gave a tensor's 2 bits three times their loss. */
+static size_t probe_place(size_t i, size_t probes, size_t count)
+{
+    return probes == 1 ? count / 2 : count - 1 - (probes - 1 - i) * count / probes;
+}
+
 enum mb_status mb_sense_choose(struct mb_sense_job *job, size_t unit, struct mb_error *error)
 {
     const size_t formats = job->options->format_count, probes = mb_sense_probes(job, unit);
@@ -101,7 +109,7 @@ enum mb_status mb_sense_choose(struct mb_sense_job *job, size_t unit, struct mb_
         status = measure_errors(job, unit, error);
     const size_t count = status == MB_OK ? order_candidates(job, unit, order) : 0;
     for (size_t i = 0; count > 0 && i < probes; i++)
-        job->chosen[unit * formats + order[(2 * i + 1) * count / (2 * probes)]] = true;
+        job->chosen[unit * formats + order[probe_place(i, probes, count)]] = true;
     free(order);
     return status;
 }

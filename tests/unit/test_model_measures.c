@@ -235,6 +235,7 @@ static void test_surrogate(void **state)
     assert_int_equal(
         mb_observe(network, &windows, network->step_count, add_errors, &plain, NULL, &error),
         MB_OK);
+    struct mb_sensitivity *two = sense(model, &windows, MB_METHOD_SURROGATE, 2, 0, 0);
     size_t estimated = 0;
     assert_string_equal(one->method, "surrogate 1");
     for (size_t i = 0; i < exact->unit_count * CANDIDATES; i++) {
@@ -245,12 +246,18 @@ static void test_surrogate(void **state)
             m++;
         const struct mb_target target = mb_target_of(network, m);
         same_loss(&all->losses[i], &exact->losses[i]);
+        /* Nothing is carried on beyond the largest error. */
+        const double *by = plain.sums + m * CANDIDATES;
+        bool largest = true;
+        for (size_t c = 0; c < CANDIDATES; c++)
+            largest = largest && by[c] <= by[i % CANDIDATES];
+        if (largest)
+            same_loss(&two->losses[i], &exact->losses[i]);
         if (i == probed || target.kind != MB_TARGET_PRODUCT) {
             same_loss(&one->losses[i], &exact->losses[i]);
             continue;
         }
-        const double *sums = plain.sums + m * CANDIDATES;
-        const double expected = exact->losses[probed].mean * sums[i % CANDIDATES] / sums[2];
+        const double expected = exact->losses[probed].mean * by[i % CANDIDATES] / by[2];
         if (target.step < mb_score_step(network)) { /* behind it the prober has scored rows only */
             assert_true(fabs(one->losses[i].mean - expected) <= 1e-4 * expected);
             estimated++;
@@ -258,6 +265,7 @@ static void test_surrogate(void **state)
         assert_true(one->losses[i].weight_error == exact->losses[i].weight_error);
     }
     assert_true(estimated > 10);
+    mb_sensitivity_free(two);
     free(plain.sums);
     mb_network_destroy(network);
     mb_sensitivity_free(exact);
