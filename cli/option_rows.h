@@ -26,8 +26,7 @@
 #define MB_REPEATS_ROW(type, field, usual)                                                         \
     {                                                                                              \
         .name = "repeats", .kind = MB_OPTION_COUNT, .offset = offsetof(type, field), .value = "N", \
-        .help = "rounds of timing in each of three sweeps; the best sweep's median counts",        \
-        .fallback = usual, .minimum = 1                                                            \
+        .help = "rounds of timing in each of three sweeps", .fallback = usual, .minimum = 1        \
     }
 
 #define MB_FORMATS_ROW(type, field, says)                                                          \
