@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The pool: every thread runs once per region, barriers order, work is shared out exactly once, and
- * nothing hangs when there are many more threads than processors. Build with -fsanitize=thread to
- * have the orderings checked as well. */
+ * nothing hangs when there are many more threads than processors. Built a second time with
+ * ThreadSanitizer, which checks the orderings as well (test_dispatch_threads_races). */
 #include "dispatch/dispatch.h"
 
 #include <pthread.h>
