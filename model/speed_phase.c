@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Speeds of one turn beside those of another: machines change their frequency and share their
- * memory with neighbours, for hours, and what took turns at one time compares with what did at
- * another only when that is taken out. */
+/* What a caller does with speeds: bring those of one turn to another's phase, and free them.
+ * Machines change their frequency and share their memory with neighbours, for hours, and what took
+ * turns at one time compares with what did at another only when that is taken out. */
 #include "mixbit/model.h"
 
 #include <math.h>
