@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Codes chosen one column after the other, each making up for the errors of those before it
- * (model/moments.h). Levels, scales and widths stay as they were fitted; loud columns come first,
- * while there are still many behind them to make up for theirs. */
+ * (model/moments.h), then each anew under the errors of all others, a few times over: what came
+ * early could not know what would be left. Levels, scales and widths stay as they were fitted; loud
+ * columns come first, while there are still many behind them to make up for theirs. */
 #include "model/channelwise_encoder.h"
 #include "model/moments.h"
 
@@ -12,6 +13,9 @@
 
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
+
+enum { SWEEPS = 4 };
 
 struct ranked {
     float effect;
@@ -33,31 +37,79 @@ static int by_effect(const void *a, const void *b)
     return (x->column > y->column) - (x->column < y->column);
 }
 
-static void round_row(const struct job *job, size_t row, float *target)
+static size_t place_of(const struct mb_channelwise *out, size_t row, size_t column)
+{
+    return out->options.axis == MB_CHANNELS_OF_INPUT ? column * out->length + row
+                                                     : row * out->length + column;
+}
+
+/* The code of a weight that is to be `wanted`; what it stands for. */
+static float choose(struct mb_encoder *e, size_t row, size_t column, float wanted)
+{
+    struct mb_channelwise *out = e->out;
+    const bool columns = out->options.axis == MB_CHANNELS_OF_INPUT;
+    const size_t channel = columns ? column : row, i = columns ? row : column;
+    const float scale = mb_scale_at(out, row, column), *levels = mb_levels_at(out, channel, i);
+    const size_t count = (size_t)1 << out->widths[out->width[channel]];
+    const size_t code = mb_nearest_centroid(levels, count, scale > 0 ? wanted / scale : 0);
+    out->codes[place_of(out, row, column)] = (uint8_t)code;
+    return out->scale_groups > 0 ? scale * levels[code] : levels[code];
+}
+
+/* errors[column]: what each weight of the row was, less what it became. */
+static void round_row(const struct job *job, size_t row, float *target, float *errors)
 {
     struct mb_encoder *e = job->e;
-    const struct mb_channelwise *out = e->out;
-    const bool columns = out->options.axis == MB_CHANNELS_OF_INPUT;
-    const size_t k = out->k;
-    for (size_t c = 0; c < k; c++)
-        target[c] = 0;
+    const size_t k = e->out->k;
+    memset(target, 0, k * sizeof *target);
     for (size_t c = 0; c < k; c++) {
         const uint32_t column = job->order[c];
-        const size_t channel = columns ? column : row, i = columns ? row : column;
-        const size_t at = channel * out->length + i;
+        const size_t at = place_of(e->out, row, column);
         const float w = e->x[at], wanted = w + target[c];
-        const float scale = mb_scale_at(out, row, column), *levels = mb_levels_at(out, channel, i);
-        const size_t count = (size_t)1 << out->widths[out->width[channel]];
-        out->codes[at] =
-            (uint8_t)mb_nearest_centroid(levels, count, scale > 0 ? wanted / scale : 0);
-        float got = out->scale_groups > 0 ? scale * levels[out->codes[at]] : levels[out->codes[at]];
+        float got = choose(e, row, column, wanted);
         if (e->outlier[at]) {
             e->x[at] = wanted; /* what is kept beside the code */
             got += mb_half_to_float(mb_half_within((double)wanted - (double)got));
         }
         const float error = w - got, *factor = job->factors + c * k;
+        errors[column] = error;
         for (size_t j = c + 1; j < k; j++)
             target[j] += error * factor[j];
+    }
+}
+
+/* The row's errors cost e^T H e. Weight after weight is given the code that costs least while all
+ * others stay; asked = H e. */
+static void descend_row(const struct job *job, size_t row, float *asked, float *errors)
+{
+    struct mb_encoder *e = job->e;
+    const size_t k = e->out->k;
+    const float *h = e->out->options.moments;
+    memset(asked, 0, k * sizeof *asked);
+    for (size_t c = 0; c < k; c++)
+        for (size_t j = 0; j < k; j++)
+            asked[j] += errors[c] * h[c * k + j];
+    bool changed = true;
+    for (size_t sweep = 0; sweep < SWEEPS && changed; sweep++) {
+        changed = false;
+        for (size_t c = 0; c < k; c++) {
+            const uint32_t column = job->order[c];
+            const size_t at = place_of(e->out, row, column);
+            const float *own = h + (size_t)column * k, before = errors[column];
+            const uint8_t code = e->out->codes[at];
+            if (e->outlier[at] || !(own[column] > 0))
+                continue;
+            const float best = asked[column] / own[column] - before; /* of minus its error */
+            errors[column] = e->x[at] - choose(e, row, column, e->x[at] + best);
+            if (e->out->codes[at] == code) {
+                errors[column] = before;
+                continue;
+            }
+            const float more = errors[column] - before;
+            for (size_t j = 0; j < k; j++)
+                asked[j] += more * own[j];
+            changed = true;
+        }
     }
 }
 
@@ -65,12 +117,15 @@ static void round_rows(void *arg, size_t first, size_t last, size_t thread)
 {
     (void)thread;
     struct job *job = arg;
-    float *target = malloc(job->e->out->k * sizeof *target);
-    if (target == NULL)
+    const size_t k = job->e->out->k;
+    float *scratch = malloc(2 * k * sizeof *scratch);
+    if (scratch == NULL)
         atomic_store(&job->status, MB_ERR_MEMORY);
-    for (size_t row = first; target != NULL && row < last; row++)
-        round_row(job, row, target);
-    free(target);
+    for (size_t row = first; scratch != NULL && row < last; row++) {
+        round_row(job, row, scratch, scratch + k);
+        descend_row(job, row, scratch, scratch + k);
+    }
+    free(scratch);
 }
 
 /* N of kernels/gram.h for columns in this order, transposed: what the error of column c asks of
