@@ -115,8 +115,8 @@ static void apply_runtime(enum mb_runtime runtime, bool importance, struct mb_un
                           size_t count)
 {
     for (size_t i = 0; i < count; i++)
-        for (size_t f = 0; f < mb_format_count(); f++) {
-            const enum mb_format format = mb_format_at(f)->id;
+        for (size_t f = 0; mb_any_format_at(f) != NULL; f++) {
+            const enum mb_format format = mb_any_format_at(f)->id;
             const bool kept = format == sources[i].source;
             if (!mb_runtime_loads(runtime, format) ||
                 (!importance && mb_runtime_needs_importance(runtime, sources[i].name, format)) ||
@@ -287,12 +287,12 @@ static enum mb_status check_groups(struct mb_cli *cli, const struct mb_format_li
     for (size_t root = 0; root < count; root++) {
         bool possible = group[root] != root;
         size_t last = root;
-        for (size_t f = 0; !possible && f < mb_format_count(); f++) {
+        for (size_t f = 0; !possible && mb_any_format_at(f) != NULL; f++) {
             possible = true;
             for (size_t i = root; possible && i < count; i++)
                 if (group[i] == root) {
                     last = i > last ? i : last;
-                    possible = can_have(&sources[i], formats, mb_format_at(f)->id);
+                    possible = can_have(&sources[i], formats, mb_any_format_at(f)->id);
                 }
         }
         if (!possible)

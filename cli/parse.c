@@ -66,8 +66,8 @@ enum mb_status mb_parse_format(const char *what, const char *text, enum mb_forma
     const char *names[64];
     char list[384] = "";
     size_t count = 0, used = 0;
-    for (; count < mb_format_count() && count < 64; count++) {
-        names[count] = mb_format_at(count)->name;
+    for (; mb_any_format_at(count) != NULL && count < 64; count++) {
+        names[count] = mb_any_format_at(count)->name;
         const int wrote =
             snprintf(list + used, sizeof list - used, "%s%s", count > 0 ? " " : "", names[count]);
         used += wrote > 0 && (size_t)wrote < sizeof list - used ? (size_t)wrote : 0;
@@ -94,6 +94,17 @@ static bool next_part(const char **at, char *part, size_t part_bytes)
     return true;
 }
 
+static enum mb_status add_format(const char *what, enum mb_format format,
+                                 struct mb_format_list *formats, struct mb_error *error)
+{
+    for (size_t i = 0; i < formats->count; i++)
+        if (formats->at[i] == format)
+            return mb_error_set(error, MB_ERR_ARGUMENT, -1, "%s: '%s' is there twice", what,
+                                mb_format_info(format)->name);
+    formats->at[formats->count++] = format;
+    return MB_OK;
+}
+
 enum mb_status mb_parse_formats(const char *what, const char *text, struct mb_format_list *formats,
                                 struct mb_error *error)
 {
@@ -104,18 +115,21 @@ enum mb_status mb_parse_formats(const char *what, const char *text, struct mb_fo
         return MB_OK;
     }
     char part[64];
-    for (const char *at = text; next_part(&at, part, sizeof part);) {
+    enum mb_status status = MB_OK;
+    for (const char *at = text; status == MB_OK && next_part(&at, part, sizeof part);) {
         enum mb_format format;
-        const enum mb_status status = mb_parse_format(what, part, &format, error);
-        if (status != MB_OK)
-            return status;
-        for (size_t i = 0; i < formats->count; i++)
-            if (formats->at[i] == format)
-                return mb_error_set(error, MB_ERR_ARGUMENT, -1, "%s: '%s' is there twice", what,
-                                    part);
-        formats->at[formats->count++] = format;
+        const struct mb_format_info *info;
+        if (strcasecmp(part, "codebooks") != 0) {
+            status = mb_parse_format(what, part, &format, error);
+            if (status == MB_OK)
+                status = add_format(what, format, formats, error);
+            continue;
+        }
+        for (size_t i = 0; status == MB_OK && (info = mb_any_format_at(i)) != NULL; i++)
+            if (info->codebook)
+                status = add_format(what, info->id, formats, error);
     }
-    return MB_OK;
+    return status;
 }
 
 /* A finite number at the start of text; *end behind it. False when there is none. Hexadecimal,

@@ -54,8 +54,10 @@ static const struct mb_option options[] = {
      .value = "N",
      .help = "windows of text to measure on",
      .minimum = 2},
-    MB_FORMATS_ROW(struct mb_planning_options, formats,
-                   "candidate formats (default: every quantized one)"),
+    MB_FORMATS_ROW(
+        struct mb_planning_options, formats,
+        "candidate formats (default: every quantized one of llama.cpp's); codebooks: cb2 to "
+        "cb4 too, in files that mixbit alone runs"),
     {.name = "presets",
      .kind = MB_OPTION_TEXT,
      .offset = offsetof(struct mb_planning_options, presets),

@@ -63,9 +63,9 @@ void mb_plot_costs(FILE *out, const struct mb_report *report, size_t m)
 
     struct cost_sum sums[64];
     size_t shown = 0;
-    const size_t count = mb_format_count() < 64 ? mb_format_count() : 64;
-    for (size_t i = 0; i < count; i++) {
-        sums[i] = sum_costs(report, mb_format_at(i)->id, m);
+    size_t count = 0;
+    for (size_t i = 0; i < 64 && mb_any_format_at(i) != NULL; i++, count++) {
+        sums[i] = sum_costs(report, mb_any_format_at(i)->id, m);
         shown += sums[i].ns > 0;
     }
     if (!shown)
@@ -80,7 +80,7 @@ void mb_plot_costs(FILE *out, const struct mb_report *report, size_t m)
     for (size_t i = 0; i < count; i++) {
         if (!(sums[i].ns > 0))
             continue;
-        const struct mb_format_info *info = mb_format_at(i);
+        const struct mb_format_info *info = mb_any_format_at(i);
         const double value = m == 1 ? sums[i].bytes / sums[i].ns : sums[i].macs / sums[i].ns;
         const double limit = m == 1 ? read : info->activation == MB_ACTIVATION_F32 ? fma_peak : dot;
         const double fraction = limit > 0 ? value / limit : 0;
@@ -98,8 +98,9 @@ void mb_plot_costs(FILE *out, const struct mb_report *report, size_t m)
     for (size_t i = 0; i < count; i++)
         if (sums[i].ns > 0)
             fprintf(out, "<tr><td>%s</td><td>%.2f</td><td>%.2f</td><td>%.1f</td><td>%.2f</td></tr>",
-                    mb_format_at(i)->name, mb_format_at(i)->bits, sums[i].ns / 1e3 / (double)m,
-                    sums[i].macs / sums[i].ns, sums[i].bytes / sums[i].ns);
+                    mb_any_format_at(i)->name, mb_any_format_at(i)->bits,
+                    sums[i].ns / 1e3 / (double)m, sums[i].macs / sums[i].ns,
+                    sums[i].bytes / sums[i].ns);
     fputs("</table></details></figure>\n", out);
 }
 

@@ -246,6 +246,11 @@ static enum mb_status add_named(struct mb_cli *cli, struct work *work, const cha
     if (scheme != NULL)
         return add_scheme(cli, work, scheme, activations, false);
     const enum mb_format format = mb_format_by_name(weights);
+    if (mb_format_is_codebook(format))
+        return mb_usage(cli,
+                        "--schemes: %s is scheme '%s' with --bits %g here, by its kernels '%s+%s'",
+                        mb_format_info(format)->name, mb_scheme_of_codebooks(false)->name,
+                        mb_format_info(format)->bits, mb_scheme_of_codebooks(false)->name, KERNEL);
     return format != MB_FORMAT_NONE ? add_format(cli, work, format, activations)
                                     : unknown_scheme(cli, weights);
 }

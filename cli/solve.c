@@ -135,18 +135,19 @@ static void print_formats(const struct mb_plan *plan)
     mb_table_column(table, "share", "of size", MB_ALIGN_RIGHT);
     for (size_t e = 0; e < plan->count; e++)
         all += plan->entries[e].bytes;
-    for (size_t f = 0; f < mb_format_count(); f++) {
+    const struct mb_format_info *info;
+    for (size_t f = 0; (info = mb_any_format_at(f)) != NULL; f++) {
         size_t tensors = 0;
         double bytes = 0;
         for (size_t e = 0; e < plan->count; e++) {
-            if (plan->entries[e].format == mb_format_at(f)->id) {
+            if (plan->entries[e].format == info->id) {
                 tensors++;
                 bytes += plan->entries[e].bytes;
             }
         }
         if (tensors == 0)
             continue;
-        mb_table_text(table, mb_format_at(f)->name);
+        mb_table_text(table, info->name);
         mb_table_count(table, tensors);
         mb_table_number(table, bytes / 1e6, "%.2f");
         mb_table_number(table, 100 * bytes / all, "%.0f %%");

@@ -6,6 +6,7 @@
  * features, cores by kind, caches. Memory size, kernel release and compiler are not in it; they
  * make a profile stale, not foreign. */
 #include "dispatch/dispatch.h"
+#include "mixbit/codebook.h"
 #include "support/support.h"
 
 #include <pthread.h>
@@ -64,8 +65,12 @@ enum mb_status mb_device_info(struct mb_device_info *info)
 const char *mb_kernel_for(enum mb_format format, size_t n, size_t k, size_t m)
 {
     const struct mb_selection *selection = mb_select(format);
-    if (selection == NULL || mb_select_environment(NULL) != MB_OK || m == 0 || n == 0 || k == 0 ||
+    if (mb_select_environment(NULL) != MB_OK || m == 0 || n == 0 || k == 0 ||
         mb_format_row_bytes(format, k) == 0)
+        return NULL;
+    if (mb_format_is_codebook(format))
+        return mb_codebook_kernel();
+    if (selection == NULL)
         return NULL;
     if (m > selection->crossover)
         return selection->gemm.gemm->name;
@@ -108,6 +113,10 @@ void mb_kernel_explain(enum mb_format format, size_t m, void (*line)(void *user,
     const struct mb_format_info *info = mb_format_info(format);
     if (info == NULL || m == 0 || line == NULL)
         return;
+    if (info->codebook) {
+        mb_codebook_explain(line, user);
+        return;
+    }
     const struct mb_selection *selection = mb_select(format);
     const struct mb_format_info as = mb_format_as(format, selection->activation);
     const bool gemv = m <= selection->crossover;

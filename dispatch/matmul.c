@@ -21,6 +21,8 @@ enum mb_status mb_pack_size(enum mb_format format, size_t n, size_t k, size_t *b
 {
     if (bytes == NULL || mb_format_info(format) == NULL)
         return MB_ERR_ARGUMENT;
+    if (mb_format_is_codebook(format))
+        return MB_ERR_UNSUPPORTED;
     if (n == 0 || k == 0 || n > SIZE_MAX - MB_PANEL_ROWS || mb_format_row_bytes(format, k) == 0)
         return MB_ERR_SHAPE;
     const size_t panel_bytes = mb_panel_bytes(format, k);
@@ -46,7 +48,7 @@ enum mb_status mb_weights_init(struct mb_weights *weights, enum mb_format format
 static enum mb_status check_weights(const struct mb_weights *weights)
 {
     return weights == NULL || weights->size != sizeof *weights || !aligned(weights->data) ||
-                   mb_format_info(weights->format) == NULL
+                   mb_format_info(weights->format) == NULL || mb_format_is_codebook(weights->format)
                ? MB_ERR_ARGUMENT
                : MB_OK;
 }

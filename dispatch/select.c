@@ -54,6 +54,13 @@ static const struct mb_kernel *forced;
 static pthread_once_t environment_once = PTHREAD_ONCE_INIT;
 static struct mb_error environment_error;
 
+/* Codebook matrices have one kernel a level (dispatch/alone.h) and nothing to select. */
+static bool has_slots(enum mb_format format)
+{
+    const struct mb_format_info *info = mb_format_info(format);
+    return info != NULL && !info->codebook;
+}
+
 /* Kinds that are the same once decoded share a gemm; bf16 pairs are not decoded for their own dots.
  */
 static enum mb_scale_kind gemm_scale(const struct mb_format_info *info)
@@ -218,7 +225,7 @@ enum mb_status mb_select_environment(struct mb_error *error)
 
 const struct mb_selection *mb_select_as(enum mb_format format, enum mb_activation activation)
 {
-    if (mb_format_info(format) == NULL || (unsigned)activation >= MB_ACTIVATION_COUNT)
+    if (!has_slots(format) || (unsigned)activation >= MB_ACTIVATION_COUNT)
         return NULL;
     struct entry *entry = &entries[format][activation];
     if (!atomic_load_explicit(&entry->ready, memory_order_acquire)) {
@@ -239,6 +246,8 @@ enum mb_activation mb_matmul_activation(enum mb_format format)
     const struct mb_format_info *info = mb_format_info(format);
     if (info == NULL)
         return MB_ACTIVATION_COUNT;
+    if (info->codebook)
+        return info->activation;
     const int chosen = atomic_load_explicit(&activations[format], memory_order_relaxed);
     return chosen > 0 ? (enum mb_activation)(chosen - 1) : info->activation;
 }
@@ -325,7 +334,7 @@ const struct mb_kernel *mb_select_forced(void)
 
 void mb_select_set(enum mb_format format, const struct mb_selection *selection)
 {
-    if (mb_format_info(format) == NULL)
+    if (!has_slots(format))
         return;
     (void)pthread_mutex_lock(&lock);
     for (size_t a = 0; a < MB_ACTIVATION_COUNT; a++) {

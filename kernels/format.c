@@ -18,12 +18,20 @@ static const struct mb_format_info infos[] = {
      MB_FORMAT_##fallback,                                                                         \
      bound,                                                                                        \
      8.0 * block_bytes / block_k,                                                                  \
-     candidate},
+     candidate,                                                                                    \
+     false},
 #include "mixbit/formats.def"
 };
 
 static const struct mb_format_ops *const ops[] = {
 #define MB_FORMAT_ROW(id, ...) &mb_ops_##id,
+#include "mixbit/formats.def"
+};
+
+static const struct mb_format_info codebooks[] = {
+#define MB_CODEBOOK_FORMAT_ROW(id, number, name, bits)                                             \
+    {MB_FORMAT_##id,      name,           1,     0,    MB_CODING_CB4, MB_SCALE_NONE,               \
+     MB_ACTIVATION_I8G32, MB_FORMAT_##id, 0.012, bits, false,         true},
 #include "mixbit/formats.def"
 };
 
@@ -52,10 +60,29 @@ const struct mb_format_info *mb_format_at(size_t i)
     return i < POSITION_COUNT ? &infos[i] : NULL;
 }
 
+const struct mb_format_info *mb_any_format_at(size_t i)
+{
+    if (i < POSITION_COUNT)
+        return &infos[i];
+    i -= POSITION_COUNT;
+    return i < sizeof codebooks / sizeof *codebooks ? &codebooks[i] : NULL;
+}
+
 const struct mb_format_info *mb_format_info(enum mb_format format)
 {
     const int position = position_of(format);
-    return position < 0 ? NULL : &infos[position];
+    if (position >= 0)
+        return &infos[position];
+    for (size_t i = 0; i < sizeof codebooks / sizeof *codebooks; i++)
+        if (codebooks[i].id == format)
+            return &codebooks[i];
+    return NULL;
+}
+
+bool mb_format_is_codebook(enum mb_format format)
+{
+    const struct mb_format_info *info = mb_format_info(format);
+    return info != NULL && info->codebook;
 }
 
 const struct mb_format_ops *mb_format_ops(enum mb_format format)
@@ -80,6 +107,9 @@ enum mb_format mb_format_by_name(const char *name)
         for (size_t i = 0; i < POSITION_COUNT; i++)
             if (same_name(infos[i].name, name))
                 return infos[i].id;
+    for (size_t i = 0; name && i < sizeof codebooks / sizeof *codebooks; i++)
+        if (same_name(codebooks[i].name, name))
+            return codebooks[i].id;
     return MB_FORMAT_NONE;
 }
 
@@ -115,6 +145,8 @@ size_t mb_format_row_bytes(enum mb_format format, uint64_t k)
     const struct mb_format_info *info = mb_format_info(format);
     if (!info || k % info->block_k)
         return 0;
+    if (info->codebook)
+        return k < UINT64_C(1) << 48 ? (size_t)((k * (uint64_t)(4 * info->bits) + 31) / 32) : 0;
     const uint64_t blocks = k / info->block_k;
     return blocks > SIZE_MAX / info->block_bytes ? 0 : (size_t)blocks * info->block_bytes;
 }
@@ -133,6 +165,8 @@ static enum mb_status check_rows(enum mb_format format, size_t rows, size_t k, s
     const struct mb_format_info *info = mb_format_info(format);
     if (!info)
         return MB_ERR_ARGUMENT;
+    if (info->codebook)
+        return MB_ERR_UNSUPPORTED;
     *row_bytes = mb_format_row_bytes(format, k);
     if (k % info->block_k || (k && !*row_bytes) || k > SIZE_MAX / sizeof(float))
         return MB_ERR_SHAPE;

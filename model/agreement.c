@@ -64,11 +64,12 @@ static double over_units(const struct mb_measures *m, const double *x, const dou
 {
     double sum = 0;
     size_t formats = 0;
-    for (size_t f = 0; f < mb_format_count(); f++) {
+    const struct mb_format_info *info;
+    for (size_t f = 0; (info = mb_any_format_at(f)) != NULL; f++) {
         size_t count = 0;
         for (size_t e = 0; e < m->entry_count; e++) {
             const struct mb_measured *entry = &m->entries[e];
-            if (entry->format != mb_format_at(f)->id || entry->role == MB_ROLE_OUTPUT ||
+            if (entry->format != info->id || entry->role == MB_ROLE_OUTPUT ||
                 entry->role == MB_ROLE_EMBEDDING)
                 continue;
             a[count] = x[e];

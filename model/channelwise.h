@@ -55,7 +55,8 @@ enum mb_width_rule {
 enum { MB_MOST_WIDTHS = 8, MB_MOST_CODE_BITS = 8, MB_SCALE_OF_ROW = -1 };
 
 struct mb_channelwise_options {
-    double bits; /* per weight, all included, that the widths are chosen for */
+    double bits; /* per weight, all included, that the widths are chosen for, */
+    bool within; /* which are not to be exceeded, as far as the narrowest widths allow */
     enum mb_channel_axis axis;
     unsigned palette; /* bit b set: codes of b bits may be used, 1 to 8; 0: 2, 3, 4 and 8 bits */
     enum mb_width_rule rule;

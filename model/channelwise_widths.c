@@ -216,7 +216,7 @@ static double bits_at(const struct chain *chain, size_t t, size_t outliers)
     return 8 * (double)mb_channelwise_total(&bytes) / ((double)out->n * (double)out->k);
 }
 
-/* The last place within the bits, or the one behind it when that is nearer. */
+/* The last place within the bits, or the one behind it when that is nearer and allowed. */
 static void find_place(struct chain *chain, size_t outliers)
 {
     struct mb_channelwise *out = chain->e->out;
@@ -230,7 +230,8 @@ static void find_place(struct chain *chain, size_t outliers)
             high = middle - 1;
     }
     double off = fabs(bits_at(chain, low, outliers) - wanted);
-    if (low < chain->count && fabs(bits_at(chain, low + 1, outliers) - wanted) < off)
+    if (!out->options.within && low < chain->count &&
+        fabs(bits_at(chain, low + 1, outliers) - wanted) < off)
         off = fabs(bits_at(chain, ++low, outliers) - wanted);
     const bool at_end = low == 0 || low == chain->count;
     out->reached = !at_end || off <= 0.01;

@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Codebook matrices of a file in a network: packed for their own kernels, or read back as floats
- * where arithmetic is to be in f32. An embedding is looked up in the mapped file, row by row. */
+/* Codebook matrices in a network, of a file or of a mix that asks for them: packed for their own
+ * kernels, or read back as floats where arithmetic is to be in f32. An embedding is looked up in
+ * its record, row by row. */
 #include "model/channelwise_blob.h"
 #include "model/codebook_products.h"
+#include "model/encoder.h"
 #include "model/gguf.h"
+#include "model/importance.h"
 #include "model/network.h"
+#include "model/schemes.h"
 #include "support/support.h"
 
 #include <stdatomic.h>
@@ -13,14 +17,17 @@
 
 enum { PANEL_ROWS = 16 };
 
-void mb_network_free_codebooks(struct mb_matrix *matrix)
+void mb_codebooks_free(struct mb_codebook_weights *books)
 {
-    struct mb_codebook_weights *books =
-        matrix->weights.format == MB_FORMAT_NONE ? matrix->weights.data : NULL;
     for (size_t i = 0; books != NULL && books[i].size > 0; i++)
         mb_free_aligned(books[i].data);
-    if (books != NULL) {
-        free(books);
+    free(books);
+}
+
+void mb_network_free_codebooks(struct mb_matrix *matrix)
+{
+    if (matrix->weights.format == MB_FORMAT_NONE) {
+        mb_codebooks_free(matrix->weights.data);
         matrix->weights.data = NULL;
     }
     if (matrix->encoded != NULL)
@@ -66,8 +73,52 @@ static enum mb_status read_back(struct mb_network *network, const struct mb_chan
 
 /* ---- a tensor ---- */
 
-/* Room for products with `count` matrices. */
-/* Floats have their place among the network's other weights. */
+/* A tensor's records. */
+struct records {
+    const uint8_t *data;
+    size_t bytes, count;
+    void *made; /* data, where it is to be freed */
+};
+
+/* Those of the file, or the ones that a mix asks for. */
+static enum mb_status find_records(struct mb_network *network, const struct mb_matrix *matrix,
+                                   const struct mb_progress *progress, double done, double total,
+                                   struct records *records, struct mb_error *error)
+{
+    const struct mb_tensor *tensor = mb_model_tensor_at(network->model, matrix->tensor);
+    const void *kept;
+    uint8_t *made = NULL;
+    enum mb_status status;
+    *records = (struct records){.data = tensor->data,
+                                .bytes = tensor->bytes,
+                                .count = mb_codebook_matrices(network->model, matrix->tensor)};
+    if (records->count > 0)
+        return MB_OK;
+    records->count = mb_tensor_matrices(tensor);
+    if (network->encoder != NULL) {
+        status = mb_encoder_stored(network->encoder, matrix->tensor, matrix->format, network->draft,
+                                   progress, done, total, &kept, &records->bytes, error);
+    } else {
+        const struct mb_scheme_job job = {
+            .scheme = mb_scheme_of_codebooks(network->draft),
+            .bits = mb_format_info(matrix->format)->bits,
+            .within = true,
+            .importance = network->importance ? network->importance[matrix->tensor] : NULL,
+            .threads = network->threads,
+            .progress = progress,
+            .done = done,
+            .total = total};
+        status =
+            mb_scheme_records(&job, tensor, matrix->tensor, &made, &records->bytes, NULL, error);
+        kept = made;
+    }
+    records->made = made;
+    records->data = kept;
+    return status;
+}
+
+/* Room for products with `count` matrices. Floats have their place among the network's other
+ * weights. */
 static enum mb_status make_room(const struct mb_network *network, struct mb_matrix *matrix,
                                 size_t count)
 {
@@ -97,15 +148,14 @@ static enum mb_status pack(struct mb_network *network, struct mb_matrix *matrix,
 }
 
 static enum mb_status pack_stack(struct mb_network *network, struct mb_matrix *matrix,
-                                 const struct mb_tensor *tensor, size_t count, bool products,
-                                 bool looked_up, struct mb_error *inner)
+                                 const struct records *records, bool products, bool looked_up,
+                                 struct mb_error *inner)
 {
     struct mb_channelwise encoded;
-    enum mb_status status = products ? make_room(network, matrix, count) : MB_OK;
+    enum mb_status status = products ? make_room(network, matrix, records->count) : MB_OK;
     size_t at = 0;
-    for (size_t i = 0; i < count && status == MB_OK; i++) {
-        status =
-            mb_blob_read((const uint8_t *)tensor->data + at, tensor->bytes - at, &encoded, inner);
+    for (size_t i = 0; i < records->count && status == MB_OK; i++) {
+        status = mb_blob_read(records->data + at, records->bytes - at, &encoded, inner);
         inner->where += (int64_t)at;
         if (status != MB_OK)
             break;
@@ -124,19 +174,39 @@ static enum mb_status pack_stack(struct mb_network *network, struct mb_matrix *m
     return status;
 }
 
+/* An embedding is looked up in what it was read from: in the file, or here. */
+static enum mb_status keep_records(struct mb_matrix *matrix, struct records *records)
+{
+    matrix->owned_rows = records->made != NULL ? records->made : malloc(records->bytes);
+    if (matrix->owned_rows == NULL)
+        return MB_ERR_MEMORY;
+    if (records->made == NULL)
+        memcpy(matrix->owned_rows, records->data, records->bytes);
+    records->data = matrix->owned_rows;
+    records->made = NULL;
+    return MB_OK;
+}
+
 enum mb_status mb_network_pack_codebooks(struct mb_network *network, size_t index,
-                                         struct mb_error *error)
+                                         const struct mb_progress *progress, double done,
+                                         double total, struct mb_error *error)
 {
     struct mb_matrix *matrix = &network->matrices[index];
     const struct mb_tensor *tensor = mb_model_tensor_at(network->model, matrix->tensor);
     const bool looked_up = index == network->embedding;
     const bool products = mb_network_multiplies(network, index);
-    const size_t count = mb_codebook_matrices(network->model, matrix->tensor);
+    struct records records;
     struct mb_error inner = {0};
-    const enum mb_status status =
-        pack_stack(network, matrix, tensor, count, products, looked_up, &inner);
+    enum mb_status status = find_records(network, matrix, progress, done, total, &records, error);
+    if (status != MB_OK)
+        return status;
+    if (looked_up && records.data != tensor->data)
+        status = keep_records(matrix, &records);
+    if (status == MB_OK)
+        status = pack_stack(network, matrix, &records, products, looked_up, &inner);
     if (!products)
-        network->bytes += tensor->bytes;
+        network->bytes += records.bytes;
+    free(records.made);
     if (status == MB_ERR_FILE)
         return mb_codebook_tensor_wrong(network->model, tensor, (size_t)inner.where, inner.message,
                                         error);

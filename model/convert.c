@@ -7,6 +7,7 @@
 #include "model/gguf.h"
 #include "model/importance.h"
 #include "model/moments.h"
+#include "model/schemes.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,8 +95,8 @@ static int32_t most_used_file_type(const struct mb_model *model, const int32_t *
     return type == NULL ? -1 : type->file_type;
 }
 
-static enum mb_status check_change(const struct mb_model *model, const struct mb_tensor *t,
-                                   enum mb_format format, struct mb_error *error)
+enum mb_status mb_check_change(const struct mb_model *model, const struct mb_tensor *t,
+                               enum mb_format format, struct mb_error *error)
 {
     const struct mb_format_info *info = mb_format_info(format);
     const struct mb_printable name = mb_printable(t->name);
@@ -136,7 +137,7 @@ static enum mb_status choose_types(struct conversion *c, const enum mb_format *f
         c->total += (double)t->n * (double)t->k;
         if (formats[i] == MB_FORMAT_NONE || (int32_t)formats[i] == t->type)
             continue;
-        const enum mb_status status = check_change(model, t, formats[i], c->error);
+        const enum mb_status status = mb_check_change(model, t, formats[i], c->error);
         if (status != MB_OK)
             return status;
         c->types[i] = (int32_t)formats[i];
@@ -374,11 +375,44 @@ static enum mb_status find_source(const struct conversion *c, size_t i,
     return MB_OK;
 }
 
+/* With codebook matrices, which are of any size (convert_scheme.c). */
+static enum mb_status convert_mixed(struct mb_model *model, const enum mb_format *formats,
+                                    const char *out_path, const struct mb_convert_options *options,
+                                    struct mb_error *error)
+{
+    struct mb_scheme_size size;
+    struct mb_encoder *own = NULL;
+    if (options->source != NULL)
+        return mb_error_set(error, MB_ERR_UNSUPPORTED, -1,
+                            "codebook matrices cannot be refined; quantize the model anew");
+    if (options->encoder == NULL && options->moments != NULL) {
+        own = mb_encoder_create(model, options->moments, options->importance, options->sweeps, 1,
+                                options->threads);
+        if (own == NULL)
+            return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory");
+    }
+    const struct mb_scheme_file_options file = {
+        .formats = formats,
+        .encoder = own != NULL ? own : options->encoder,
+        .importance = options->importance,
+        .threads = options->threads,
+        .progress = options->progress,
+        .extra_keys = options->extra_keys,
+        .force = options->force,
+    };
+    const enum mb_status status = mb_convert_scheme(model, out_path, &file, &size, error);
+    mb_encoder_destroy(own);
+    return status;
+}
+
 enum mb_status mb_convert(struct mb_model *model, const enum mb_format *formats,
                           const char *out_path, const struct mb_convert_options *options,
                           struct mb_error *error)
 {
     static const struct mb_convert_options defaults = {.size = sizeof defaults};
+    for (size_t i = 0; i < model->tensor_count; i++)
+        if (mb_format_is_codebook(formats[i]))
+            return convert_mixed(model, formats, out_path, options ? options : &defaults, error);
     struct conversion c = {
         .model = model, .options = options == NULL ? &defaults : options, .error = error};
     int32_t file_type = -1;

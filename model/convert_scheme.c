@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Writes a model's quantizable tensors as codebook matrices. How long a record is shows when the
+/* Writes a model's tensors as codebook matrices, all that can be quantized or those of a mix whose
+ * formats say so. How long a record is shows when the
  * matrix is encoded, long after the header was written: sizes and offsets are put there at the end,
- * so that no more than one matrix is held at a time. */
+ * so that no more than one tensor is held at a time. */
 #include "model/channelwise_blob.h"
+#include "model/encoder.h"
 #include "model/gguf.h"
 #include "model/importance.h"
+#include "model/network.h"
 #include "model/schemes.h"
 #include "support/support.h"
 
@@ -22,20 +25,41 @@ struct writing {
     struct mb_model stored; /* the model as the file has it: tensors are its own */
     char (*names)[NAME_MOST + 1];
     int32_t *types;
-    double done, total, errors; /* weights; sum of squares */
-    size_t matrices;
+    double done, total; /* weights */
     struct mb_scheme_size *size;
     struct mb_error *error;
 };
 
-static enum mb_status report(const struct writing *w, const struct mb_tensor *tensor)
+static enum mb_status stopped(const struct writing *w, const struct mb_tensor *tensor)
 {
-    return mb_progress_report(w->options->progress, w->done, w->total,
-                              mb_printable(tensor->name).text) == MB_OK
-               ? MB_OK
-               : mb_error_set(w->error, MB_ERR_INTERRUPTED, -1,
-                              "stopped at tensor '%s'; nothing was written",
-                              mb_printable(tensor->name).text);
+    return mb_error_set(w->error, MB_ERR_INTERRUPTED, -1,
+                        "stopped at tensor '%s'; nothing was written",
+                        mb_printable(tensor->name).text);
+}
+
+/* The format that a mix gives tensor i; NONE: it stays, or there is no mix. */
+static enum mb_format format_of(const struct writing *w, size_t i)
+{
+    return w->options->formats != NULL ? w->options->formats[i] : MB_FORMAT_NONE;
+}
+
+static bool is_by_codebooks(const struct writing *w, size_t i)
+{
+    return w->options->formats != NULL ? mb_format_is_codebook(format_of(w, i))
+                                       : w->model->tensors[i].quantizable != 0;
+}
+
+/* As rows of another format than the file's. */
+static enum mb_status plan_rows(struct writing *w, size_t i)
+{
+    struct mb_tensor *to = &w->stored.tensors[i];
+    const enum mb_format format = format_of(w, i);
+    const enum mb_status status = mb_check_change(w->model, to, format, w->error);
+    if (status == MB_OK) {
+        w->types[i] = to->type = (int32_t)format;
+        to->bytes = to->n * mb_format_row_bytes(format, to->k);
+    }
+    return status;
 }
 
 /* What becomes of tensor i; of how many bytes its data will be is not known yet. */
@@ -47,8 +71,14 @@ static enum mb_status plan_tensor(struct writing *w, size_t i)
     *to = *from;
     w->types[i] = from->type;
     w->total += (double)from->n * (double)from->k;
+    if (!is_by_codebooks(w, i))
+        return format_of(w, i) == MB_FORMAT_NONE || format_of(w, i) == from->format
+                   ? MB_OK
+                   : plan_rows(w, i);
     if (!from->quantizable)
-        return MB_OK;
+        return mb_error_set(
+            w->error, MB_ERR_ARGUMENT, -1,
+            "tensor '%s' cannot be stored by codebooks: it is no matrix of products", name.text);
     if (from->format == MB_FORMAT_NONE)
         return mb_error_set(w->error, MB_ERR_UNSUPPORTED, -1,
                             "tensor '%s' of '%s' is stored as %s, which cannot be read; start from "
@@ -82,83 +112,94 @@ static enum mb_status plan_file(struct writing *w)
     return status;
 }
 
-/* Keep the record of an encoded matrix. */
-static enum mb_status write_record(struct writing *w, struct mb_tensor *to, bool stacked,
-                                   const struct mb_channelwise *encoded)
+/* ---- tensors ---- */
+
+/* Records of tensor i, made without an encoder; free(). */
+static enum mb_status make_records(struct writing *w, size_t i, void **made, size_t *bytes)
 {
-    const size_t bytes = mb_channelwise_total(&encoded->bytes);
-    uint8_t *record = malloc(bytes);
-    if (record == NULL)
-        return MB_ERR_MEMORY;
-    mb_blob_write(encoded, stacked, record);
-    const enum mb_status status = mb_file_write(w->output.file, record, bytes);
-    free(record);
-    to->k += bytes;
-    mb_scheme_count_parts(w->size, encoded);
-    w->size->weights += (double)encoded->n * (double)encoded->k;
-    w->size->unreached += !w->options->scheme->one_width && !encoded->reached;
-    w->errors += encoded->error * encoded->error;
-    w->matrices++;
+    const struct mb_scheme_file_options *o = w->options;
+    const struct mb_scheme_job job = {
+        .scheme = o->formats == NULL ? o->scheme : mb_scheme_of_codebooks(false),
+        .bits = o->formats == NULL ? o->bits : mb_format_info(format_of(w, i))->bits,
+        .within = o->formats != NULL,
+        .importance = o->importance != NULL ? o->importance[i] : NULL,
+        .moments = o->moments,
+        .threads = o->threads,
+        .progress = o->progress,
+        .done = w->done,
+        .total = w->total};
+    uint8_t *records;
+    const enum mb_status status =
+        mb_scheme_records(&job, &w->model->tensors[i], i, &records, bytes, w->size, w->error);
+    *made = records;
     return status;
 }
 
-static enum mb_status encode_tensor(struct writing *w, size_t i)
+/* Its rows in another format, likewise. */
+static enum mb_status make_rows(struct writing *w, size_t i, void **made, size_t *bytes)
 {
     const struct mb_tensor *from = &w->model->tensors[i];
-    struct mb_tensor *to = &w->stored.tensors[i];
-    const size_t each = (size_t)from->ne[1], matrix_bytes = from->bytes / (from->n / each);
     const float *const *importance = w->options->importance;
-    struct mb_scheme_job job = {.scheme = w->options->scheme,
-                                .bits = w->options->bits,
-                                .importance = importance != NULL ? importance[i] : NULL,
-                                .moments = w->options->moments,
-                                .threads = w->options->threads,
-                                .progress = w->options->progress,
-                                .total = w->total};
-    float *rows = malloc(each * from->k * sizeof *rows);
-    enum mb_status status = rows != NULL ? MB_OK : MB_ERR_MEMORY;
-    to->k = 0;
-    for (size_t m = 0; m < mb_tensor_matrices(from) && status == MB_OK; m++) {
-        struct mb_channelwise encoded;
-        status = report(w, from);
-        job.done = w->done;
-        if (status == MB_OK)
-            status = mb_dequantize(from->format, (const uint8_t *)from->data + m * matrix_bytes,
-                                   each, from->k, rows);
-        if (status == MB_OK)
-            status = mb_scheme_encode(&job, from, i, m, rows, &encoded, w->error);
-        if (status != MB_OK)
-            break;
-        status = write_record(w, to, from->dims > 2, &encoded);
-        mb_channelwise_free(&encoded);
-        w->done += (double)each * (double)from->k;
+    *bytes = w->stored.tensors[i].bytes;
+    *made = malloc(*bytes);
+    const enum mb_status status =
+        *made != NULL
+            ? mb_all_rows_as(from, format_of(w, i), importance != NULL ? importance[i] : NULL,
+                             w->options->threads, *made)
+            : MB_ERR_MEMORY;
+    return status == MB_OK
+               ? MB_OK
+               : mb_error_set(w->error, status, -1, "tensor '%s' cannot be quantized to %s: %s",
+                              mb_printable(from->name).text, mb_format_info(format_of(w, i))->name,
+                              mb_status_string(status));
+}
+
+static enum mb_status write_new(struct writing *w, size_t i)
+{
+    struct mb_tensor *to = &w->stored.tensors[i];
+    const struct mb_scheme_file_options *o = w->options;
+    void *made = NULL;
+    const void *data;
+    size_t bytes;
+    enum mb_status status;
+    if (o->encoder != NULL) {
+        status = mb_encoder_stored(o->encoder, i, format_of(w, i), false, o->progress, w->done,
+                                   w->total, &data, &bytes, w->error);
+    } else {
+        status = is_by_codebooks(w, i) ? make_records(w, i, &made, &bytes)
+                                       : make_rows(w, i, &made, &bytes);
+        data = made;
     }
-    free(rows);
-    to->ne[0] = to->bytes = to->k;
-    /* Files and what activations are have their own words. */
-    if (status == MB_OK || status == MB_ERR_INTERRUPTED || status == MB_ERR_IO ||
-        status == MB_ERR_FILE)
-        return status;
-    return mb_error_set(w->error, status, -1, "tensor '%s' cannot be stored: %s%s",
-                        mb_printable(from->name).text, mb_status_string(status),
-                        status == MB_ERR_ARGUMENT ? " (it holds infinite or undefined weights)"
-                                                  : "");
+    if (status == MB_OK)
+        status = mb_file_write(w->output.file, data, bytes);
+    if (status == MB_OK && is_by_codebooks(w, i)) {
+        const struct mb_tensor *from = &w->model->tensors[i];
+        if (o->formats != NULL && bytes > from->n * mb_format_row_bytes(format_of(w, i), from->k))
+            mb_log(MB_LOG_WARNING, "tensor '%s' is too small for %s: it takes %.2f bits a weight",
+                   mb_printable(from->name).text, mb_format_info(format_of(w, i))->name,
+                   8 * (double)bytes / ((double)from->n * (double)from->k));
+        to->ne[0] = to->bytes = to->k = bytes;
+    }
+    free(made);
+    return status;
 }
 
 static enum mb_status write_tensor(struct writing *w, size_t i)
 {
     const struct mb_tensor *from = &w->model->tensors[i];
-    enum mb_status status;
-    if (from->quantizable) {
-        status = encode_tensor(w, i);
-    } else {
-        status = report(w, from);
-        if (status == MB_OK)
-            status = mb_file_write(w->output.file, from->data, from->bytes);
-        w->done += (double)from->n * (double)from->k;
-    }
+    enum mb_status status =
+        mb_progress_report(w->options->progress, w->done, w->total, mb_printable(from->name).text);
+    if (status == MB_OK && w->types[i] != from->type)
+        status = write_new(w, i);
+    else if (status == MB_OK)
+        status = mb_file_write(w->output.file, from->data, from->bytes);
+    if (status == MB_ERR_INTERRUPTED)
+        return stopped(w, from);
+    w->done += (double)from->n * (double)from->k;
     return status == MB_OK ? mb_gguf_write_padding(&w->output) : status;
 }
+
+/* ---- the file ---- */
 
 /* Our keys and the caller's, NULL-terminated; free(). */
 static const char **keys_of(const struct writing *w, char bits[32])
@@ -171,11 +212,17 @@ static const char **keys_of(const struct writing *w, char bits[32])
     if (keys == NULL)
         return NULL;
     (void)snprintf(bits, 32, "%g", w->options->bits);
-    const char *const own[] = {"general.architecture",       MB_CODEBOOK_ARCHITECTURE,
-                               MB_CODEBOOK_ARCHITECTURE_KEY, mb_model_architecture(w->model),
-                               MB_CODEBOOK_SCHEME_KEY,       w->options->scheme->name,
-                               MB_CODEBOOK_BITS_KEY,         bits};
-    for (; used < sizeof own / sizeof own[0]; used++)
+    const bool mixed = w->options->formats != NULL;
+    const char *const own[] = {"general.architecture",
+                               MB_CODEBOOK_ARCHITECTURE,
+                               MB_CODEBOOK_ARCHITECTURE_KEY,
+                               mb_model_architecture(w->model),
+                               MB_CODEBOOK_SCHEME_KEY,
+                               mixed ? mb_scheme_of_codebooks(false)->name
+                                     : w->options->scheme->name,
+                               MB_CODEBOOK_BITS_KEY,
+                               bits};
+    for (; used < sizeof own / sizeof own[0] - (mixed ? 2 : 0); used++)
         keys[used] = own[used];
     for (size_t i = 0; i < count; i++)
         keys[used++] = extra[i];
@@ -206,7 +253,8 @@ enum mb_status mb_convert_scheme(struct mb_model *model, const char *out_path,
 {
     struct writing w = {.model = model, .options = options, .size = size, .error = error};
     *size = (struct mb_scheme_size){0};
-    if (!mb_blob_holds(&options->scheme->options, options->scheme->one_width))
+    if (options->formats == NULL &&
+        !mb_blob_holds(&options->scheme->options, options->scheme->one_width))
         return mb_error_set(error, MB_ERR_UNSUPPORTED, -1,
                             "scheme '%s' cannot be stored: no kernel multiplies by it",
                             options->scheme->name);
@@ -225,7 +273,8 @@ enum mb_status mb_convert_scheme(struct mb_model *model, const char *out_path,
         else
             mb_file_abandon(w.output.file);
     }
-    size->error = w.matrices > 0 ? sqrt(w.errors / (double)w.matrices) : 0;
+    if (size->matrices > 0)
+        size->error = sqrt(size->square_errors / (double)size->matrices);
     free(w.stored.tensors);
     free(w.names);
     free(w.types);

@@ -8,6 +8,7 @@
 #include "model/gguf.h"
 #include "model/importance.h"
 #include "model/network.h"
+#include "model/schemes.h"
 #include "support/support.h"
 
 #include <stdatomic.h>
@@ -23,7 +24,8 @@ struct entry {
     size_t tensor;
     enum mb_format format;
     bool draft; /* rounded by search */
-    void *rows;
+    void *rows; /* or records */
+    size_t bytes;
 };
 
 struct mb_encoder {
@@ -317,16 +319,17 @@ static struct entry *find(const struct mb_encoder *e, size_t tensor, enum mb_for
 }
 
 /* Takes over the rows, in the place of a draft where there is one; false: out of memory. */
-static bool keep(struct mb_encoder *e, size_t tensor, const struct job *job, size_t bytes)
+static bool keep(struct mb_encoder *e, size_t tensor, enum mb_format format, bool draft, void *rows,
+                 size_t bytes)
 {
-    void *rows = job->out;
-    struct entry *entry = find(e, tensor, job->format);
+    struct entry *entry = find(e, tensor, format);
     mb_free_aligned(e->spare);
     e->spare = NULL;
     if (entry != NULL) {
         mb_free_aligned(entry->rows);
         entry->rows = rows;
-        entry->draft = job->draft;
+        entry->bytes = bytes;
+        entry->draft = draft;
         return true;
     }
     if (bytes > e->limit - e->bytes) {
@@ -343,7 +346,7 @@ static bool keep(struct mb_encoder *e, size_t tensor, const struct job *job, siz
         e->entries = entries;
         e->room = room;
     }
-    e->entries[e->count++] = (struct entry){tensor, job->format, job->draft, rows};
+    e->entries[e->count++] = (struct entry){tensor, format, draft, rows, bytes};
     e->bytes += bytes;
     return true;
 }
@@ -375,7 +378,7 @@ static enum mb_status end(struct mb_encoder *e, size_t tensor, struct job *job, 
 {
     if (status != MB_OK)
         mb_free_aligned(job->out);
-    else if (!keep(e, tensor, job, bytes))
+    else if (!keep(e, tensor, job->format, job->draft, job->out, bytes))
         return mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for encoded tensors");
     return status;
 }
@@ -445,4 +448,56 @@ enum mb_status mb_encoder_draft(struct mb_encoder *e, size_t tensor, enum mb_for
                                 const void **rows, struct mb_error *error)
 {
     return kept_or_made(e, tensor, format, true, progress, done, total, rows, error);
+}
+
+/* ---- codebook matrices ---- */
+
+static enum mb_status make_records(struct mb_encoder *e, size_t tensor, enum mb_format format,
+                                   bool draft, const struct mb_progress *progress, double done,
+                                   double total, const void **records, size_t *bytes,
+                                   struct mb_error *error)
+{
+    const struct mb_scheme_job job = {.scheme = mb_scheme_of_codebooks(draft),
+                                      .bits = mb_format_info(format)->bits,
+                                      .within = true,
+                                      .importance = e->importance ? e->importance[tensor] : NULL,
+                                      .moments = draft ? NULL : e->moments,
+                                      .threads = e->threads,
+                                      .progress = progress,
+                                      .done = done,
+                                      .total = total};
+    uint8_t *made;
+    enum mb_status status = mb_scheme_records(&job, mb_model_tensor_at(e->model, tensor), tensor,
+                                              &made, bytes, NULL, error);
+    if (status != MB_OK)
+        return status;
+    void *kept = mb_alloc_aligned(*bytes);
+    if (kept != NULL)
+        memcpy(kept, made, *bytes);
+    free(made);
+    *records = kept;
+    return kept != NULL && keep(e, tensor, format, draft, kept, *bytes)
+               ? MB_OK
+               : mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for encoded tensors");
+}
+
+enum mb_status mb_encoder_stored(struct mb_encoder *e, size_t tensor, enum mb_format format,
+                                 bool draft, const struct mb_progress *progress, double done,
+                                 double total, const void **data, size_t *bytes,
+                                 struct mb_error *error)
+{
+    const struct mb_tensor *t = mb_model_tensor_at(e->model, tensor);
+    if (!mb_format_is_codebook(format)) {
+        *bytes = t->n * mb_format_row_bytes(format, t->k);
+        return kept_or_made(e, tensor, format, draft, progress, done, total, data, error);
+    }
+    if (e->base != NULL)
+        return mb_encoder_stored(e->base, tensor, format, draft, progress, done, total, data, bytes,
+                                 error);
+    const struct entry *kept = find(e, tensor, format);
+    if (kept == NULL || (kept->draft && !draft))
+        return make_records(e, tensor, format, draft, progress, done, total, data, bytes, error);
+    *data = kept->rows;
+    *bytes = kept->bytes;
+    return MB_OK;
 }

@@ -46,6 +46,13 @@ enum mb_status mb_encoder_draft(struct mb_encoder *encoder, size_t tensor, enum 
                                 const struct mb_progress *progress, double done, double total,
                                 const void **rows, struct mb_error *error);
 
+/* A tensor as a file has it: rows as above, or in a format of codebook matrices records
+ * (model/schemes.h), made under the same moments and kept alike; `draft`: to be timed. */
+enum mb_status mb_encoder_stored(struct mb_encoder *encoder, size_t tensor, enum mb_format format,
+                                 bool draft, const struct mb_progress *progress, double done,
+                                 double total, const void **data, size_t *bytes,
+                                 struct mb_error *error);
+
 /* What the rows of a matrix are to come near to: not w, but w + w by + added. */
 struct mb_correction {
     const struct mb_weights *by; /* f32, k x k: row j is what column j gets of every column */

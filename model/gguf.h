@@ -138,6 +138,9 @@ size_t mb_codebook_matrices(const struct mb_model *model, size_t i);
 /* MB_ERR_UNSUPPORTED for a model with such tensors, for whoever needs weights to encode anew. */
 enum mb_status mb_codebook_tensors_refuse(const struct mb_model *model, struct mb_error *error);
 
+/* Whether a tensor can be stored in a format, and if not why (convert.c). */
+enum mb_status mb_check_change(const struct mb_model *model, const struct mb_tensor *t,
+                               enum mb_format format, struct mb_error *error);
 /* convert.c: MB_ERR_IO when `path` is a part of the model, or a file that mixbit did not write. */
 enum mb_status mb_gguf_check_target(const struct mb_model *model, const char *path, int force,
                                     struct mb_error *error);

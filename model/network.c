@@ -63,6 +63,40 @@ enum mb_status mb_rows_as(const struct mb_tensor *tensor, enum mb_format format,
     return status;
 }
 
+struct rows_as {
+    const struct mb_tensor *tensor;
+    enum mb_format format;
+    const float *importance;
+    uint8_t *out;
+    atomic_int status;
+};
+
+static void panels_as(void *arg, size_t first, size_t last, size_t thread)
+{
+    (void)thread;
+    struct rows_as *job = arg;
+    const size_t n = job->tensor->n, k = job->tensor->k;
+    float *floats = malloc(PACK_ROWS * k * sizeof *floats);
+    enum mb_status status = floats != NULL ? MB_OK : MB_ERR_MEMORY;
+    for (size_t panel = first; panel < last && status == MB_OK; panel++) {
+        const size_t row = panel * PACK_ROWS, end = row + PACK_ROWS < n ? row + PACK_ROWS : n;
+        status = mb_rows_as(job->tensor, job->format, job->importance, row, end, floats,
+                            job->out + row * mb_format_row_bytes(job->format, k));
+    }
+    free(floats);
+    if (status != MB_OK)
+        atomic_store(&job->status, (int)status);
+}
+
+enum mb_status mb_all_rows_as(const struct mb_tensor *tensor, enum mb_format format,
+                              const float *importance, struct mb_threads *threads, void *out)
+{
+    struct rows_as job = {.tensor = tensor, .format = format, .importance = importance, .out = out};
+    mb_split(threads, (tensor->n + PACK_ROWS - 1) / PACK_ROWS, 64 * tensor->n * tensor->k,
+             panels_as, &job);
+    return (enum mb_status)atomic_load(&job.status);
+}
+
 enum mb_format mb_f32_format(enum mb_format format)
 {
     return mb_matmul_supports(format, MB_ACTIVATION_F32) ? format : MB_FORMAT_F32;
@@ -132,11 +166,18 @@ bool mb_network_multiplies(const struct mb_network *network, size_t index)
     return index != network->embedding || index == network->output;
 }
 
+/* In the file, or in the mix. */
+static bool is_by_codebooks(const struct mb_network *network, const struct mb_matrix *matrix)
+{
+    return mb_codebook_matrices(network->model, matrix->tensor) > 0 ||
+           mb_format_is_codebook(matrix->format);
+}
+
 /* As it is packed; NONE: as codebooks, which bring memory of their own. */
 static enum mb_format packed_format(const struct mb_network *network,
                                     const struct mb_matrix *matrix)
 {
-    const bool books = mb_codebook_matrices(network->model, matrix->tensor) > 0;
+    const bool books = is_by_codebooks(network, matrix);
     if (network->numerics == MB_NUMERICS_F32)
         return books ? MB_FORMAT_F32 : mb_f32_format(matrix->format);
     return books ? MB_FORMAT_NONE : matrix->format;
@@ -197,8 +238,8 @@ static enum mb_status pack_matrix(struct mb_network *network, size_t index,
     struct mb_matrix *matrix = &network->matrices[index];
     const struct mb_tensor *tensor = mb_model_tensor_at(network->model, matrix->tensor);
     const bool looked_up = index == network->embedding;
-    if (mb_codebook_matrices(network->model, matrix->tensor) > 0)
-        return mb_network_pack_codebooks(network, index, error);
+    if (is_by_codebooks(network, matrix))
+        return mb_network_pack_codebooks(network, index, progress, done, total, error);
     const bool products = mb_network_multiplies(network, index);
     struct pack pack = {.tensor = tensor,
                         .matrix = matrix,

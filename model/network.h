@@ -92,6 +92,7 @@ struct mb_step {
 };
 
 struct mb_channelwise;
+struct mb_codebook_weights;
 
 /* A weight matrix as it runs. */
 struct mb_matrix {
@@ -102,7 +103,7 @@ struct mb_matrix {
                                   up. Format NONE: data is an array of struct mb_codebook_weights,
                                   one for each expert, or one */
     const void *rows;          /* GGUF rows, for the embedding; NULL: unpack them from `weights` */
-    void *owned_rows;          /* `rows` when they were made here */
+    void *owned_rows;          /* `rows`, or what `encoded` reads, when they were made here */
     struct mb_channelwise *encoded; /* in place of rows, of an embedding of codebooks */
 };
 
@@ -230,10 +231,14 @@ enum mb_status mb_graph_step(struct mb_network *network, struct mb_step step,
 
 /* ---- codebook matrices (codebook_network.c) ---- */
 
-/* Pack matrix `index`, whose tensor is one of codebooks, as the network's numerics want it. */
+/* Pack matrix `index`, whose tensor is one of codebooks or is to be one, as the network's numerics
+ * want it. progress as in mb_encoder_stored. */
 enum mb_status mb_network_pack_codebooks(struct mb_network *network, size_t index,
-                                         struct mb_error *error);
+                                         const struct mb_progress *progress, double done,
+                                         double total, struct mb_error *error);
 void mb_network_free_codebooks(struct mb_matrix *matrix);
+/* What weights of format NONE point to. */
+void mb_codebooks_free(struct mb_codebook_weights *books);
 
 /* ---- weights (network.c) ---- */
 
@@ -242,6 +247,9 @@ void mb_network_free_codebooks(struct mb_matrix *matrix);
 enum mb_status mb_rows_as(const struct mb_tensor *tensor, enum mb_format format,
                           const float *importance, size_t row0, size_t row1, float *scratch,
                           void *out);
+/* All rows, on `threads`. */
+enum mb_status mb_all_rows_as(const struct mb_tensor *tensor, enum mb_format format,
+                              const float *importance, struct mb_threads *threads, void *out);
 /* As mb_network_create_mix, with weights rounded by an encoder of the same model. */
 struct mb_encoder;
 enum mb_status mb_network_create_encoded(struct mb_model *model, const enum mb_format *formats,

@@ -69,7 +69,8 @@ enum mb_status mb_prober_product_error(struct mb_prober *prober, const struct mb
 
 struct mb_requantized {
     struct mb_replacement replacement;
-    struct mb_weights weights; /* packed in f32, or in the format for its own kernel */
+    struct mb_weights weights; /* packed in f32, or in the format for its own kernel; NONE: books,
+                                  as in struct mb_matrix */
     float *rows;
     double error;        /* RMS(w - w') / RMS(w), weighted by importance when given */
     double output_error; /* the same, weighted by `activations`: what the product's output loses */
@@ -79,10 +80,10 @@ struct mb_requantized {
  * MB_FORMAT_NONE: unchanged, in f32. `importance` guides the quantizer, `activations` (what each of
  * the input's columns adds to the output) only weighs the error; both are [matrices][k] as in
  * struct mb_importance, either may be NULL. `encoded`: the rows as they are in the format already
- * (model/encoder.h), or NULL. */
+ * (model/encoder.h), or its records, of so many bytes; NULL: they are made. */
 enum mb_status mb_requantize(const struct mb_network *network, size_t index, enum mb_format format,
                              enum mb_numerics numerics, const float *importance,
-                             const float *activations, const void *encoded,
+                             const float *activations, const void *encoded, size_t encoded_bytes,
                              struct mb_requantized *out, struct mb_error *error);
 void mb_requantized_free(struct mb_requantized *requantized);
 

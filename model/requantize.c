@@ -3,7 +3,9 @@
  * by the format's own kernel. The same walk measures how far it went from the source. */
 #include "model/probe.h"
 
+#include "model/channelwise_blob.h"
 #include "model/importance.h"
+#include "model/schemes.h"
 #include "support/support.h"
 
 #include <math.h>
@@ -22,9 +24,11 @@ struct job {
     const struct mb_tensor *tensor;
     enum mb_format format;
     const float *importance, *activations;
-    const uint8_t *encoded; /* the tensor's rows in `format`; NULL: encode them */
+    const uint8_t *encoded;             /* the tensor's rows in `format`; NULL: encode them */
+    const struct mb_channelwise *books; /* of all its matrices, read from records; NULL: rows */
     struct mb_requantized *out;
     struct row_sums *rows; /* so that sums do not depend on the threads */
+    uint8_t *made;         /* records, where none were at hand */
     atomic_int status, inexact;
 };
 
@@ -50,6 +54,14 @@ static void compare_row(const struct job *job, size_t row, const float *w, const
     job->rows[row] = sums;
 }
 
+static void read_books(const struct job *job, size_t row0, size_t row1, float *rows)
+{
+    const size_t each = job->books->n, k = job->tensor->k;
+    for (size_t row = row0; row < row1; row++)
+        mb_channelwise_decode(&job->books[row / each], row % each, row % each + 1,
+                              rows + (row - row0) * k);
+}
+
 static enum mb_status do_panel(struct job *job, size_t row0, size_t row1, struct buffers *b)
 {
     const struct mb_tensor *tensor = job->tensor;
@@ -59,7 +71,10 @@ static enum mb_status do_panel(struct job *job, size_t row0, size_t row1, struct
     enum mb_status status = mb_dequantize(tensor->format, data, rows, k, b->source);
     const float *result = b->source;
     const void *stored = b->stored;
-    if (status == MB_OK && job->format != MB_FORMAT_NONE) {
+    if (status == MB_OK && job->books != NULL) {
+        read_books(job, row0, row1, b->result);
+        result = b->result;
+    } else if (status == MB_OK && job->format != MB_FORMAT_NONE) {
         const struct mb_encoding encoding = {.importance = job->importance};
         if (job->encoded != NULL)
             stored = job->encoded + row0 * mb_format_row_bytes(job->format, k);
@@ -83,7 +98,7 @@ static enum mb_status do_panel(struct job *job, size_t row0, size_t row1, struct
     }
     if (job->out->rows != NULL)
         memcpy(job->out->rows + row0 * k, result, rows * k * sizeof *result);
-    if (job->out->weights.data == NULL)
+    if (job->out->weights.data == NULL || job->out->weights.format == MB_FORMAT_NONE)
         return MB_OK;
     const bool as_stored = job->out->weights.format != MB_FORMAT_F32;
     return mb_pack_rows(&job->out->weights, as_stored ? stored : result, row0, row1);
@@ -94,8 +109,9 @@ static void do_panels(void *arg, size_t first, size_t last, size_t thread)
     (void)thread;
     struct job *job = arg;
     const size_t k = job->tensor->k, n = job->tensor->n;
-    const size_t stored =
-        job->format == MB_FORMAT_NONE ? 1 : mb_format_row_bytes(job->format, k) * PANEL;
+    const size_t stored = job->format == MB_FORMAT_NONE || job->books != NULL
+                              ? 1
+                              : mb_format_row_bytes(job->format, k) * PANEL;
     struct buffers b = {malloc(stored), malloc(PANEL * k * sizeof(float)),
                         malloc(PANEL * k * sizeof(float))};
     enum mb_status status = b.stored && b.source && b.result ? MB_OK : MB_ERR_MEMORY;
@@ -115,8 +131,9 @@ static enum mb_status allocate(const struct mb_network *network, size_t index,
 {
     const struct mb_matrix *matrix = &network->matrices[index];
     const bool looked_up = index == network->embedding;
-    size_t bytes;
-    enum mb_status status = mb_pack_size(packed, matrix->n, matrix->k, &bytes);
+    size_t bytes = 0;
+    enum mb_status status =
+        packed == MB_FORMAT_NONE ? MB_OK : mb_pack_size(packed, matrix->n, matrix->k, &bytes);
     if (status != MB_OK)
         return status;
     if (looked_up) {
@@ -124,7 +141,11 @@ static enum mb_status allocate(const struct mb_network *network, size_t index,
         if (out->rows == NULL)
             return MB_ERR_MEMORY;
     }
-    if (!looked_up || index == network->output) {
+    const bool products = !looked_up || index == network->output;
+    if (products && packed == MB_FORMAT_NONE) { /* books come with their records */
+        out->weights =
+            (struct mb_weights){sizeof out->weights, MB_FORMAT_NONE, matrix->n, matrix->k, NULL};
+    } else if (products) {
         void *data = mb_alloc_aligned(bytes);
         if (data == NULL)
             return MB_ERR_MEMORY;
@@ -132,18 +153,85 @@ static enum mb_status allocate(const struct mb_network *network, size_t index,
     }
     out->replacement = (struct mb_replacement){
         .matrix = index,
-        .weights = out->weights.data ? &out->weights : NULL,
+        .weights = products ? &out->weights : NULL,
         .rows = out->rows,
     };
     return status;
 }
 
+/* ---- codebook matrices ---- */
+
+static void free_books(struct mb_channelwise *books, size_t count)
+{
+    for (size_t i = 0; books != NULL && i < count; i++)
+        mb_channelwise_free(&books[i]);
+    free(books);
+}
+
+/* The matrices of a tensor out of their records, and, where products are made by codes, packed. */
+static enum mb_status open_books(const struct mb_network *network, const uint8_t *records,
+                                 size_t bytes, size_t count, struct mb_requantized *out,
+                                 struct mb_channelwise **opened, struct mb_error *error)
+{
+    struct mb_channelwise *books = calloc(count, sizeof *books);
+    struct mb_codebook_weights *packed = NULL;
+    const bool products = out->weights.format == MB_FORMAT_NONE;
+    size_t at = 0, packed_bytes;
+    enum mb_status status = books != NULL ? MB_OK : MB_ERR_MEMORY;
+    if (status == MB_OK && products) {
+        out->weights.data = packed = calloc(count + 1, sizeof *packed); /* 0 ends the array */
+        status = packed != NULL ? MB_OK : MB_ERR_MEMORY;
+    }
+    for (size_t i = 0; i < count && status == MB_OK; i++) {
+        status = mb_blob_read(records + at, bytes - at, &books[i], error);
+        if (status != MB_OK)
+            break;
+        at += mb_channelwise_total(&books[i].bytes);
+        if (products)
+            status =
+                mb_codebook_pack_encoded(&books[i], network->threads, &packed[i], &packed_bytes);
+        if (status != MB_OK && products)
+            packed[i] = (struct mb_codebook_weights){0};
+    }
+    *opened = books;
+    return status;
+}
+
+/* Opened as they are at hand, or made now. */
+static enum mb_status find_books(const struct mb_network *network, struct job *job,
+                                 size_t encoded_bytes, struct mb_channelwise **books,
+                                 struct mb_error *error)
+{
+    const struct mb_tensor *tensor = job->tensor;
+    uint8_t *made = NULL;
+    const uint8_t *records = job->encoded;
+    enum mb_status status = MB_OK;
+    if (records == NULL) {
+        const size_t index = (size_t)(tensor - mb_model_tensor_at(network->model, 0));
+        const struct mb_scheme_job scheme = {.scheme = mb_scheme_of_codebooks(false),
+                                             .bits = mb_format_info(job->format)->bits,
+                                             .within = true,
+                                             .importance = job->importance,
+                                             .threads = network->threads};
+        status = mb_scheme_records(&scheme, tensor, index, &made, &encoded_bytes, NULL, error);
+        records = made;
+    }
+    if (status == MB_OK)
+        status = open_books(network, records, encoded_bytes, mb_tensor_matrices(tensor), job->out,
+                            books, error);
+    job->books = *books;
+    job->made = made; /* codes stay where they were read */
+    return status;
+}
+
 enum mb_status mb_requantize(const struct mb_network *network, size_t index, enum mb_format format,
                              enum mb_numerics numerics, const float *importance,
-                             const float *activations, const void *encoded,
+                             const float *activations, const void *encoded, size_t encoded_bytes,
                              struct mb_requantized *out, struct mb_error *error)
 {
     const bool own_kernel = numerics == MB_NUMERICS_KERNEL && format != MB_FORMAT_NONE;
+    const bool by_codebooks = mb_format_is_codebook(format);
+    struct mb_channelwise *books = NULL;
     const struct mb_tensor *tensor =
         mb_model_tensor_at(network->model, network->matrices[index].tensor);
     struct job job = {.tensor = tensor,
@@ -153,10 +241,15 @@ enum mb_status mb_requantize(const struct mb_network *network, size_t index, enu
                       .encoded = encoded,
                       .out = out};
     *out = (struct mb_requantized){0};
-    enum mb_status status = allocate(network, index, own_kernel ? format : MB_FORMAT_F32, out);
+    const enum mb_format packed = !own_kernel    ? MB_FORMAT_F32
+                                  : by_codebooks ? MB_FORMAT_NONE
+                                                 : format;
+    enum mb_status status = allocate(network, index, packed, out);
     job.rows = calloc(tensor->n, sizeof *job.rows);
     if (status == MB_OK && job.rows == NULL)
         status = MB_ERR_MEMORY;
+    if (status == MB_OK && by_codebooks)
+        status = find_books(network, &job, encoded_bytes, &books, error);
     if (status == MB_OK) {
         mb_split(network->threads, (tensor->n + PANEL - 1) / PANEL, 16 * tensor->n * tensor->k,
                  do_panels, &job);
@@ -173,6 +266,8 @@ enum mb_status mb_requantize(const struct mb_network *network, size_t index, enu
     out->output_error = all.output_square > 0 ? sqrt(all.output_error / all.output_square) : 0;
     out->exact = !atomic_load(&job.inexact);
     free(job.rows);
+    free_books(books, mb_tensor_matrices(tensor));
+    free(job.made);
     if (status != MB_OK) {
         mb_requantized_free(out);
         const struct mb_format_info *info = mb_format_info(format);
@@ -186,7 +281,10 @@ enum mb_status mb_requantize(const struct mb_network *network, size_t index, enu
 
 void mb_requantized_free(struct mb_requantized *requantized)
 {
-    mb_free_aligned(requantized->weights.data);
+    if (requantized->weights.format == MB_FORMAT_NONE)
+        mb_codebooks_free(requantized->weights.data);
+    else
+        mb_free_aligned(requantized->weights.data);
     free(requantized->rows);
     *requantized = (struct mb_requantized){0};
 }

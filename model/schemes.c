@@ -195,6 +195,7 @@ enum mb_status mb_scheme_encode(const struct mb_scheme_job *job, const struct mb
     const size_t each = (size_t)tensor->ne[1];
     struct mb_channelwise_options options = job->scheme->options;
     options.bits = job->bits;
+    options.within = job->within;
     if (job->scheme->one_width) {
         const double width = floor(options.bits);
         options.palette = 1u << (width < 1                   ? 1
@@ -205,11 +206,19 @@ enum mb_status mb_scheme_encode(const struct mb_scheme_job *job, const struct mb
     if (job->moments != NULL && options.feedback)
         status = mb_moments_mean(job->moments, index, matrix, job->progress, job->done, job->total,
                                  &options.moments, error);
-    return status == MB_OK
-               ? mb_channelwise_encode(rows, each, tensor->k,
-                                       mb_importance_of(tensor, job->importance, matrix * each),
-                                       &options, job->threads, encoded)
-               : status;
+    const float *importance = mb_importance_of(tensor, job->importance, matrix * each);
+    float *own = NULL; /* the mean squares of activations, out of the moments */
+    if (status == MB_OK && importance == NULL && options.moments != NULL) {
+        importance = own = malloc(tensor->k * sizeof *own);
+        status = own != NULL ? MB_OK : MB_ERR_MEMORY;
+    }
+    for (size_t c = 0; own != NULL && c < tensor->k; c++)
+        own[c] = options.moments[c * tensor->k + c];
+    if (status == MB_OK)
+        status = mb_channelwise_encode(rows, each, tensor->k, importance, &options, job->threads,
+                                       encoded);
+    free(own);
+    return status;
 }
 
 void mb_scheme_count_parts(struct mb_scheme_size *size, const struct mb_channelwise *encoded)

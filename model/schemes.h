@@ -10,6 +10,8 @@
 #include "model/moments.h"
 #include "model/rounding.h"
 
+struct mb_encoder;
+
 struct mb_scheme {
     const char *name, *what;
     bool one_width; /* codes of floor(bits) bits */
@@ -27,9 +29,11 @@ struct mb_scheme_size {
     double weights;
     double bytes[MB_SCHEME_PARTS]; /* by part, mb_scheme_parts names them; plain formats: codes are
                                       all */
-    size_t unreached; /* matrices whose cheapest widths take more than was asked for, or whose
-                         dearest take less */
-    double error;     /* RMS over all matrices of the relative error of their outputs */
+    size_t unreached;     /* matrices whose cheapest widths take more than was asked for, or whose
+                             dearest take less */
+    double error;         /* RMS over all matrices of the relative error of their outputs */
+    double square_errors; /* what it is made of: a sum over so many matrices */
+    size_t matrices;
 };
 extern const char *const mb_scheme_parts[MB_SCHEME_PARTS];
 double mb_scheme_bits(const struct mb_scheme_size *size);
@@ -40,6 +44,7 @@ void mb_scheme_count_parts(struct mb_scheme_size *size, const struct mb_channelw
 struct mb_scheme_job {
     const struct mb_scheme *scheme;
     double bits;
+    bool within;                /* no more than the bits: what a format promises */
     const float *importance;    /* of the tensor; NULL: none */
     struct mb_moments *moments; /* for schemes with feedback; NULL: none */
     struct mb_threads *threads;
@@ -52,11 +57,30 @@ enum mb_status mb_scheme_encode(const struct mb_scheme_job *job, const struct mb
                                 size_t index, size_t matrix, const float *rows,
                                 struct mb_channelwise *encoded, struct mb_error *error);
 
+/**
+ * Encode all matrices of a tensor of the model: what a file has of it, one record behind the other
+ * (channelwise_blob.h).
+ *
+ * Memory   one matrix in floats and what its encoder needs. *records, *bytes long, is the caller's
+ *          (free).
+ * `size` (NULL: not wanted) grows by what they take.
+ * @return MB_OK; MB_ERR_INTERRUPTED; MB_ERR_ARGUMENT: weights are not finite; MB_ERR_MEMORY;
+ * MB_ERR_UNSUPPORTED: the scheme has no kernel, and so no record.
+ */
+enum mb_status mb_scheme_records(const struct mb_scheme_job *job, const struct mb_tensor *tensor,
+                                 size_t index, uint8_t **records, size_t *bytes,
+                                 struct mb_scheme_size *size, struct mb_error *error);
+/* The scheme of a format of codebook matrices, whose bits are the format's. `draft`: one of as many
+ * bits that is quickly made, for timing. */
+const struct mb_scheme *mb_scheme_of_codebooks(bool draft);
+
 /* ---- files (convert_scheme.c) ---- */
 
 struct mb_scheme_file_options {
-    const struct mb_scheme *scheme;
+    const struct mb_scheme *scheme; /* of all quantizable tensors, */
     double bits;
+    const enum mb_format *formats; /* unless there is a mix, as mb_convert takes it, */
+    struct mb_encoder *encoder; /* and who rounds it; NULL: search, and moments where there are */
     const float *const *importance; /* as in mb_convert */
     struct mb_moments *moments;     /* for schemes with feedback */
     struct mb_threads *threads;
@@ -65,10 +89,11 @@ struct mb_scheme_file_options {
     int force;
 };
 /**
- * Write a model whose quantizable tensors are codebook matrices (docs/codebook-files.md); the file
- * appears whole or not at all.
+ * Write a model whose quantizable tensors, or those of a mix that are to be, are codebook matrices
+ * (docs/codebook-files.md); the file appears whole or not at all. `size` is of the tensors that
+ * were encoded here, by no encoder.
  *
- * Memory   one matrix in floats, what its encoder needs, and its record.
+ * Memory   one tensor's records, one matrix in floats, and what its encoder needs.
  * @return as mb_convert; MB_ERR_UNSUPPORTED: a scheme that no kernel multiplies by, whose matrices
  * have no record.
  */

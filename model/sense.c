@@ -172,14 +172,15 @@ enum mb_status mb_sense_requantize(struct mb_sense_job *s, size_t unit, enum mb_
 {
     const size_t tensor = s->units[unit].tensor;
     const void *encoded = NULL;
+    size_t bytes = 0;
     enum mb_status status = MB_OK;
     if (s->options->encoder != NULL && format != MB_FORMAT_NONE)
-        status = mb_encoder_rows(s->options->encoder, tensor, format, s->options->progress, s->done,
-                                 s->total, &encoded, error);
+        status = mb_encoder_stored(s->options->encoder, tensor, format, false, s->options->progress,
+                                   s->done, s->total, &encoded, &bytes, error);
     return status == MB_OK ? mb_requantize(s->network, s->units[unit].matrix, format, numerics,
                                            mb_sense_importance(s, unit),
                                            s->activations ? s->activations->weights[tensor] : NULL,
-                                           encoded, weights, error)
+                                           encoded, bytes, weights, error)
                            : status;
 }
 

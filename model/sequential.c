@@ -425,7 +425,9 @@ static enum mb_format target_of(const struct sequential *s, size_t matrix)
 /* Whether sums over its inputs lead anywhere. */
 static bool is_corrected(const struct sequential *s, size_t matrix)
 {
-    return target_of(s, matrix) != MB_FORMAT_NONE && matrix != s->network->embedding &&
+    const enum mb_format format = target_of(s, matrix);
+    return format != MB_FORMAT_NONE && !mb_format_is_codebook(format) &&
+           matrix != s->network->embedding &&
            s->network->matrices[matrix].k % (2 * MB_GRAM_PANEL) == 0;
 }
 
@@ -506,14 +508,16 @@ static enum mb_status run_replaced(struct sequential *s, size_t index, size_t pr
     const enum mb_format format = target_of(s, matrix);
     const bool embeds = s->network->steps[index].kind == MB_STEP_EMBED;
     struct mb_requantized as = {.rows = NULL};
-    const void *rows = NULL;
+    const void *stored = NULL;
+    size_t bytes;
     enum mb_status status = MB_OK;
     if (format != MB_FORMAT_NONE) {
-        status = mb_encoder_rows(s->encoder, s->network->matrices[matrix].tensor, format,
-                                 s->options->progress, s->done, s->total, &rows, s->error);
+        status =
+            mb_encoder_stored(s->encoder, s->network->matrices[matrix].tensor, format, false,
+                              s->options->progress, s->done, s->total, &stored, &bytes, s->error);
         if (status == MB_OK)
-            status = mb_requantize(s->network, matrix, format, MB_NUMERICS_F32, NULL, NULL, rows,
-                                   &as, s->error);
+            status = mb_requantize(s->network, matrix, format, MB_NUMERICS_F32, NULL, NULL, stored,
+                                   bytes, &as, s->error);
     }
     for (size_t part = 0; part < s->parts && status == MB_OK; part++) {
         struct mb_run *run = s->mixed[part];

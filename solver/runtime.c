@@ -36,7 +36,7 @@ static const struct {
 
 int mb_runtime_loads(enum mb_runtime runtime, enum mb_format format)
 {
-    if (mb_format_info(format) == NULL)
+    if (mb_format_info(format) == NULL || mb_format_is_codebook(format))
         return 0;
     for (size_t i = 0; i < sizeof not_in_ik / sizeof *not_in_ik; i++)
         if (runtime == MB_RUNTIME_IK_LLAMA_CPP && not_in_ik[i] == format)

@@ -144,7 +144,7 @@ static void order_cells(struct tuning *t)
         for (size_t a = 0; a < MB_ACTIVATION_COUNT; a++) {
             struct cell *cell = search_cell(t, t->task.formats[f], (enum mb_activation)a);
             if (cell != NULL)
-                cell->search = true;
+                cell->search = !mb_format_is_codebook(cell->format);
         }
     for (size_t i = 0; i < t->cell_count; i++)
         if (t->cells[i].search) {

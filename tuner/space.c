@@ -5,6 +5,7 @@
  * the peak of the kernel's level, the larger of the two. A candidate whose bound is above what
  * another one measured can't win, whatever it does, so it is never timed. */
 #include "tuner/space.h"
+#include "dispatch/alone.h"
 #include "dispatch/matmul.h"
 
 #include <stdlib.h>
@@ -35,11 +36,14 @@ const char *mb_knob_name(enum mb_knob knob)
 static bool applies(enum mb_knob knob, const struct mb_kernel *kernel, size_t m)
 {
     const struct dimension *d = &dimensions[knob];
-    return m >= d->m_least && (kernel->op == MB_OP_GEMM ? d->gemm : d->gemv);
+    return kernel->op != MB_OP_CODEBOOK && m >= d->m_least &&
+           (kernel->op == MB_OP_GEMM ? d->gemm : d->gemv);
 }
 
 bool mb_space_fits(const struct mb_kernel *kernel, enum mb_format format, size_t m)
 {
+    if (mb_format_is_codebook(format)) /* one a level, and nothing to choose by */
+        return kernel == mb_select_alone(MB_OP_CODEBOOK);
     if (!mb_matmul_supports(format, kernel->activation))
         return false;
     const struct mb_format_info as = mb_format_as(format, kernel->activation);
@@ -97,6 +101,8 @@ bool mb_space_selection(const struct mb_kernel *kernel, enum mb_format format, s
         return false;
     const struct mb_format_info as = mb_format_as(format, kernel->activation);
     *selection = mb_select_default(format, kernel->activation);
+    if (kernel->op == MB_OP_CODEBOOK)
+        return true;
     if (knobs != NULL)
         turn_knobs(selection, kernel, m, knobs);
     if (kernel->op == MB_OP_GEMV) {

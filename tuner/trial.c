@@ -95,6 +95,11 @@ enum mb_status mb_trial_open(struct mb_trial *t, const struct mb_accelerator *ac
     const struct mb_backend *backend = accelerator->backend;
     struct mb_backend_device *device = accelerator->device;
     *t = (struct mb_trial){.accelerator = accelerator, .error = error};
+    if (mb_format_is_codebook(format))
+        return mb_error_set(
+            error, MB_ERR_UNSUPPORTED, -1,
+            "%s has no kernels for codebook matrices: leave %s out, or take the CPU",
+            accelerator->info.name, mb_format_info(format)->name);
     enum mb_status status =
         mb_workload_create(&t->workload, format, shape.n, shape.k, m,
                            set_bytes(accelerator, format, shape, set), NULL, arena, error);

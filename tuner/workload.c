@@ -75,7 +75,7 @@ static void fill_gaussian(float *values, size_t count, uint64_t seed)
         values[i] = next_gaussian(&seed);
 }
 
-static void fill_exact(struct mb_workload *w, const float *weights, size_t rows)
+void mb_workload_fill_exact(struct mb_workload *w, const float *weights, size_t rows)
 {
     for (size_t r = 0; r < PERIOD_M && r < w->m_capacity; r++)
         for (size_t j = 0; j < rows; j++) {
@@ -104,41 +104,60 @@ static enum mb_status fill_weights(struct mb_workload *w)
         status = mb_dequantize(w->format, blocks, rows, w->k, values);
     if (status != MB_OK)
         goto out;
-    fill_exact(w, values, rows);
-    for (size_t i = 1; i < w->copies; i++)
-        memcpy((uint8_t *)w->weights.data + i * w->copy_bytes, w->weights.data, w->copy_bytes);
+    mb_workload_fill_exact(w, values, rows);
 out:
     free(values);
     free(blocks);
     return status;
 }
 
-static enum mb_status allocate(struct mb_workload *w, struct mb_arena *arena)
+enum mb_status mb_workload_room(struct mb_workload *w, size_t packed, size_t working_set,
+                                struct mb_arena *arena)
 {
-    size_t x_count, y_count, activation_bytes = 0, copies_bytes;
+    w->copy_bytes = (packed + 63) / 64 * 64;
+    w->copies = working_set / w->copy_bytes > 1 ? working_set / w->copy_bytes : 1;
+    const size_t k = w->k, m = w->m_capacity, distinct = m < PERIOD_M ? m : PERIOD_M;
+    size_t x_bytes, y_bytes, copies_bytes;
+    if (!mb_mul_size(m * sizeof(float), k, &x_bytes) ||
+        !mb_mul_size(m * sizeof(float), w->n, &y_bytes) ||
+        !mb_mul_size(w->copies, w->copy_bytes, &copies_bytes))
+        return MB_ERR_SHAPE;
+    w->x = mb_alloc_aligned(x_bytes);
+    w->y = mb_alloc_aligned(y_bytes);
+    w->exact = calloc((size_t)PERIOD_M * PERIOD_N, sizeof *w->exact);
+    if (w->x == NULL || w->y == NULL || w->exact == NULL || !mb_arena_reserve(arena, copies_bytes))
+        return MB_ERR_MEMORY;
+    memset(w->y, 0, y_bytes);
+    fill_gaussian(w->x, distinct * k, 2);
+    for (size_t r = distinct; r < m; r++)
+        memcpy(w->x + r * k, w->x + (r - PERIOD_M) * k, k * sizeof(float));
+    return MB_OK;
+}
+
+static enum mb_status make_weights(struct mb_workload *w, size_t working_set,
+                                   struct mb_arena *arena)
+{
+    size_t packed, activation_bytes = 0;
+    enum mb_status status = mb_pack_size(w->format, w->n, w->k, &packed);
+    if (status != MB_OK)
+        return status;
     for (int a = 0; a < MB_ACTIVATION_COUNT; a++) { /* room for any type that may be chosen */
         const enum mb_activation type = (enum mb_activation)a;
         size_t bytes = 0;
         if (!mb_matmul_supports(w->format, type))
             continue;
-        const enum mb_status status = mb_activations_size(type, w->m_capacity, w->k, &bytes);
+        status = mb_activations_size(type, w->m_capacity, w->k, &bytes);
         if (status != MB_OK)
             return status;
         activation_bytes = bytes > activation_bytes ? bytes : activation_bytes;
     }
-    if (!mb_mul_size(w->m_capacity * sizeof(float), w->k, &x_count) ||
-        !mb_mul_size(w->m_capacity * sizeof(float), w->n, &y_count) ||
-        !mb_mul_size(w->copies, w->copy_bytes, &copies_bytes))
-        return MB_ERR_SHAPE;
-    w->x = mb_alloc_aligned(x_count);
-    w->y = mb_alloc_aligned(y_count);
-    w->exact = calloc((size_t)PERIOD_M * PERIOD_N, sizeof *w->exact);
     w->activations.data = mb_alloc_aligned(activation_bytes);
-    if (w->x == NULL || w->y == NULL || w->exact == NULL || w->activations.data == NULL ||
-        !mb_arena_reserve(arena, copies_bytes))
+    if (w->activations.data == NULL)
         return MB_ERR_MEMORY;
-    memset(w->y, 0, y_count);
-    return mb_weights_init(&w->weights, w->format, w->n, w->k, arena->data);
+    status = mb_workload_room(w, packed, working_set, arena);
+    if (status == MB_OK)
+        status = mb_weights_init(&w->weights, w->format, w->n, w->k, arena->data);
+    return status == MB_OK ? fill_weights(w) : status;
 }
 
 enum mb_status mb_workload_create(struct mb_workload *workload, enum mb_format format, size_t n,
@@ -148,30 +167,23 @@ enum mb_status mb_workload_create(struct mb_workload *workload, enum mb_format f
 {
     *workload = (struct mb_workload){
         .format = format, .n = n, .k = k, .m = m, .m_capacity = m, .threads = threads};
-    size_t packed;
-    enum mb_status status = mb_pack_size(format, n, k, &packed);
-    if (status != MB_OK || m == 0)
-        return mb_error_set(error, status != MB_OK ? status : MB_ERR_SHAPE, -1,
-                            "cannot measure %s at m %zu, n %zu, k %zu: %s",
-                            mb_format_info(format) != NULL ? mb_format_info(format)->name
-                                                           : "an unknown format",
-                            m, n, k, mb_status_string(status != MB_OK ? status : MB_ERR_SHAPE));
-    workload->copy_bytes = (packed + 63) / 64 * 64;
-    workload->copies =
-        working_set / workload->copy_bytes > 1 ? working_set / workload->copy_bytes : 1;
-    status = allocate(workload, arena);
-    if (status == MB_OK) {
-        const size_t distinct = m < PERIOD_M ? m : PERIOD_M;
-        fill_gaussian(workload->x, distinct * k, 2);
-        for (size_t r = distinct; r < m; r++)
-            memcpy(workload->x + r * k, workload->x + (r - PERIOD_M) * k, k * sizeof(float));
-        status = fill_weights(workload);
-    }
+    enum mb_status status = mb_format_info(format) == NULL ? MB_ERR_ARGUMENT
+                            : n == 0 || k == 0 || m == 0   ? MB_ERR_SHAPE
+                                                           : MB_OK;
+    if (status == MB_OK)
+        status = mb_format_is_codebook(format)
+                     ? mb_workload_make_books(workload, working_set, arena)
+                     : make_weights(workload, working_set, arena);
+    for (size_t i = 1; i < workload->copies && status == MB_OK; i++)
+        memcpy((uint8_t *)arena->data + i * workload->copy_bytes, arena->data,
+               workload->copy_bytes);
     if (status == MB_OK)
         return MB_OK;
     mb_workload_free(workload);
-    return mb_error_set(error, status, -1, "cannot set up %s at m %zu, n %zu, k %zu: %s",
-                        mb_format_info(format)->name, m, n, k, mb_status_string(status));
+    return mb_error_set(error, status, -1, "cannot measure %s at m %zu, n %zu, k %zu: %s",
+                        mb_format_info(format) != NULL ? mb_format_info(format)->name
+                                                       : "an unknown format",
+                        m, n, k, mb_status_string(status));
 }
 
 void mb_workload_free(struct mb_workload *workload)
@@ -187,12 +199,20 @@ void mb_workload_free(struct mb_workload *workload)
 
 void mb_workload_run(struct mb_workload *workload, size_t iterations)
 {
-    struct mb_weights weights = workload->weights;
+    struct mb_workload *w = workload;
+    struct mb_weights weights = w->weights;
+    struct mb_codebook_weights books = w->books;
+    const bool by_codebooks = mb_format_is_codebook(w->format);
     for (size_t i = 0; i < iterations; i++) {
-        weights.data = (uint8_t *)workload->weights.data + workload->cursor * workload->copy_bytes;
-        workload->cursor = workload->cursor + 1 < workload->copies ? workload->cursor + 1 : 0;
-        const enum mb_status status = mb_matmul(workload->threads, &weights, workload->x,
-                                                workload->m, workload->k, workload->y, workload->n);
+        const size_t at = w->cursor * w->copy_bytes;
+        w->cursor = w->cursor + 1 < w->copies ? w->cursor + 1 : 0;
+        if (by_codebooks)
+            books.data = (uint8_t *)w->books.data + at;
+        else
+            weights.data = (uint8_t *)w->weights.data + at;
+        const enum mb_status status =
+            by_codebooks ? mb_codebook_matmul(w->threads, &books, w->x, w->m, w->k, w->y, w->n)
+                         : mb_matmul(w->threads, &weights, w->x, w->m, w->k, w->y, w->n);
         if (status != MB_OK && workload->status == MB_OK)
             workload->status = status;
     }
@@ -201,6 +221,11 @@ void mb_workload_run(struct mb_workload *workload, size_t iterations)
 static void prepare_part(void *arg, size_t index, size_t count)
 {
     const struct mb_workload *w = arg;
+    if (mb_format_is_codebook(w->format)) {
+        (void)mb_codebook_prepare(&w->books, w->x, w->m_capacity, w->k, w->m * index / count,
+                                  w->m * (index + 1) / count, w->activations.data);
+        return;
+    }
     (void)mb_activations_prepare(&w->activations, w->x, w->k, w->m * index / count,
                                  w->m * (index + 1) / count);
 }
@@ -208,8 +233,10 @@ static void prepare_part(void *arg, size_t index, size_t count)
 void mb_workload_prepare(struct mb_workload *workload, size_t iterations)
 {
     const enum mb_status status =
-        mb_activations_init(&workload->activations, mb_matmul_activation(workload->format),
-                            workload->m_capacity, workload->k, workload->activations.data);
+        mb_format_is_codebook(workload->format)
+            ? MB_OK
+            : mb_activations_init(&workload->activations, mb_matmul_activation(workload->format),
+                                  workload->m_capacity, workload->k, workload->activations.data);
     if (status != MB_OK) {
         workload->status = status;
         return;

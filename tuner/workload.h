@@ -10,6 +10,7 @@
 #define MIXBIT_TUNER_WORKLOAD_H
 
 #include "dispatch/dispatch.h"
+#include "mixbit/codebook.h"
 #include "tuner/tuner.h"
 
 enum { MB_WORKLOAD_WEIGHT_PERIOD = 67, MB_WORKLOAD_ACTIVATION_PERIOD = 7 };
@@ -26,7 +27,8 @@ struct mb_workload {
     enum mb_format format;
     size_t n, k, m, m_capacity; /* m: rows of the next product, at most m_capacity */
     struct mb_threads *threads;
-    struct mb_weights weights; /* .data: the first copy */
+    struct mb_weights weights; /* .data: the first copy; of formats of codebooks it says nothing, */
+    struct mb_codebook_weights books; /* but this does */
     size_t copies, copy_bytes, cursor;
     float *x, *y;
     double *exact; /* [activation period][weight period] */
@@ -44,6 +46,16 @@ enum mb_status mb_workload_create(struct mb_workload *workload, enum mb_format f
                                   struct mb_threads *threads, struct mb_arena *arena,
                                   struct mb_error *error);
 void mb_workload_free(struct mb_workload *workload);
+
+/* What weights of any kind have in common: activations, outputs, and room in the arena for as many
+ * copies of `packed` bytes as the working set has; then exact results of `rows` distinct rows. */
+enum mb_status mb_workload_room(struct mb_workload *workload, size_t packed, size_t working_set,
+                                struct mb_arena *arena);
+void mb_workload_fill_exact(struct mb_workload *workload, const float *weights, size_t rows);
+/* A codebook matrix in its first copy (workload_codebook.c): of columns as wide as the encoder
+ * makes them for the format's bits, of random codes. */
+enum mb_status mb_workload_make_books(struct mb_workload *workload, size_t working_set,
+                                      struct mb_arena *arena);
 
 /* `iterations` products with what the dispatch layer selects, each on the next copy. */
 void mb_workload_run(struct mb_workload *workload, size_t iterations);

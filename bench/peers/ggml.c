@@ -235,6 +235,8 @@ static bool open_ggml(struct mb_peer_info *info, char why[MB_PEER_TEXT])
 static bool has(enum mb_format format)
 {
     const struct mb_format_info *info = mb_format_info(format);
+    if (info->codebook) /* whose number means nothing there */
+        return false;
     const char *name = ggml.f.ggml_type_name((int)format);
     return name != NULL && strcmp(name, info->name) == 0 &&
            ggml.f.ggml_row_size((int)format, info->block_k) == info->block_bytes;

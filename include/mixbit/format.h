@@ -15,6 +15,7 @@ extern "C" {
 enum mb_format {
     MB_FORMAT_NONE = -1,
 #define MB_FORMAT_ROW(id, gguf, ...) MB_FORMAT_##id = gguf,
+#define MB_CODEBOOK_FORMAT_ROW(id, number, ...) MB_FORMAT_##id = (number),
 #include "formats.def"
 };
 
@@ -73,11 +74,19 @@ struct mb_format_info {
     double error_bound;            /* see formats.def */
     double bits;                   /* per weight, everything included */
     bool candidate;                /* tried where no formats are named */
+    bool codebook;                 /* of whole matrices (mixbit/codebook.h): there are no blocks of
+                                      it, and what is about rows is refused. block_k is 1, block_bytes
+                                      0, coding and scale say nothing */
 };
 
-/** Number of formats, and the i-th in the order of formats.def (NULL past the end). */
+/** Number of formats, and the i-th in the order of formats.def (NULL past the end); those of
+ * codebook matrices are not among them. */
 MB_API size_t mb_format_count(void);
 MB_API const struct mb_format_info *mb_format_at(size_t i);
+/** The i-th of all formats: those, then the ones of codebook matrices (NULL past the end). */
+MB_API const struct mb_format_info *mb_any_format_at(size_t i);
+/** Whether a format is one of codebook matrices. */
+MB_API bool mb_format_is_codebook(enum mb_format format);
 /** The row of a format; NULL when the id is none of ours. */
 MB_API const struct mb_format_info *mb_format_info(enum mb_format format);
 /** Look up by name, case-insensitively; MB_FORMAT_NONE when unknown. */
@@ -88,7 +97,8 @@ MB_API const char *mb_scale_kind_name(enum mb_scale_kind scale);
 MB_API const char *mb_activation_name(enum mb_activation activation);
 
 /** Bytes of one row of k weights; 0 when k is no multiple of the format's block or the product
- * overflows. */
+ * overflows. Of codebook matrices: a row's part of what the encoder is told to reach, rounded up.
+ */
 MB_API size_t mb_format_row_bytes(enum mb_format format, uint64_t k);
 /** The format llama.cpp would store: `format` itself, or its fall-back chain until the row length
  * fits. */
@@ -98,7 +108,7 @@ MB_API enum mb_format mb_format_fit(enum mb_format format, uint64_t k);
  * Dequantize rows: dst[row][k] = f32 values of src, bit-exact with ggml.
  * Memory   src holds rows * mb_format_row_bytes() bytes, any alignment; dst is rows * k floats;
  * nothing is allocated. Threads  re-entrant.
- * @return MB_OK, MB_ERR_SHAPE, MB_ERR_ARGUMENT (unknown format).
+ * @return MB_OK, MB_ERR_SHAPE, MB_ERR_ARGUMENT (unknown format), MB_ERR_UNSUPPORTED (codebooks).
  */
 MB_API enum mb_status mb_dequantize(enum mb_format format, const void *src, size_t rows, size_t k,
                                     float *dst);

@@ -38,7 +38,8 @@ struct mb_activations {
 };
 
 /** Bytes of the packed form of an n x k matrix; MB_ERR_SHAPE when k is no multiple of the format's
- * block or it overflows. */
+ * block or it overflows; MB_ERR_UNSUPPORTED for formats of codebook matrices, which pack themselves
+ * (codebook.h). */
 MB_API enum mb_status mb_pack_size(enum mb_format format, size_t n, size_t k, size_t *bytes);
 
 /** Describe a packed matrix over the caller's memory (not touched). MB_ERR_ARGUMENT when data is

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """quantize --scheme: a file of codebook matrices runs as eval --schemes said it would, in as many bytes, and nowhere else: other
 verbs, other runtimes and damaged files each have one clear line."""
+import json
 import os
 import struct
 import subprocess
 import sys
 
-from harness import CALIB, HELDOUT, MODEL, SOURCE, Case, loud_skip, main, once
+from harness import CALIB, DONE_OR_BUSY, HELDOUT, MODEL, SOURCE, Case, loud_skip, main, once
 
 HYBRID = os.path.join(SOURCE, "models", "tiny-hybrid.f16.gguf")
 CALIBRATION = ["--windows", "8", "--window", "64"]
@@ -42,6 +43,47 @@ class CodebookFiles(Case):
         stored = rows["float"]["weights"] * result["bits_per_weight"] / 8
         rest = os.path.getsize(MODEL) - 2 * rows["float"]["weights"]
         self.assertLess(abs(result["bytes"] - stored - rest), 57 * (32 + 16) + 1024)  # 16: names and dimensions
+
+    def test_formats(self):
+        """The formats of such matrices: written, multiplied and timed under their names, and refused where there is nothing to run
+        them."""
+        result = self.run_json("quantize", HYBRID, "--format", "cb2.75", "-o", "cb.gguf")
+        self.assertEqual(result["mix"], "cb2.75")
+        self.assertEqual(result["bytes"], os.path.getsize(self.path("cb.gguf")))
+        bits = self.run_json("eval", "cb.gguf", *EVAL, "--no-speed")["bits_per_weight"]
+        self.assertAlmostEqual(bits, 2.75, delta=0.06)
+        self.assertLessEqual(bits, 2.75)
+        rows = self.run_json("bench", "--formats", "cb3,q4_0", "--m", "1", "--n", "256", "--k", "320", status=DONE_OR_BUSY)
+        self.assertEqual([row["format"] for row in rows], ["cb3", "q4_0"])
+        self.assertTrue(rows[0]["kernel"].startswith("codebook_"))
+        self.fails("quantize", MODEL, "--format", "cb2.7", "-o", "x.gguf", status=2, says=["cb2.7", "did you mean 'cb2"])
+        self.fails("eval", MODEL, *EVAL, "--schemes", "cb3", status=2, says=["packed-feedback", "--bits 3"])
+
+    def plan_of(self, name):
+        """A plan with one tensor in this format, by a pin."""
+        formats = ["--formats", "q4_0," + name]
+        self.run_mixbit("sense", MODEL, "--text", CALIB, "--windows", "2", "--window", "64", *formats, "-o", "s.json")
+        self.run_mixbit("tune", "--model", MODEL, *formats, "--time-limit", "5", "-o", "p.json")
+        self.run_mixbit("solve", MODEL, "-s", "s.json", "-p", "p.json", *formats, "--max-size", "4.4bpw", "--pin",
+                        "blk.1.ffn_up.weight=" + name, "-o", "plan.json")
+        return self.path("plan.json")
+
+    def test_mix(self):
+        """A plan of both kinds of formats, from its table to a file that eval runs, no larger than predicted; other runtimes get none
+        of it."""
+        plan = self.plan_of("cb3")
+        with open(plan) as f:
+            formats = {entry["name"]: entry["format"] for entry in json.load(f)["tensors"]}
+        self.assertEqual(formats["blk.1.ffn_up.weight"], "cb3")
+        self.assertEqual(set(formats.values()), {"cb3", "q4_0"})
+        done = self.run_mixbit("quantize", MODEL, "--plan", plan, "-o", "mix.gguf")
+        self.assertNotIn("too small", done.stderr)
+        done = self.run_json("eval", "mix.gguf", "--reference", MODEL, *EVAL, "--no-speed")
+        self.assertLess(done["kl"]["mean"], 0.1)
+        self.assertLessEqual(done["bits_per_weight"], 4.4)
+        self.fails("recipe", plan, "-o", "r.txt", status=1, says="cb3")
+        self.fails("solve", MODEL, "-s", "s.json", "-p", "p.json", "--formats", "cb3", "--max-size", "4.4bpw", "--runtime",
+                   "llama.cpp", "-o", "l.json", status=2, says="--runtime")
 
     def test_reference(self):
         """Such a file as the reference of a comparison, in f32: nothing is lost against itself."""

@@ -99,6 +99,36 @@ static void test_names(void **state)
     assert_string_equal(mb_activation_name((enum mb_activation)77), "unknown");
 }
 
+/* Formats of codebook matrices have names, bits and numbers that GGUF has not, and no rows. */
+static void test_codebooks(void **state)
+{
+    (void)state;
+    const struct mb_format_info *info;
+    size_t count = 0;
+    double bits = 0;
+    uint8_t bytes[64] = {0};
+    float row[32] = {0};
+    for (size_t i = 0; (info = mb_any_format_at(i)) != NULL; i++) {
+        assert_ptr_equal(mb_format_info(info->id), info);
+        assert_int_equal(mb_format_by_name(info->name), info->id);
+        assert_int_equal(info->codebook, i >= TYPES);
+        assert_int_equal(mb_format_is_codebook(info->id), i >= TYPES);
+        if (!info->codebook) {
+            assert_ptr_equal(mb_format_at(i), info);
+            continue;
+        }
+        count++;
+        assert_true(info->bits > bits && info->id >= 48 && (int)info->id < 64 && !info->candidate);
+        bits = info->bits;
+        assert_int_equal(mb_format_fit(info->id, 577), info->id);
+        assert_int_equal(mb_format_row_bytes(info->id, 577), (size_t)(577 * bits / 8 + 0.999));
+        assert_int_equal(mb_dequantize(info->id, bytes, 1, 32, row), MB_ERR_UNSUPPORTED);
+    }
+    assert_true(count > 4 && bits == 4);
+    assert_int_equal(mb_format_by_name("CB2.25"), MB_FORMAT_CB2_25);
+    assert_int_equal(mb_format_by_name("cb2."), MB_FORMAT_NONE);
+}
+
 static void test_row_bytes(void **state)
 {
     (void)state;
@@ -350,6 +380,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_table),
         cmocka_unit_test(test_names),
+        cmocka_unit_test(test_codebooks),
         cmocka_unit_test(test_row_bytes),
         cmocka_unit_test(test_fit),
         cmocka_unit_test(test_dequantize_equals_ggml),

@@ -13,10 +13,12 @@
 
 #include "fuzz/mutations.h"
 #include "model/channelwise_blob.h"
+#include "model/encoder.h"
 #include "model/gguf.h"
 #include "model/importance.h"
+#include "model/probe.h"
 #include "model/schemes.h"
-#include "network_support.h"
+#include "moments_support.h"
 #include <sys/stat.h>
 
 #define EXPERTS_MODEL "tests/golden/logits/odd-qwen3moe.gguf"
@@ -153,6 +155,142 @@ static void test_threads_do_not_show(void **unused)
     free(data[0]);
     free(data[1]);
     mb_threads_destroy(threads);
+    mb_model_close(model);
+}
+
+/* ---- mixes ---- */
+
+/* Every third quantizable tensor by codebooks, every third in rows of a format, the others stay. */
+static enum mb_format *mix_of(const struct mb_model *model)
+{
+    enum mb_format *formats = ns_uniform(model, MB_FORMAT_CB3);
+    size_t seen = 0;
+    for (size_t i = 0; i < mb_model_tensor_count(model); i++) {
+        if (formats[i] == MB_FORMAT_NONE)
+            continue;
+        seen++;
+        if (seen % 3 != 0)
+            formats[i] = seen % 3 == 1
+                             ? mb_format_fit(MB_FORMAT_Q4_0, mb_model_tensor_at(model, i)->k)
+                             : MB_FORMAT_NONE;
+    }
+    return formats;
+}
+
+/* The file of a mix runs as the mix does in memory, bit for bit, whoever encodes it. */
+static void check_mix(const char *path, size_t vocabulary, bool feedback)
+{
+    struct ms_calibration c;
+    struct mb_error error;
+    struct mb_windows windows = ns_windows(2, 24, vocabulary);
+    ms_set_up(&c, path, 4, 64, vocabulary, 2, 0);
+    enum mb_format *formats = mix_of(c.model);
+    struct mb_encoder *encoder =
+        feedback ? mb_encoder_create(c.model, c.moments, NULL, 1, 0, c.threads) : NULL;
+    const struct mb_convert_options options = {
+        .size = sizeof options, .threads = c.threads, .extra_keys = extra_keys, .encoder = encoder};
+    char out[700];
+    (void)snprintf(out, sizeof out, "%s", gb_scratch("mix.gguf"));
+    if (mb_convert(c.model, formats, out, &options, &error) != MB_OK)
+        fail_msg("%s", error.message);
+    struct mb_model *file = ns_open(out);
+    size_t books = 0, rows = 0;
+    for (size_t i = 0; i < mb_model_tensor_count(file); i++) {
+        const struct mb_tensor *a = mb_model_tensor_at(c.model, i),
+                               *b = mb_model_tensor_at(file, i);
+        const bool by_codebooks = mb_format_is_codebook(formats[i]);
+        assert_string_equal(a->name, b->name);
+        assert_int_equal(mb_codebook_matrices(file, i), by_codebooks ? mb_tensor_matrices(a) : 0);
+        if (!by_codebooks)
+            assert_int_equal(b->format, formats[i] != MB_FORMAT_NONE ? formats[i] : a->format);
+        books += by_codebooks;
+        rows += b->format == MB_FORMAT_Q4_0;
+    }
+    assert_true(books > 1 && rows > 1);
+    for (int kernel = 0; kernel < 2; kernel++) {
+        const enum mb_numerics numerics = kernel ? MB_NUMERICS_KERNEL : MB_NUMERICS_F32;
+        struct mb_network *mixed;
+        if ((feedback ? mb_network_create_encoded(c.model, formats, encoder, numerics, c.threads,
+                                                  NULL, &mixed, &error)
+                      : mb_network_create_mix(c.model, formats, NULL, numerics, c.threads, NULL,
+                                              &mixed, &error)) != MB_OK)
+            fail_msg("%s", error.message);
+        struct mb_network *network = ns_network(file, NULL, numerics, c.threads);
+        float *expected = ns_run(network, &windows, 0, vocabulary);
+        float *got = ns_run(mixed, &windows, 0, vocabulary);
+        assert_memory_equal(got, expected, windows.count * 24 * vocabulary * sizeof *got);
+        mb_network_destroy(mixed);
+        mb_network_destroy(network);
+        free(got);
+        free(expected);
+    }
+    mb_model_close(file);
+    mb_encoder_destroy(encoder);
+    free(formats);
+    mb_windows_free(&windows);
+    ms_tear_down(&c);
+    assert_int_equal(remove(out), 0);
+}
+
+static void test_mixes(void **unused)
+{
+    (void)unused;
+    check_mix(TINY_MODEL, 2048, true);
+    check_mix(HYBRID_MODEL, 2048, false);
+    check_mix(EXPERTS_MODEL, 64, false);
+}
+
+/* A probe of one tensor by codebooks runs as the network with that tensor so does. */
+static void test_probes(void **unused)
+{
+    (void)unused;
+    struct mb_model *model = ns_open(EXPERTS_MODEL);
+    struct mb_error error;
+    const size_t count = mb_model_tensor_count(model);
+    for (int kernel = 0; kernel < 2; kernel++) {
+        const enum mb_numerics numerics = kernel ? MB_NUMERICS_KERNEL : MB_NUMERICS_F32;
+        struct mb_network *base = ns_network(model, NULL, MB_NUMERICS_F32, NULL);
+        for (size_t m = 0; m < base->matrix_count; m++) {
+            struct mb_requantized as;
+            const size_t tensor = base->matrices[m].tensor, k = base->matrices[m].k;
+            if (!mb_model_tensor_at(model, tensor)->quantizable)
+                continue;
+            if (mb_requantize(base, m, MB_FORMAT_CB4, numerics, NULL, NULL, NULL, 0, &as, &error) !=
+                MB_OK)
+                fail_msg("%s", error.message);
+            assert_true(!as.exact && as.error > 1e-3 && as.error < 0.3);
+            enum mb_format *formats = ns_uniform(model, MB_FORMAT_NONE);
+            for (size_t i = 0; i < count; i++)
+                formats[i] = i == tensor ? MB_FORMAT_CB4 : MB_FORMAT_NONE;
+            struct mb_network *mixed = ns_network(model, formats, numerics, NULL);
+            const struct mb_matrix *matrix = &mixed->matrices[m];
+            const struct mb_codebook_weights *books = kernel ? as.weights.data : NULL;
+            const struct mb_codebook_weights *own = kernel ? matrix->weights.data : NULL;
+            for (size_t i = 0; books != NULL && own != NULL && own[i].size > 0; i++) {
+                float *x = malloc(k * sizeof *x), *y = malloc(2 * own[i].n * sizeof *y);
+                for (size_t column = 0; column < k; column++)
+                    x[column] = (float)(column * 37 % 101) - 50;
+                assert_int_equal(mb_codebook_matmul(NULL, &own[i], x, 1, k, y, own[i].n), MB_OK);
+                assert_int_equal(
+                    mb_codebook_matmul(NULL, &books[i], x, 1, k, y + own[i].n, own[i].n), MB_OK);
+                assert_memory_equal(y, y + own[i].n, own[i].n * sizeof *y);
+                free(x);
+                free(y);
+            }
+            if (!kernel && as.weights.data != NULL) {
+                float *rows = malloc(2 * matrix->n * k * sizeof *rows);
+                assert_int_equal(mb_unpack_rows(&as.weights, 0, matrix->n, rows), MB_OK);
+                assert_int_equal(
+                    mb_unpack_rows(&matrix->weights, 0, matrix->n, rows + matrix->n * k), MB_OK);
+                assert_memory_equal(rows, rows + matrix->n * k, matrix->n * k * sizeof *rows);
+                free(rows);
+            }
+            mb_requantized_free(&as);
+            mb_network_destroy(mixed);
+            free(formats);
+        }
+        mb_network_destroy(base);
+    }
     mb_model_close(model);
 }
 
@@ -448,6 +586,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_models),      cmocka_unit_test(test_threads_do_not_show),
+        cmocka_unit_test(test_mixes),       cmocka_unit_test(test_probes),
         cmocka_unit_test(test_verbs),       cmocka_unit_test(test_unwritable),
         cmocka_unit_test(test_interrupted), cmocka_unit_test(test_mutations),
         cmocka_unit_test(test_containers),  cmocka_unit_test(test_damaged_model),

@@ -73,7 +73,7 @@ static void check_probes(struct mb_model *model, struct mb_network *network,
         full_kl(prober, base, changed, expected);
         assert_int_equal(mb_prober_seek(prober, &target, &error), MB_OK);
         assert_int_equal(mb_requantize(network, m, formats[network->matrices[m].tensor], numerics,
-                                       NULL, NULL, NULL, &weights, &error),
+                                       NULL, NULL, NULL, 0, &weights, &error),
                          MB_OK);
         if (target.kind == MB_TARGET_PRODUCT) {
             double changes;
@@ -154,7 +154,7 @@ static void test_untied_output(void **state)
         struct mb_requantized weights;
         double kl[14], total = 0;
         assert_int_equal(mb_requantize(network, matrices[i], MB_FORMAT_Q2_K, MB_NUMERICS_F32, NULL,
-                                       NULL, NULL, &weights, &error),
+                                       NULL, NULL, 0, &weights, &error),
                          MB_OK);
         assert_int_equal(
             mb_prober_run(prober, &target, &weights.replacement, NULL, NULL, kl, &error), MB_OK);
@@ -293,12 +293,12 @@ static void test_exact_format(void **state)
     struct mb_requantized weights;
     struct mb_error error;
     assert_int_equal(mb_requantize(network, network->output, MB_FORMAT_F32, MB_NUMERICS_F32, NULL,
-                                   NULL, NULL, &weights, &error),
+                                   NULL, NULL, 0, &weights, &error),
                      MB_OK);
     assert_true(weights.exact && weights.error == 0);
     mb_requantized_free(&weights);
     assert_int_equal(mb_requantize(network, network->output, MB_FORMAT_Q8_0, MB_NUMERICS_F32, NULL,
-                                   NULL, NULL, &weights, &error),
+                                   NULL, NULL, 0, &weights, &error),
                      MB_OK);
     assert_true(!weights.exact && weights.error > 1e-4 && weights.error < 1e-2);
     mb_requantized_free(&weights);

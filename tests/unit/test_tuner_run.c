@@ -100,6 +100,36 @@ static void a_run_leaves_an_entry_for_every_point_and_goes_on_where_it_stopped(v
     mb_profile_free(profile);
 }
 
+/* Codebook matrices: one kernel, so one entry a point, on shapes that no block size divides too. */
+static void codebook_matrices_get_a_time_and_keep_it(void **state)
+{
+    (void)state;
+    static const struct mb_shape shapes[] = {{48, 70}, {33, 257}};
+    static const enum mb_format formats[] = {MB_FORMAT_CB2, MB_FORMAT_CB3_25, MB_FORMAT_CB4};
+    static const size_t ms[] = {1, 40};
+    struct mb_error error = {.message = ""};
+    struct mb_profile *profile = profile_for(1);
+    struct mb_tune_options options = small_options();
+    options.shapes = shapes;
+    options.shape_count = 2;
+    options.formats = formats;
+    options.format_count = 3;
+    options.ms = ms;
+    for (int round = 0; round < 2; round++) {
+        assert_int_equal(mb_tune(profile, &options, &error), MB_OK);
+        assert_int_equal(mb_profile_count(profile), 2 * 3 * 2);
+    }
+    for (size_t i = 0; i < mb_profile_count(profile); i++) {
+        const struct mb_cost *cost = mb_profile_at(profile, i);
+        assert_string_equal(cost->kernel, mb_kernel_for(cost->format, cost->n, cost->k, cost->m));
+        assert_true(!cost->failed && mb_cost_is_current(cost) && cost->median_ns > 0);
+        assert_true(cost->error > 0 && cost->error <= mb_format_info(cost->format)->error_bound);
+        assert_true(cost->prepare_ns == 0); /* what q prepares is of no use to k */
+    }
+    mb_profile_apply(profile);
+    mb_profile_free(profile);
+}
+
 /* A time limit leaves the search out, never a product without a time. */
 static void a_run_that_is_out_of_time_leaves_one_figure_for_every_product(void **state)
 {
@@ -334,6 +364,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_run_leaves_an_entry_for_every_point_and_goes_on_where_it_stopped),
+        cmocka_unit_test(codebook_matrices_get_a_time_and_keep_it),
         cmocka_unit_test(a_run_that_is_out_of_time_leaves_one_figure_for_every_product),
         cmocka_unit_test(a_default_run_searches_knobs_and_places_the_crossover),
         cmocka_unit_test(what_is_new_is_brought_to_the_phase_of_what_was_there),
