@@ -238,6 +238,7 @@ static enum mb_status encode(struct mb_encoder *e, const float *rows, const floa
     if (status == MB_OK)
         status = mb_list_outliers(e);
     out->options.moments = NULL; /* the caller's */
+    out->options.groups = NULL;
     if (status != MB_OK)
         return status;
     size_t counts[MB_MOST_WIDTHS] = {0};

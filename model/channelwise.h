@@ -54,6 +54,15 @@ enum mb_width_rule {
 
 enum { MB_MOST_WIDTHS = 8, MB_MOST_CODE_BITS = 8, MB_SCALE_OF_ROW = -1 };
 
+/* Rows whose errors count by moments of their own. */
+struct mb_row_groups {
+    size_t count;
+    const size_t *order, *ends; /* the rows, group after group; [count]: where a group ends */
+    /* [k][k] of a group, valid until the next call; *h NULL: those of all rows. */
+    enum mb_status (*moments)(void *user, size_t group, const float **h);
+    void *user;
+};
+
 struct mb_channelwise_options {
     double bits; /* per weight, all included, that the widths are chosen for, */
     bool within; /* which are not to be exceeded, as far as the narrowest widths allow */
@@ -80,6 +89,7 @@ struct mb_channelwise_options {
     bool feedback;           /* with moments: codes make up for the errors of others */
     const float *moments;    /* [k][k]: mean products of activations, k a multiple of 16; NULL:
                                 not known */
+    const struct mb_row_groups *groups; /* with moments; NULL: they are those of every row */
 };
 
 struct mb_channelwise_bytes {

@@ -24,8 +24,9 @@ struct ranked {
 
 struct job {
     struct mb_encoder *e;
-    const uint32_t *order;
-    const float *factors;
+    const uint32_t *order; /* of columns */
+    const float *moments, *factors;
+    const size_t *rows; /* those at hand; NULL: all, as they are */
     atomic_int status;
 };
 
@@ -84,7 +85,7 @@ static void descend_row(const struct job *job, size_t row, float *asked, float *
 {
     struct mb_encoder *e = job->e;
     const size_t k = e->out->k;
-    const float *h = e->out->options.moments;
+    const float *h = job->moments;
     memset(asked, 0, k * sizeof *asked);
     for (size_t c = 0; c < k; c++)
         for (size_t j = 0; j < k; j++)
@@ -121,7 +122,8 @@ static void round_rows(void *arg, size_t first, size_t last, size_t thread)
     float *scratch = malloc(2 * k * sizeof *scratch);
     if (scratch == NULL)
         atomic_store(&job->status, MB_ERR_MEMORY);
-    for (size_t row = first; scratch != NULL && row < last; row++) {
+    for (size_t i = first; scratch != NULL && i < last; i++) {
+        const size_t row = job->rows != NULL ? job->rows[i] : i;
         round_row(job, row, scratch, scratch + k);
         descend_row(job, row, scratch, scratch + k);
     }
@@ -130,10 +132,9 @@ static void round_rows(void *arg, size_t first, size_t last, size_t thread)
 
 /* N of kernels/gram.h for columns in this order, transposed: what the error of column c asks of
  * those behind it is row c. NULL: out of memory, or moments that have no factor. */
-static float *factors_of(const struct mb_encoder *e, const uint32_t *order)
+static float *factors_of(const struct mb_encoder *e, const float *moments, const uint32_t *order)
 {
     const size_t k = e->out->k;
-    const float *moments = e->out->options.moments;
     float *ordered = malloc(k * k * sizeof *ordered), *n = mb_alloc_aligned(k * k * sizeof *n);
     float *packed = mb_alloc_aligned(mb_gram_packed(k, MB_GRAM_ROWS) * sizeof *packed);
     bool made = ordered != NULL && n != NULL && packed != NULL;
@@ -153,12 +154,41 @@ static float *factors_of(const struct mb_encoder *e, const uint32_t *order)
     return ordered;
 }
 
+/* `count` rows under one matrix's moments. */
+static enum mb_status assign_rows(struct job *job, size_t count)
+{
+    const size_t k = job->e->out->k;
+    float *factors = factors_of(job->e, job->moments, job->order);
+    if (factors == NULL)
+        return MB_ERR_MEMORY;
+    job->factors = factors;
+    mb_split(job->e->threads, count, count * k * k / 8, round_rows, job);
+    free(factors);
+    return (enum mb_status)atomic_load(&job->status);
+}
+
+static enum mb_status assign_groups(struct job *job, const struct mb_row_groups *groups)
+{
+    enum mb_status status = MB_OK;
+    for (size_t g = 0; g < groups->count && status == MB_OK; g++) {
+        const size_t first = g > 0 ? groups->ends[g - 1] : 0;
+        status = groups->moments(groups->user, g, &job->moments);
+        if (status == MB_OK && job->moments == NULL)
+            job->moments = job->e->out->options.moments;
+        job->rows = groups->order + first;
+        if (status == MB_OK && groups->ends[g] > first)
+            status = assign_rows(job, groups->ends[g] - first);
+    }
+    return status;
+}
+
 enum mb_status mb_assign_with_feedback(struct mb_encoder *e)
 {
     const size_t k = e->out->k;
+    const struct mb_channelwise_options *o = &e->out->options;
     struct ranked *ranked = malloc(k * sizeof *ranked);
     uint32_t *order = malloc(k * sizeof *order);
-    struct job job = {.e = e, .order = order};
+    struct job job = {.e = e, .order = order, .moments = o->moments};
     enum mb_status status = ranked && order ? MB_OK : MB_ERR_MEMORY;
     for (size_t c = 0; status == MB_OK && c < k; c++)
         ranked[c] = (struct ranked){e->effect[c], (uint32_t)c};
@@ -167,15 +197,8 @@ enum mb_status mb_assign_with_feedback(struct mb_encoder *e)
         for (size_t c = 0; c < k; c++)
             order[c] = ranked[c].column;
     }
-    float *factors = status == MB_OK ? factors_of(e, order) : NULL;
-    if (factors == NULL)
-        status = MB_ERR_MEMORY;
-    job.factors = factors;
-    if (status == MB_OK) {
-        mb_split(e->threads, e->out->n, e->out->n * k * k / 8, round_rows, &job);
-        status = (enum mb_status)atomic_load(&job.status);
-    }
-    free(factors);
+    if (status == MB_OK)
+        status = o->groups != NULL ? assign_groups(&job, o->groups) : assign_rows(&job, e->out->n);
     free(order);
     free(ranked);
     return status;

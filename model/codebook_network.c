@@ -99,15 +99,12 @@ static enum mb_status find_records(struct mb_network *network, const struct mb_m
         status = mb_encoder_stored(network->encoder, matrix->tensor, matrix->format, network->draft,
                                    progress, done, total, &kept, &records->bytes, error);
     } else {
-        const struct mb_scheme_job job = {
-            .scheme = mb_scheme_of_codebooks(network->draft),
-            .bits = mb_format_info(matrix->format)->bits,
-            .within = true,
-            .importance = network->importance ? network->importance[matrix->tensor] : NULL,
-            .threads = network->threads,
-            .progress = progress,
-            .done = done,
-            .total = total};
+        struct mb_scheme_job job = mb_codebook_job(
+            matrix->format, network->draft,
+            network->importance ? network->importance[matrix->tensor] : NULL, network->threads);
+        job.progress = progress;
+        job.done = done;
+        job.total = total;
         status =
             mb_scheme_records(&job, tensor, matrix->tensor, &made, &records->bytes, NULL, error);
         kept = made;

@@ -15,6 +15,16 @@ const struct mb_scheme *mb_scheme_of_codebooks(bool draft)
     return mb_scheme_by_name(draft ? "packed-uniform" : "packed-feedback");
 }
 
+struct mb_scheme_job mb_codebook_job(enum mb_format format, bool draft, const float *importance,
+                                     struct mb_threads *threads)
+{
+    return (struct mb_scheme_job){.scheme = mb_scheme_of_codebooks(draft),
+                                  .bits = mb_format_info(format)->bits,
+                                  .within = true,
+                                  .importance = importance,
+                                  .threads = threads};
+}
+
 /* Append the record of an encoded matrix. */
 static enum mb_status append(const struct mb_channelwise *encoded, bool stacked, uint8_t **records,
                              size_t *bytes)

@@ -118,16 +118,15 @@ static enum mb_status plan_file(struct writing *w)
 static enum mb_status make_records(struct writing *w, size_t i, void **made, size_t *bytes)
 {
     const struct mb_scheme_file_options *o = w->options;
-    const struct mb_scheme_job job = {
-        .scheme = o->formats == NULL ? o->scheme : mb_scheme_of_codebooks(false),
-        .bits = o->formats == NULL ? o->bits : mb_format_info(format_of(w, i))->bits,
-        .within = o->formats != NULL,
-        .importance = o->importance != NULL ? o->importance[i] : NULL,
-        .moments = o->moments,
-        .threads = o->threads,
-        .progress = o->progress,
-        .done = w->done,
-        .total = w->total};
+    const float *importance = o->importance != NULL ? o->importance[i] : NULL;
+    struct mb_scheme_job job = {
+        .scheme = o->scheme, .bits = o->bits, .importance = importance, .threads = o->threads};
+    if (o->formats != NULL)
+        job = mb_codebook_job(format_of(w, i), false, importance, o->threads);
+    job.moments = o->moments;
+    job.progress = o->progress;
+    job.done = w->done;
+    job.total = w->total;
     uint8_t *records;
     const enum mb_status status =
         mb_scheme_records(&job, &w->model->tensors[i], i, &records, bytes, w->size, w->error);
@@ -258,6 +257,8 @@ enum mb_status mb_convert_scheme(struct mb_model *model, const char *out_path,
         return mb_error_set(error, MB_ERR_UNSUPPORTED, -1,
                             "scheme '%s' cannot be stored: no kernel multiplies by it",
                             options->scheme->name);
+    if (options->moments != NULL)
+        mb_moments_divide(options->moments);
     enum mb_status status = mb_codebook_tensors_refuse(model, error);
     if (status == MB_OK)
         status = mb_gguf_check_target(model, out_path, options->force, error);

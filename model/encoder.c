@@ -457,15 +457,12 @@ static enum mb_status make_records(struct mb_encoder *e, size_t tensor, enum mb_
                                    double total, const void **records, size_t *bytes,
                                    struct mb_error *error)
 {
-    const struct mb_scheme_job job = {.scheme = mb_scheme_of_codebooks(draft),
-                                      .bits = mb_format_info(format)->bits,
-                                      .within = true,
-                                      .importance = e->importance ? e->importance[tensor] : NULL,
-                                      .moments = draft ? NULL : e->moments,
-                                      .threads = e->threads,
-                                      .progress = progress,
-                                      .done = done,
-                                      .total = total};
+    struct mb_scheme_job job =
+        mb_codebook_job(format, draft, e->importance ? e->importance[tensor] : NULL, e->threads);
+    job.moments = draft ? NULL : e->moments;
+    job.progress = progress;
+    job.done = done;
+    job.total = total;
     uint8_t *made;
     enum mb_status status = mb_scheme_records(&job, mb_model_tensor_at(e->model, tensor), tensor,
                                               &made, bytes, NULL, error);

@@ -208,11 +208,8 @@ static enum mb_status find_books(const struct mb_network *network, struct job *j
     enum mb_status status = MB_OK;
     if (records == NULL) {
         const size_t index = (size_t)(tensor - mb_model_tensor_at(network->model, 0));
-        const struct mb_scheme_job scheme = {.scheme = mb_scheme_of_codebooks(false),
-                                             .bits = mb_format_info(job->format)->bits,
-                                             .within = true,
-                                             .importance = job->importance,
-                                             .threads = network->threads};
+        const struct mb_scheme_job scheme =
+            mb_codebook_job(job->format, false, job->importance, network->threads);
         status = mb_scheme_records(&scheme, tensor, index, &made, &encoded_bytes, NULL, error);
         records = made;
     }

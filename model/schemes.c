@@ -65,6 +65,8 @@ void mb_simulation_calibrate(struct mb_simulation *simulation, const struct mb_r
     simulation->ranges = ranges;
     simulation->integer_ranges = integer_ranges;
     simulation->moments = moments;
+    if (moments != NULL)
+        mb_moments_divide(moments);
 }
 
 struct mb_network *mb_simulation_network(struct mb_simulation *simulation)
@@ -188,6 +190,20 @@ static enum mb_status store_format(struct storing *s)
     return (enum mb_status)atomic_load(&s->status);
 }
 
+/* Where moments of groups of rows come from. */
+struct group_source {
+    const struct mb_scheme_job *job;
+    size_t tensor, matrix; /* of the first group */
+    struct mb_error *error;
+};
+
+static enum mb_status moments_of_group(void *user, size_t group, const float **h)
+{
+    const struct group_source *s = user;
+    return mb_moments_mean(s->job->moments, s->tensor, s->matrix + group, s->job->progress,
+                           s->job->done, s->job->total, h, s->error);
+}
+
 enum mb_status mb_scheme_encode(const struct mb_scheme_job *job, const struct mb_tensor *tensor,
                                 size_t index, size_t matrix, const float *rows,
                                 struct mb_channelwise *encoded, struct mb_error *error)
@@ -203,9 +219,27 @@ enum mb_status mb_scheme_encode(const struct mb_scheme_job *job, const struct mb
                                                              : (unsigned)width);
     }
     enum mb_status status = MB_OK;
+    struct mb_row_parts parts = {.count = 0};
+    struct group_source source = {.job = job, .tensor = index, .error = error};
+    struct mb_row_groups groups = {.moments = moments_of_group, .user = &source};
+    float *whole = NULL; /* moments of all rows, where those of groups are asked for later */
     if (job->moments != NULL && options.feedback)
+        status = mb_moments_parts(job->moments, index, &parts, error);
+    if (status == MB_OK && job->moments != NULL && options.feedback)
         status = mb_moments_mean(job->moments, index, matrix, job->progress, job->done, job->total,
                                  &options.moments, error);
+    if (status == MB_OK && parts.order != NULL && options.moments != NULL) {
+        const size_t bytes = tensor->k * tensor->k * sizeof *whole;
+        whole = malloc(bytes);
+        status = whole != NULL ? MB_OK : MB_ERR_MEMORY;
+        if (whole != NULL)
+            options.moments = memcpy(whole, options.moments, bytes);
+        groups.count = parts.count;
+        groups.order = parts.order;
+        groups.ends = parts.ends;
+        source.matrix = parts.matrix;
+        options.groups = &groups;
+    }
     const float *importance = mb_importance_of(tensor, job->importance, matrix * each);
     float *own = NULL; /* the mean squares of activations, out of the moments */
     if (status == MB_OK && importance == NULL && options.moments != NULL) {
@@ -218,6 +252,7 @@ enum mb_status mb_scheme_encode(const struct mb_scheme_job *job, const struct mb
         status = mb_channelwise_encode(rows, each, tensor->k, importance, &options, job->threads,
                                        encoded);
     free(own);
+    free(whole);
     return status;
 }
 

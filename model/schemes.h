@@ -70,9 +70,12 @@ enum mb_status mb_scheme_encode(const struct mb_scheme_job *job, const struct mb
 enum mb_status mb_scheme_records(const struct mb_scheme_job *job, const struct mb_tensor *tensor,
                                  size_t index, uint8_t **records, size_t *bytes,
                                  struct mb_scheme_size *size, struct mb_error *error);
-/* The scheme of a format of codebook matrices, whose bits are the format's. `draft`: one of as many
- * bits that is quickly made, for timing. */
+/* The scheme of formats of codebook matrices; `draft`: one of as many bits that is quickly made,
+ * for timing. */
 const struct mb_scheme *mb_scheme_of_codebooks(bool draft);
+/* What a tensor is encoded by in such a format, without feedback. */
+struct mb_scheme_job mb_codebook_job(enum mb_format format, bool draft, const float *importance,
+                                     struct mb_threads *threads);
 
 /* ---- files (convert_scheme.c) ---- */
 

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "channelwise_bits.h"
+#include "model/channelwise_encoder.h"
 
 static void test_bytes(void **state)
 {
@@ -302,6 +303,141 @@ static void test_feedback(void **state)
     free(activations);
 }
 
+/* The least error that changing one code of a row can lead to, over what the row has. */
+static double best_change(const struct mb_channelwise *c, const float *rows, const float *h,
+                          size_t row)
+{
+    const size_t k = c->k;
+    double *error = malloc(k * sizeof *error), total = 0, best = 0;
+    float *decoded = malloc(k * sizeof *decoded);
+    mb_channelwise_decode(c, row, row + 1, decoded);
+    for (size_t i = 0; i < k; i++)
+        error[i] = (double)rows[row * k + i] - (double)decoded[i];
+    for (size_t i = 0; i < k; i++) {
+        double asked = 0;
+        for (size_t j = 0; j < k; j++)
+            asked += (double)h[i * k + j] * error[j];
+        total += error[i] * asked;
+        const float *levels = mb_levels_at(c, i, row);
+        const double scale = (double)mb_scale_at(c, row, i);
+        for (size_t code = 0; code < (size_t)1 << c->widths[c->width[i]]; code++) {
+            const double by = (double)decoded[i] - scale * (double)levels[code];
+            const double change = 2 * by * asked + by * by * (double)h[i * k + i];
+            best = change < best ? change : best;
+        }
+    }
+    free(error);
+    free(decoded);
+    return -best / total;
+}
+
+/* What one code could still gain is next to nothing: sweeps end where rows have settled. */
+static void test_descent(void **state)
+{
+    (void)state;
+    const size_t n = 48, k = 80;
+    float *rows = make_rows(n, k), *h = make_moments(k, 0.9);
+    float *activations = malloc(k * sizeof *activations);
+    for (size_t c = 0; c < k; c++)
+        activations[c] = h[c * k + c];
+    const struct mb_channelwise_options options = {.bits = 3,
+                                                   .scope = MB_SCOPE_TENSOR,
+                                                   .scale_columns = 32,
+                                                   .rule = MB_WIDTHS_BY_ERROR,
+                                                   .feedback = true,
+                                                   .moments = h};
+    struct mb_channelwise c = encode(rows, n, k, activations, &options);
+    size_t settled = 0;
+    for (size_t row = 0; row < n; row++) {
+        const double gain = best_change(&c, rows, h, row);
+        settled += gain < 1e-4;
+        if (gain > 0.03)
+            fail_msg("row %zu: one code would gain %g", row, gain);
+    }
+    if (settled < n - n / 4)
+        fail_msg("%zu of %zu rows have settled", settled, n);
+    mb_channelwise_free(&c);
+    free(activations);
+    free(h);
+    free(rows);
+}
+
+static enum mb_status moments_of(void *user, size_t group, const float **h)
+{
+    const float *const *moments = user;
+    *h = moments[group];
+    return group < 3 ? MB_OK : MB_ERR_ARGUMENT;
+}
+
+/* Rows of a group are those that its moments give all rows; without any, those of all rows'. */
+static void test_row_groups(void **state)
+{
+    (void)state;
+    const size_t n = 48, k = 80,
+                 order[48] = {5,  47, 0,  46, 1,  45, 2,  44, 3,  43, 4,  42, 6,  41, 7,  40,
+                              8,  39, 9,  38, 10, 37, 11, 36, 12, 35, 13, 34, 14, 33, 15, 32,
+                              16, 31, 17, 30, 18, 29, 19, 28, 20, 27, 21, 26, 22, 25, 23, 24};
+    static const size_t ends[] = {7, 30, 48};
+    float *rows = make_rows(n, k), *activations = malloc(k * sizeof *activations);
+    float *h[] = {make_moments(k, 0.9), make_moments(k, 0.5), make_moments(k, 0.7)};
+    const float *own[] = {h[0], h[1], NULL};
+    const struct mb_row_groups groups = {3, order, ends, moments_of, own};
+    for (size_t c = 0; c < k; c++)
+        activations[c] = h[0][c * k + c];
+    struct mb_channelwise_options options = {.bits = 3,
+                                             .scope = MB_SCOPE_TENSOR,
+                                             .scale_columns = 32,
+                                             .feedback = true,
+                                             .moments = h[2],
+                                             .groups = &groups};
+    struct mb_channelwise grouped = encode(rows, n, k, activations, &options);
+    options.groups = NULL;
+    for (size_t g = 0; g < 3; g++) {
+        options.moments = h[g];
+        struct mb_channelwise alone = encode(rows, n, k, activations, &options);
+        for (size_t i = g > 0 ? ends[g - 1] : 0; i < ends[g]; i++)
+            for (size_t c = 0; c < k; c++)
+                assert_int_equal(mb_code_at(&grouped, c, order[i]),
+                                 mb_code_at(&alone, c, order[i]));
+        mb_channelwise_free(&alone);
+        free(h[g]);
+    }
+    mb_channelwise_free(&grouped);
+    free(activations);
+    free(rows);
+}
+
+/* Bits that are not to be exceeded are not, and come nearest from below. */
+static void test_within(void **state)
+{
+    (void)state;
+    const size_t n = 32, k = 96;
+    float *rows = make_rows(n, k), *activations = malloc(k * sizeof *activations);
+    bool exceeded = false;
+    for (size_t c = 0; c < k; c++)
+        activations[c] = (float)(1 + c % 7);
+    for (double bits = 2.5; bits < 4.1; bits += 0.25) {
+        struct mb_channelwise_options options = {.bits = bits,
+                                                 .palette = 0x3e,
+                                                 .scope = MB_SCOPE_TENSOR,
+                                                 .scale_columns = 32,
+                                                 .rule = MB_WIDTHS_BY_ERROR,
+                                                 .align = 32};
+        struct mb_channelwise nearest = encode(rows, n, k, activations, &options);
+        options.within = true;
+        struct mb_channelwise within = encode(rows, n, k, activations, &options);
+        exceeded = exceeded || mb_channelwise_bits(&nearest) > bits;
+        assert_true(mb_channelwise_bits(&within) <= bits && within.reached);
+        assert_true(mb_channelwise_bits(&nearest) > bits ||
+                    mb_channelwise_bits(&within) == mb_channelwise_bits(&nearest));
+        mb_channelwise_free(&nearest);
+        mb_channelwise_free(&within);
+    }
+    assert_true(exceeded);
+    free(activations);
+    free(rows);
+}
+
 /* ---- little in it ---- */
 
 static void test_degenerate(void **state)
@@ -425,12 +561,13 @@ static void test_same_every_time(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes),           cmocka_unit_test(test_target),
-        cmocka_unit_test(test_out_of_reach),    cmocka_unit_test(test_widths),
-        cmocka_unit_test(test_aligned),         cmocka_unit_test(test_each_option_helps),
-        cmocka_unit_test(test_degenerate),      cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_feedback),        cmocka_unit_test(test_extremes),
-        cmocka_unit_test(test_same_every_time),
+        cmocka_unit_test(test_bytes),        cmocka_unit_test(test_target),
+        cmocka_unit_test(test_out_of_reach), cmocka_unit_test(test_widths),
+        cmocka_unit_test(test_aligned),      cmocka_unit_test(test_each_option_helps),
+        cmocka_unit_test(test_degenerate),   cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_feedback),     cmocka_unit_test(test_descent),
+        cmocka_unit_test(test_row_groups),   cmocka_unit_test(test_within),
+        cmocka_unit_test(test_extremes),     cmocka_unit_test(test_same_every_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
