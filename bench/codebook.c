@@ -5,12 +5,11 @@
 #include "bench/codebook.h"
 
 #include "dispatch/dispatch.h"
+#include "tuner/made_columns.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { GROUP = 128, MOST_BITS = MB_CODEBOOK_MOST_BITS, MOST_LEVELS = 1 << MOST_BITS };
 
 /* mixed: what error gives columns at 3 bits, roughly. */
 static const struct bench_codebook_mix mixes[] = {
@@ -25,62 +24,45 @@ const struct bench_codebook_mix *bench_codebook_mix(size_t i)
     return i < sizeof mixes / sizeof *mixes ? &mixes[i] : NULL;
 }
 
-/* Columns of a matrix, widest first, as the encoder stores them. */
-struct layout {
-    struct mb_codebook_columns columns;
-    float levels[MOST_BITS + 1][MOST_LEVELS];
-    uint8_t *bits;
-    uint32_t *group;
+struct shares {
+    const struct bench_codebook_mix *mix;
+    size_t k;
 };
 
-static enum mb_status lay_out(struct layout *l, const struct bench_codebook_mix *mix, size_t n,
-                              size_t k)
+static unsigned width_of(const void *arg, size_t column)
 {
-    uint32_t state = 1;
+    const struct shares *s = arg;
     double end = 0;
-    size_t at = 0;
-    l->bits = malloc(k);
-    l->group = malloc(k * sizeof *l->group);
-    if (l->bits == NULL || l->group == NULL)
-        return MB_ERR_MEMORY;
-    l->columns = (struct mb_codebook_columns){.size = sizeof l->columns,
-                                              .n = n,
-                                              .k = k,
-                                              .bits = l->bits,
-                                              .group = l->group,
-                                              .groups = (k + GROUP - 1) / GROUP,
-                                              .largest_scale = 1};
-    for (unsigned b = MOST_BITS; b > 0; b--) {
-        end += mix->share[b];
-        for (; at < k && (double)at < end * (double)k - 0.5; at++) {
-            l->bits[at] = (uint8_t)b;
-            l->group[at] = (uint32_t)(at / GROUP);
-        }
-        for (size_t i = 0; i < (size_t)1 << b; i++)
-            l->levels[b][i] = (float)(int32_t)bench_next_bits(&state) * 0x1p-31f;
-        l->columns.levels[b] = l->levels[b];
+    unsigned b = MB_CODEBOOK_MOST_BITS;
+    for (; b > 1; b--) {
+        end += s->mix->share[b];
+        if ((double)column < end * (double)s->k - 0.5)
+            break;
     }
-    return MB_OK;
+    return b;
 }
 
-static void free_layout(struct layout *l)
+static enum mb_status lay_out(struct mb_made_columns *made, const struct bench_codebook_mix *mix,
+                              size_t n, size_t k)
 {
-    free(l->bits);
-    free(l->group);
+    const struct shares shares = {mix, k};
+    *made = (struct mb_made_columns){.bits = NULL};
+    return mb_columns_make(made, n, k, width_of, &shares);
 }
 
 enum mb_status bench_codebook_bytes(const struct bench_codebook_mix *mix, size_t n, size_t k,
                                     size_t *bytes)
 {
-    struct layout layout;
+    struct mb_made_columns layout;
     enum mb_status status = lay_out(&layout, mix, n, k);
     if (status == MB_OK)
         status = mb_codebook_size(&layout.columns, bytes);
-    free_layout(&layout);
+    mb_columns_free(&layout);
     return status;
 }
 
-static enum mb_status pack(struct bench_codebook *p, const struct layout *l, uint32_t *state)
+static enum mb_status pack(struct bench_codebook *p, const struct mb_made_columns *l,
+                           uint32_t *state)
 {
     const size_t k = p->weights.k;
     uint8_t *codes = malloc(k);
@@ -121,7 +103,8 @@ static enum mb_status verify(struct bench_codebook *p)
 }
 
 /* Memory and the first copy. */
-static enum mb_status make(struct bench_codebook *p, const struct layout *l, size_t set_bytes)
+static enum mb_status make(struct bench_codebook *p, const struct mb_made_columns *l,
+                           size_t set_bytes)
 {
     const size_t n = l->columns.n, k = l->columns.k;
     uint32_t state = 1;
@@ -148,14 +131,14 @@ enum mb_status bench_codebook_create(struct bench_codebook *p, const struct benc
                                      size_t n, size_t k, size_t m, size_t set_bytes,
                                      struct mb_threads *threads)
 {
-    struct layout layout;
+    struct mb_made_columns layout;
     *p = (struct bench_codebook){.m = m, .threads = threads};
     enum mb_status status = lay_out(&layout, mix, n, k);
     if (status == MB_OK)
         status = make(p, &layout, set_bytes);
     if (status == MB_OK)
         status = verify(p);
-    free_layout(&layout);
+    mb_columns_free(&layout);
     if (status != MB_OK)
         bench_codebook_free(p);
     return status;

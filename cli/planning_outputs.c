@@ -107,9 +107,27 @@ static enum mb_status write_one(struct mb_planning *run, size_t i, const char *p
     }
 }
 
+/* A file that no other program runs says so where its numbers are read. */
+static void tell_readers(struct mb_planning *run)
+{
+    size_t books = 0;
+    char text[200];
+    for (size_t i = 0; i < run->plan->count; i++)
+        books += mb_format_is_codebook(run->plan->entries[i].format);
+    if (books == 0)
+        return;
+    snprintf(text, sizeof text,
+             "%zu tensors are codebook matrices: 'mixbit eval' runs mixed.gguf, other programs "
+             "refuse it.",
+             books);
+    mb_planning_note(run, text);
+    mb_note(run->cli, "%s", text);
+}
+
 enum mb_status mb_planning_write(struct mb_planning *run)
 {
     enum mb_status status = MB_OK;
+    tell_readers(run);
     for (size_t i = 0; i < MB_PLANNING_OUTPUTS && status == MB_OK; i++) {
         char *path = mb_path_join(run->options->output, mb_planning_outputs[i]);
         status = path ? write_one(run, i, path) : MB_ERR_MEMORY;

@@ -204,12 +204,9 @@ void mb_workload_run(struct mb_workload *workload, size_t iterations)
     struct mb_codebook_weights books = w->books;
     const bool by_codebooks = mb_format_is_codebook(w->format);
     for (size_t i = 0; i < iterations; i++) {
-        const size_t at = w->cursor * w->copy_bytes;
+        weights.data = (uint8_t *)w->weights.data + w->cursor * w->copy_bytes;
+        books.data = weights.data;
         w->cursor = w->cursor + 1 < w->copies ? w->cursor + 1 : 0;
-        if (by_codebooks)
-            books.data = (uint8_t *)w->books.data + at;
-        else
-            weights.data = (uint8_t *)w->weights.data + at;
         const enum mb_status status =
             by_codebooks ? mb_codebook_matmul(w->threads, &books, w->x, w->m, w->k, w->y, w->n)
                          : mb_matmul(w->threads, &weights, w->x, w->m, w->k, w->y, w->n);

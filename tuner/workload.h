@@ -27,8 +27,8 @@ struct mb_workload {
     enum mb_format format;
     size_t n, k, m, m_capacity; /* m: rows of the next product, at most m_capacity */
     struct mb_threads *threads;
-    struct mb_weights weights; /* .data: the first copy; of formats of codebooks it says nothing, */
-    struct mb_codebook_weights books; /* but this does */
+    struct mb_weights weights;        /* .data: the first copy */
+    struct mb_codebook_weights books; /* over the same bytes, of formats of codebooks */
     size_t copies, copy_bytes, cursor;
     float *x, *y;
     double *exact; /* [activation period][weight period] */

@@ -3,23 +3,16 @@
  * each width does: widths follow a curve like that of columns by their error, about the mean that
  * leaves room for scales. */
 #include "support/support.h"
+#include "tuner/made_columns.h"
 #include "tuner/workload.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { GROUP = 128, STEP = 32, WIDEST = 5, LEVELS = 1 << WIDEST };
+enum { GROUP = 128, STEP = 32, WIDEST = 5 };
 static const double scale_bits = 8.0 / GROUP;
 static const double spread = 2.0; /* of widths, from the mean to either end */
-
-/* Columns of a matrix, the widest first. */
-struct layout {
-    struct mb_codebook_columns columns;
-    float levels[WIDEST + 1][LEVELS];
-    uint8_t *bits;
-    uint32_t *group;
-};
 
 /* splitmix64. */
 static uint64_t next_bits(uint64_t *state)
@@ -45,47 +38,32 @@ static double mean_width(double middle, size_t steps)
     return sum / (double)steps;
 }
 
-static enum mb_status lay_out(struct layout *l, enum mb_format format, size_t n, size_t k)
+struct curve {
+    double middle;
+    size_t steps;
+};
+
+static unsigned curve_width(const void *arg, size_t column)
+{
+    const struct curve *c = arg;
+    return (unsigned)width_at(c->middle, ((double)(column / STEP) + 0.5) / (double)c->steps);
+}
+
+/* The curve whose mean is nearest above what is wanted. */
+static struct curve curve_of(enum mb_format format, size_t k)
 {
     const double wanted = mb_format_info(format)->bits - scale_bits;
     const size_t steps = (k + STEP - 1) / STEP;
     double low = 1 - spread, high = WIDEST + spread;
-    l->bits = malloc(k);
-    l->group = malloc(k * sizeof *l->group);
-    if (l->bits == NULL || l->group == NULL)
-        return MB_ERR_MEMORY;
     for (int i = 0; i < 50; i++) {
         const double middle = (low + high) / 2;
         *(mean_width(middle, steps) < wanted ? &low : &high) = middle;
     }
-    for (size_t i = 0; i < k; i++) {
-        l->bits[i] = (uint8_t)width_at(high, ((double)(i / STEP) + 0.5) / (double)steps);
-        l->group[i] = (uint32_t)(i / GROUP);
-    }
-    l->columns = (struct mb_codebook_columns){.size = sizeof l->columns,
-                                              .n = n,
-                                              .k = k,
-                                              .bits = l->bits,
-                                              .group = l->group,
-                                              .groups = (k + GROUP - 1) / GROUP,
-                                              .largest_scale = 1};
-    for (unsigned b = 1; b <= WIDEST; b++) {
-        const double count = (double)(1u << b);
-        for (size_t i = 0; i < (size_t)1 << b; i++)
-            l->levels[b][i] = (float)((2 * (double)i + 1) / count - 1);
-        l->columns.levels[b] = l->levels[b];
-    }
-    return MB_OK;
-}
-
-static void free_layout(struct layout *l)
-{
-    free(l->bits);
-    free(l->group);
+    return (struct curve){high, steps};
 }
 
 /* Distinct rows of codes and scales, packed over and over, and what they come to exactly. */
-static enum mb_status fill(struct mb_workload *w, const struct layout *l)
+static enum mb_status fill(struct mb_workload *w, const struct mb_made_columns *l)
 {
     const size_t k = w->k, groups = l->columns.groups;
     const size_t rows = w->n < MB_WORKLOAD_WEIGHT_PERIOD ? w->n : MB_WORKLOAD_WEIGHT_PERIOD;
@@ -112,8 +90,8 @@ static enum mb_status fill(struct mb_workload *w, const struct layout *l)
     return status;
 }
 
-static enum mb_status make(struct mb_workload *w, const struct layout *l, size_t working_set,
-                           struct mb_arena *arena)
+static enum mb_status make(struct mb_workload *w, const struct mb_made_columns *l,
+                           size_t working_set, struct mb_arena *arena)
 {
     size_t packed;
     enum mb_status status = mb_codebook_size(&l->columns, &packed);
@@ -121,6 +99,8 @@ static enum mb_status make(struct mb_workload *w, const struct layout *l, size_t
         status = mb_workload_room(w, packed, working_set, arena);
     if (status == MB_OK)
         status = mb_codebook_init(&w->books, &l->columns, arena->data);
+    w->weights =
+        (struct mb_weights){sizeof w->weights, w->format, w->n, w->k, arena->data}; /* the bytes */
     if (status == MB_OK)
         status = fill(w, l);
     size_t bytes = 0;
@@ -136,10 +116,11 @@ static enum mb_status make(struct mb_workload *w, const struct layout *l, size_t
 enum mb_status mb_workload_make_books(struct mb_workload *w, size_t working_set,
                                       struct mb_arena *arena)
 {
-    struct layout layout;
-    enum mb_status status = lay_out(&layout, w->format, w->n, w->k);
+    struct mb_made_columns made = {.bits = NULL};
+    const struct curve curve = curve_of(w->format, w->k);
+    enum mb_status status = mb_columns_make(&made, w->n, w->k, curve_width, &curve);
     if (status == MB_OK)
-        status = make(w, &layout, working_set, arena);
-    free_layout(&layout);
+        status = make(w, &made, working_set, arena);
+    mb_columns_free(&made);
     return status;
 }

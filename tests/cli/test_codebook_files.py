@@ -56,6 +56,9 @@ class CodebookFiles(Case):
         rows = self.run_json("bench", "--formats", "cb3,q4_0", "--m", "1", "--n", "256", "--k", "320", status=DONE_OR_BUSY)
         self.assertEqual([row["format"] for row in rows], ["cb3", "q4_0"])
         self.assertTrue(rows[0]["kernel"].startswith("codebook_"))
+        [row] = self.run_json("bench", "--formats", "cb2", "--m", "1", "--n", "1024", "--k", "1024", "--residency", "memory",
+                              status=DONE_OR_BUSY)
+        self.assertEqual(row["limit"], "read")  # timed beside reading the same bytes
         self.fails("quantize", MODEL, "--format", "cb2.7", "-o", "x.gguf", status=2, says=["cb2.7", "did you mean 'cb2"])
         self.fails("eval", MODEL, *EVAL, "--schemes", "cb3", status=2, says=["packed-feedback", "--bits 3"])
 
@@ -84,6 +87,26 @@ class CodebookFiles(Case):
         self.fails("recipe", plan, "-o", "r.txt", status=1, says="cb3")
         self.fails("solve", MODEL, "-s", "s.json", "-p", "p.json", "--formats", "cb3", "--max-size", "4.4bpw", "--runtime",
                    "llama.cpp", "-o", "l.json", status=2, says="--runtime")
+
+    def test_plan(self):
+        """The whole loop with such formats among the candidates: what was measured is what is written, within the size that was
+        asked for, and the page and the report say who can run it."""
+        with open(CALIB, "rb") as f:
+            self.write("some.txt", f.read(40000))
+        result = self.run_json("plan", MODEL, "--text", "some.txt", "--eval-text", HELDOUT, "--effort", "quick", "--windows", "2",
+                               "--window", "64", "--eval-windows", "4", "--repeats", "1", "--ctx", "64", "--formats",
+                               "q2_K,q4_0,cb3,cb3.5", "--presets", "none", "--max-size", "3.4bpw")
+        [chosen] = [row for row in result["rows"] if row["recommended"]]
+        with open(self.path("out/plan.json")) as f:
+            formats = {entry["format"] for entry in json.load(f)["tensors"]}
+        self.assertTrue(formats & {"cb3", "cb3.5"} and formats & {"q2_K", "q4_0"}, formats)
+        self.assertLessEqual(os.path.getsize(self.path("out/mixed.gguf")), chosen["bytes"])
+        done = self.run_json("eval", "out/mixed.gguf", "--reference", MODEL, *EVAL[:2], "--windows", "4", "--window", "64", "--no-speed")
+        self.assertAlmostEqual(done["kl"]["mean"], chosen["kl"], places=9)
+        self.assertTrue(any("codebook matrices" in note for note in result["notes"]), result["notes"])
+        with open(self.path("out/report.html")) as f:
+            self.assertIn("other programs refuse it", f.read())
+        self.assertEqual([name for name in os.listdir(self.path("out")) if name.startswith("recipe")], [])
 
     def test_reference(self):
         """Such a file as the reference of a comparison, in f32: nothing is lost against itself."""
