@@ -6,6 +6,7 @@
 #include "tuner/drift.h"
 #include "tuner/profile.h"
 #include "tuner/tuner.h"
+#include "tuner/workload.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -128,6 +129,37 @@ static void codebook_matrices_get_a_time_and_keep_it(void **state)
     }
     mb_profile_apply(profile);
     mb_profile_free(profile);
+}
+
+/* What a product is timed beside reads the very bytes that it multiplies by, of either kind. */
+static void weights_of_a_workload_are_where_its_products_read_them(void **state)
+{
+    (void)state;
+    static const enum mb_format formats[] = {MB_FORMAT_Q4_0, MB_FORMAT_CB2_5};
+    for (size_t i = 0; i < 2; i++) {
+        struct mb_workload workload;
+        struct mb_arena arena = {NULL, 0};
+        struct mb_error error;
+        double off;
+        int failed;
+        assert_int_equal(
+            mb_workload_create(&workload, formats[i], 40, 96, 3, 1 << 18, NULL, &arena, &error),
+            MB_OK);
+        assert_true(workload.copies > 1 && workload.weights.data == arena.data);
+        assert_int_equal(workload.weights.format, formats[i]);
+        if (mb_format_is_codebook(formats[i]))
+            assert_ptr_equal(workload.books.data, arena.data);
+        for (size_t copy = 0; copy < workload.copies; copy++) {
+            assert_int_equal(mb_workload_check(&workload, &off, &failed), MB_OK);
+            assert_false(failed);
+        }
+        memset(arena.data, 0, workload.copy_bytes); /* the first copy alone */
+        workload.cursor = 0;
+        (void)mb_workload_check(&workload, &off, &failed);
+        assert_true(failed);
+        mb_workload_free(&workload);
+        mb_arena_free(&arena);
+    }
 }
 
 /* A time limit leaves the search out, never a product without a time. */
@@ -365,6 +397,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_run_leaves_an_entry_for_every_point_and_goes_on_where_it_stopped),
         cmocka_unit_test(codebook_matrices_get_a_time_and_keep_it),
+        cmocka_unit_test(weights_of_a_workload_are_where_its_products_read_them),
         cmocka_unit_test(a_run_that_is_out_of_time_leaves_one_figure_for_every_product),
         cmocka_unit_test(a_default_run_searches_knobs_and_places_the_crossover),
         cmocka_unit_test(what_is_new_is_brought_to_the_phase_of_what_was_there),
