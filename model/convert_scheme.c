@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Writes a model's tensors as codebook matrices, all that can be quantized or those of a mix whose
- * formats say so. How long a record is shows when the
- * matrix is encoded, long after the header was written: sizes and offsets are put there at the end,
- * so that no more than one tensor is held at a time. */
+ * formats say so. How long a record is shows when the matrix is encoded, long after the header was
+ * written: sizes and offsets are put there at the end, so that no more than one tensor is held at a
+ * time. */
 #include "model/channelwise_blob.h"
 #include "model/encoder.h"
 #include "model/gguf.h"

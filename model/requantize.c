@@ -24,7 +24,7 @@ struct job {
     const struct mb_tensor *tensor;
     enum mb_format format;
     const float *importance, *activations;
-    const uint8_t *encoded;             /* the tensor's rows in `format`; NULL: encode them */
+    const uint8_t *encoded;             /* its rows or records in `format`; NULL: encode them */
     const struct mb_channelwise *books; /* of all its matrices, read from records; NULL: rows */
     struct mb_requantized *out;
     struct row_sums *rows; /* so that sums do not depend on the threads */
