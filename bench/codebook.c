@@ -13,10 +13,14 @@
 
 /* mixed: what error gives columns at 3 bits, roughly. */
 static const struct bench_codebook_mix mixes[] = {
-    {"cb2", {[2] = 1}},
-    {"cb3", {[3] = 1}},
-    {"cb4", {[4] = 1}},
-    {"cb-mixed", {[1] = 0.1, [2] = 0.2, [3] = 0.4, [4] = 0.2, [5] = 0.1}},
+    {"cb2", false, {[2] = 1}},
+    {"cb3", false, {[3] = 1}},
+    {"cb4", false, {[4] = 1}},
+    {"cb-mixed", false, {[1] = 0.1, [2] = 0.2, [3] = 0.4, [4] = 0.2, [5] = 0.1}},
+    {"cc2", true, {[2] = 1}},
+    {"cc3", true, {[3] = 1}},
+    {"cc4", true, {[4] = 1}},
+    {"cc-mixed", true, {[2] = 0.25, [3] = 0.5, [4] = 0.25}},
 };
 
 const struct bench_codebook_mix *bench_codebook_mix(size_t i)
@@ -47,7 +51,7 @@ static enum mb_status lay_out(struct mb_made_columns *made, const struct bench_c
 {
     const struct shares shares = {mix, k};
     *made = (struct mb_made_columns){.bits = NULL};
-    return mb_columns_make(made, n, k, width_of, &shares);
+    return mb_columns_make(made, n, k, mix->by_column, width_of, &shares);
 }
 
 enum mb_status bench_codebook_bytes(const struct bench_codebook_mix *mix, size_t n, size_t k,
@@ -66,7 +70,7 @@ static enum mb_status pack(struct bench_codebook *p, const struct mb_made_column
 {
     const size_t k = p->weights.k;
     uint8_t *codes = malloc(k);
-    float *scales = malloc(l->columns.groups * sizeof *scales);
+    float *scales = malloc((l->columns.groups + 1) * sizeof *scales);
     enum mb_status status = codes != NULL && scales != NULL ? MB_OK : MB_ERR_MEMORY;
     for (size_t row = 0; row < p->weights.n && status == MB_OK; row++) {
         for (size_t i = 0; i < k; i++)

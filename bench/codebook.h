@@ -6,9 +6,10 @@
 #include "bench/copies.h"
 #include "mixbit/codebook.h"
 
-/* Which widths a matrix has: shares of its columns. */
+/* Which widths a matrix has: shares of its columns; and whether each has a codebook of its own. */
 struct bench_codebook_mix {
     const char *name;
+    bool by_column;
     double share[MB_CODEBOOK_MOST_BITS + 1];
 };
 /* NULL past the last. */
@@ -21,8 +22,8 @@ struct bench_codebook {
     float *x, *y;
     struct mb_threads *threads;
 };
-/* Random weights in groups of 128 columns, and random input; `set_bytes` of copies to rotate
- * through. MB_ERR_VERIFY when the kernels do not give the reference's bits. */
+/* Random weights, in groups of 128 columns where the mix has scales, and random input; `set_bytes`
+ * of copies to rotate through. MB_ERR_VERIFY when the kernels do not give the reference's bits. */
 enum mb_status bench_codebook_create(struct bench_codebook *product,
                                      const struct bench_codebook_mix *mix, size_t n, size_t k,
                                      size_t m, size_t set_bytes, struct mb_threads *threads);

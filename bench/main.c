@@ -8,8 +8,8 @@
  *
  * With --peers, every peer that is found has the same cases, named <peer>_<variant>; for ratios use
  * `mixbit bench --peers`, which lets them take turns. Integer-only products are called int8 where
- * others have a format, codebook matrices cb2, cb3, cb4 and cb-mixed. A shapes file has one matrix
- * a line: n k m..., the rest after '#' is for people. */
+ * others have a format, codebook matrices cb2, cb3, cb4, cb-mixed and the like of cc. A shapes file
+ * has one matrix a line: n k m..., the rest after '#' is for people. */
 #include "bench/codebook.h"
 #include "bench/integer.h"
 #include "bench/peers/match.h"

@@ -428,8 +428,8 @@ static const char schemes_help[] =
     "on rounded activations, feed-forward weights of 4 bits on floats), WEIGHTS+ACTIVATIONS "
     "(q4_0+a8-token), 'activations' for all ways to round those and 'integer', int8 weights, "
     "inputs and outputs with calibrated scales in products of integers alone, computed and not "
-    "simulated, NAME+kernel for the kernels of a scheme instead of floats (those with one codebook "
-    "per width, and widths by column), 'schemes', 'formats', 'all', and:"
+    "simulated, NAME+kernel for the kernels of a scheme instead of floats (those of columns with a "
+    "codebook for each width or each column), 'schemes', 'formats', 'all', and:"
 #include "model/schemes.def"
     ;
 

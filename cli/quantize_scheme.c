@@ -28,9 +28,8 @@ enum mb_status mb_scheme_check_stored(struct mb_cli *cli, const char *name, doub
     if (!mb_scheme_has_kernel(scheme))
         return mb_usage(
             cli,
-            "--scheme: '%.40s' has no stored form, since no kernel reads it; those with "
-            "one codebook per width and widths by column have (packed-feedback, "
-            "cmpq-tensor)",
+            "--scheme: '%.40s' has no stored form, since no kernel reads it; those of "
+            "columns with a codebook for each width or each column have (packed-feedback, cmpq)",
             name);
     if (bits == 0)
         return mb_usage(cli, "--scheme needs --bits: bits per weight to reach, like 2.5");

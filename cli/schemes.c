@@ -214,8 +214,8 @@ static enum mb_status add_kernel(struct mb_cli *cli, struct work *work, const ch
         return unknown_scheme(cli, name);
     if (!mb_scheme_has_kernel(scheme))
         return mb_usage(cli,
-                        "--schemes: '%.40s' has no kernel; schemes with one codebook per width and "
-                        "widths by column have (grouped, cmpq-tensor), formats are measured by "
+                        "--schemes: '%.40s' has no kernel; schemes of columns with a codebook for "
+                        "each width or each column have (grouped, cmpq), formats are measured by "
                         "`mixbit eval` itself",
                         name);
     return add_scheme(cli, work, scheme, NULL, true);

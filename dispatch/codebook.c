@@ -77,9 +77,9 @@ enum mb_status mb_codebook_activations_size(const struct mb_codebook_weights *we
 
 /* Values [k0, k0 + count) in the order of storage, of one row, into its record. The kernel writes a
  * record of its own, whose parts go where the row has them. */
-static void prepare_some(const struct mb_kernel *kernel, const struct mb_codebook_parts *parts,
-                         const struct operands *o, const float *x, size_t k0, size_t count,
-                         uint8_t *record, int32_t *bias)
+static void prepare_some(const struct mb_kernel *kernel, bool by_column,
+                         const struct mb_codebook_parts *parts, const struct operands *o,
+                         const float *x, size_t k0, size_t count, uint8_t *record, int32_t *bias)
 {
     _Alignas(64) float gathered[GATHERED];
     _Alignas(64) uint8_t made[2 * GATHERED];
@@ -89,6 +89,8 @@ static void prepare_some(const struct mb_kernel *kernel, const struct mb_codeboo
         const uint32_t column = parts->index[k0 + i];
         gathered[i] = column != UINT32_MAX ? x[column] : 0;
     }
+    for (size_t i = 0; i < count && by_column; i++)
+        gathered[i] *= parts->unit[k0 + i];
     kernel->fn.prepare(gathered, count, made);
     const float *scale = (const float *)(const void *)(made + own.scale);
     const int16_t *sum = (const int16_t *)(const void *)(made + own.sum32);
@@ -107,7 +109,7 @@ static void prepare_row(const struct mb_codebook_weights *w, const struct mb_cod
     uint8_t *record = activations + row * o->layout.row_bytes;
     int32_t *bias = (int32_t *)(void *)(activations + o->bias) + row * o->chunks;
     for (size_t k0 = 0; k0 < w->padded_k; k0 += GATHERED)
-        prepare_some(kernel, parts, o, x, k0,
+        prepare_some(kernel, w->by_column, parts, o, x, k0,
                      w->padded_k - k0 < GATHERED ? w->padded_k - k0 : GATHERED, record, bias);
     if (w->outliers > 0)
         memcpy((float *)(void *)(activations + o->x) + row * w->k, x, w->k * sizeof *x);
@@ -166,7 +168,8 @@ static void make_product(struct product *p, const struct mb_codebook_weights *w,
     (void)mb_codebook_parts(w, &parts);
     (void)operands_of(w, m, &o);
     const uint8_t *data = activations;
-    p->book = (struct mb_codebook){parts.runs, w->run_count, parts.tables, w->padded_k};
+    p->book =
+        (struct mb_codebook){parts.runs, w->run_count, parts.tables, w->padded_k, w->by_column};
     p->layout = o.layout;
     p->args.panels = parts.panels + w->row0 / ROWS * w->panel_bytes;
     p->args.panel_bytes = w->panel_bytes;

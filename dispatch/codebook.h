@@ -7,15 +7,13 @@
 #include "kernels/codebook.h"
 #include "mixbit/codebook.h"
 
-enum { MB_CODEBOOK_WIDE = 1 << MB_CODEBOOK_MOST_BITS };
-
 struct mb_codebook_parts {
     struct mb_codebook_run *runs;
-    uint32_t *index; /* [padded_k]: the column there, UINT32_MAX: none */
-    float *factor;   /* [padded_k / 32]: what scales of activations are multiplied by */
-    uint8_t *tables; /* of cb1 to cb5 */
-    uint8_t (*wide)[MB_CODEBOOK_WIDE]; /* [3]: bytes that codes of 6, 7 and 8 bits become */
-    uint32_t *group_scale;   /* [groups or 1]: bytes from the start of a panel; 0: not in use */
+    uint32_t *index;       /* [padded_k]: the column there, UINT32_MAX: none */
+    float *factor;         /* [padded_k / 32]: what scales of activations are multiplied by */
+    float *unit;           /* [padded_k]: what activations are multiplied by; by column only */
+    uint8_t *tables;       /* what codes become, those of b8 as they are packed; 64-byte aligned */
+    uint32_t *group_scale; /* [groups or 1]: bytes from the start of a panel; 0: not in use */
     uint32_t *outlier_first; /* [panels + 1] */
     struct mb_codebook_outlier *outliers;
     uint8_t *panels;

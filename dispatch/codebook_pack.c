@@ -31,9 +31,8 @@ bool mb_codebook_parts(const struct mb_codebook_weights *w, struct mb_codebook_p
     if (!add_part(&bytes, w->run_count, sizeof *parts->runs, &at[0]) ||
         !add_part(&bytes, w->padded_k, sizeof *parts->index, &at[1]) ||
         !add_part(&bytes, w->padded_k / MB_CHUNK_K, sizeof *parts->factor, &at[2]) ||
-        !add_part(&bytes, MB_CODEBOOK_NARROW, MB_CODEBOOK_TABLE, &at[3]) ||
-        !add_part(&bytes, MB_CODEBOOK_MOST_BITS - MB_CODEBOOK_NARROW, sizeof *parts->wide,
-                  &at[4]) ||
+        !add_part(&bytes, w->by_column ? w->padded_k : 0, sizeof *parts->unit, &at[3]) ||
+        !add_part(&bytes, w->table_bytes, 1, &at[4]) ||
         !add_part(&bytes, groups, sizeof *parts->group_scale, &at[5]) ||
         !add_part(&bytes, panels + 1, sizeof *parts->outlier_first, &at[6]) ||
         !add_part(&bytes, w->outliers, sizeof *parts->outliers, &at[7]) ||
@@ -46,8 +45,8 @@ bool mb_codebook_parts(const struct mb_codebook_weights *w, struct mb_codebook_p
             .runs = (void *)(data + at[0]),
             .index = (void *)(data + at[1]),
             .factor = (void *)(data + at[2]),
-            .tables = data + at[3],
-            .wide = (void *)(data + at[4]),
+            .unit = (void *)(data + at[3]),
+            .tables = data + at[4],
             .group_scale = (void *)(data + at[5]),
             .outlier_first = (void *)(data + at[6]),
             .outliers = (void *)(data + at[7]),
@@ -77,7 +76,8 @@ static enum mb_status check_columns(const struct mb_codebook_columns *c)
     if (c->bits == NULL || c->outliers > UINT32_MAX)
         return MB_ERR_ARGUMENT;
     for (size_t i = 0; i < c->k; i++)
-        if (c->bits[i] < 1 || c->bits[i] > MB_CODEBOOK_MOST_BITS || c->levels[c->bits[i]] == NULL ||
+        if (c->bits[i] < 1 || c->bits[i] > MB_CODEBOOK_MOST_BITS ||
+            (c->column_levels == NULL && c->levels[c->bits[i]] == NULL) ||
             (c->group != NULL && c->group[i] >= (c->groups > 0 ? c->groups : 1)) ||
             (c->order != NULL && c->order[i] >= c->k))
             return MB_ERR_ARGUMENT;
@@ -107,9 +107,43 @@ static uint32_t run_chunks(const struct mb_codebook_columns *c, size_t i, size_t
     return i + count == c->k && (before + chunks) % 2 != 0 ? chunks + 1 : chunks;
 }
 
-static enum mb_coding coding_of(unsigned bits)
+/* Widths that are looked up as they are multiplied; others are as they are packed. */
+static bool is_narrow(bool by_column, unsigned bits)
 {
-    return bits > MB_CODEBOOK_NARROW ? MB_CODING_B8 : (enum mb_coding)(MB_CODING_CB1 + bits - 1);
+    return bits <= (by_column ? MB_CODEBOOK_COLUMN_NARROW : MB_CODEBOOK_NARROW);
+}
+
+static enum mb_coding coding_of(bool by_column, unsigned bits)
+{
+    const unsigned first = by_column ? MB_CODING_CC1 : MB_CODING_CB1;
+    return is_narrow(by_column, bits) ? (enum mb_coding)(first + bits - 1) : MB_CODING_B8;
+}
+
+/* Bytes of the table of one column, or of a width; where that of column j of a run begins. */
+static size_t table_size(bool by_column, unsigned bits)
+{
+    if (!is_narrow(by_column, bits))
+        return (size_t)1 << bits;
+    return by_column ? mb_coding_quad_table(coding_of(by_column, bits)) / 4 : MB_CODEBOOK_TABLE;
+}
+static size_t table_at(bool by_column, const struct mb_codebook_run *run, size_t j)
+{
+    const enum mb_coding coding = (enum mb_coding)run->coding;
+    if (!by_column)
+        return run->table;
+    return run->table + (coding == MB_CODING_B8
+                             ? j << run->bits
+                             : j / 4 * mb_coding_quad_table(coding) + (j % 4 << run->bits));
+}
+static size_t aligned_size(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/* Where the table of a width begins, all widths being there. */
+static size_t width_table(unsigned bits)
+{
+    size_t at = 0;
+    for (unsigned b = 1; b < bits; b++)
+        at += aligned_size(table_size(false, b));
+    return at;
 }
 
 /* The largest number of pairs of groups that a panel can have scales of, all being in use. */
@@ -122,8 +156,10 @@ static size_t pairs_of(const struct mb_codebook_columns *c)
  * use are counted, and have no place. */
 static bool measure(const struct mb_codebook_columns *c, struct mb_codebook_weights *w)
 {
-    uint64_t chunks = 0, bytes = (uint64_t)pairs_of(c) * MB_CODEBOOK_SCALES;
+    const bool by_column = c->column_levels != NULL;
+    uint64_t chunks = 0, tables = 0, bytes = (uint64_t)pairs_of(c) * MB_CODEBOOK_SCALES;
     *w = (struct mb_codebook_weights){.size = sizeof *w,
+                                      .by_column = by_column,
                                       .n = c->n,
                                       .k = c->k,
                                       .groups = c->groups,
@@ -136,11 +172,14 @@ static bool measure(const struct mb_codebook_columns *c, struct mb_codebook_weig
         const uint32_t more = run_chunks(c, i, count, chunks);
         w->run_count++;
         chunks += more;
-        bytes +=
-            (uint64_t)more * mb_superblock_layout(coding_of(c->bits[i]), MB_SCALE_G32).chunk_bytes;
+        bytes += (uint64_t)more *
+                 mb_superblock_layout(coding_of(by_column, c->bits[i]), MB_SCALE_G32).chunk_bytes;
+        tables +=
+            by_column ? aligned_size((size_t)more * MB_CHUNK_K * table_size(true, c->bits[i])) : 0;
     }
-    if (bytes > UINT32_MAX || chunks * MB_CHUNK_K > MOST_K)
+    if (bytes > UINT32_MAX || tables > UINT32_MAX || chunks * MB_CHUNK_K > MOST_K)
         return false;
+    w->table_bytes = by_column ? (size_t)tables : width_table(MB_CODEBOOK_MOST_BITS + 1);
     w->padded_k = (size_t)chunks * MB_CHUNK_K;
     w->panel_bytes = (size_t)bytes;
     return true;
@@ -175,31 +214,34 @@ static uint32_t place_scales(uint32_t *group_scale, size_t *halves, uint32_t *pa
 }
 
 static void cut_runs(const struct mb_codebook_columns *c, const struct mb_codebook_parts *parts,
-                     const float unit[MB_CODEBOOK_MOST_BITS + 1])
+                     float scale_unit)
 {
+    const bool by_column = c->column_levels != NULL;
     struct mb_codebook_run *run = parts->runs;
     uint32_t at = 0, chunk = 0, pair = 0;
-    size_t halves = 0;
+    size_t halves = 0, table = 0;
     for (size_t g = 0; g < (c->groups > 0 ? c->groups : 1); g++)
         parts->group_scale[g] = UINT32_MAX;
     for (size_t i = 0, count; i < c->k; i += count, run++) {
         const unsigned bits = c->bits[i];
-        const enum mb_coding coding = coding_of(bits);
+        const enum mb_coding coding = coding_of(by_column, bits);
         count = run_length(c, i);
         run->scale = place_scales(&parts->group_scale[c->group != NULL ? c->group[i] : 0], &halves,
                                   &pair, &at);
         run->codes = at;
         run->chunk = chunk;
         run->chunks = run_chunks(c, i, count, chunk);
+        run->table = (uint32_t)(by_column ? table : width_table(bits));
         run->coding = (uint16_t)coding;
         run->bits = (uint16_t)bits;
         at += run->chunks * mb_superblock_layout(coding, MB_SCALE_G32).chunk_bytes;
+        table += aligned_size((size_t)run->chunks * MB_CHUNK_K * table_size(true, bits));
         for (uint32_t j = 0; j < run->chunks * MB_CHUNK_K; j++)
             parts->index[(size_t)chunk * MB_CHUNK_K + j] = j >= count         ? UINT32_MAX
                                                            : c->order != NULL ? c->order[i + j]
                                                                               : (uint32_t)(i + j);
         for (uint32_t j = 0; j < run->chunks; j++, chunk++)
-            parts->factor[chunk] = unit[bits];
+            parts->factor[chunk] = scale_unit;
     }
 }
 
@@ -216,29 +258,59 @@ static bool is_order(const struct mb_codebook_columns *c, uint32_t *marks)
 
 /* ---- codebooks ---- */
 
-/* Tables of all widths in use, and their units. */
-static enum mb_status make_tables(const struct mb_codebook_columns *c,
-                                  const struct mb_codebook_parts *parts,
-                                  float unit[MB_CODEBOOK_MOST_BITS + 1])
+/* One codebook as bytes, and its unit. */
+static enum mb_status make_table(const float *levels, unsigned bits, uint8_t *table, float *unit)
 {
-    bool used[MB_CODEBOOK_MOST_BITS + 1] = {false};
-    for (size_t i = 0; i < c->k; i++)
-        used[c->bits[i]] = true;
-    memset(parts->tables, 128, MB_CODEBOOK_NARROW * MB_CODEBOOK_TABLE);
-    memset(parts->wide, 128, (MB_CODEBOOK_MOST_BITS - MB_CODEBOOK_NARROW) * sizeof *parts->wide);
-    for (unsigned bits = 1; bits <= MB_CODEBOOK_MOST_BITS; bits++) {
-        const size_t count = (size_t)1 << bits;
-        uint8_t *table = bits > MB_CODEBOOK_NARROW ? parts->wide[bits - MB_CODEBOOK_NARROW - 1]
-                                                   : parts->tables + (bits - 1) * MB_CODEBOOK_TABLE;
-        unit[bits] = 1;
-        if (!used[bits])
-            continue;
-        for (size_t i = 0; i < count; i++)
-            if (!isfinite(c->levels[bits][i]))
-                return MB_ERR_ARGUMENT;
-        unit[bits] = mb_codebook_unit(c->levels[bits], count);
-        for (size_t i = 0; i < count; i++)
-            table[i] = mb_codebook_level(c->levels[bits][i], unit[bits]);
+    const size_t count = (size_t)1 << bits;
+    for (size_t i = 0; i < count; i++)
+        if (!isfinite(levels[i]))
+            return MB_ERR_ARGUMENT;
+    *unit = mb_codebook_unit(levels, count);
+    for (size_t i = 0; i < count; i++)
+        table[i] = mb_codebook_level(levels[i], *unit);
+    return MB_OK;
+}
+
+/* Those of the widths, whose units go into the factors of their chunks. */
+static enum mb_status make_width_tables(const struct mb_codebook_columns *c,
+                                        const struct mb_codebook_weights *w,
+                                        const struct mb_codebook_parts *parts)
+{
+    float unit[MB_CODEBOOK_MOST_BITS + 1] = {0}; /* 0: not made yet */
+    for (size_t i = 0; i < w->run_count; i++) {
+        const struct mb_codebook_run *run = &parts->runs[i];
+        const unsigned bits = run->bits;
+        const enum mb_status status =
+            unit[bits] > 0
+                ? MB_OK
+                : make_table(c->levels[bits], bits, parts->tables + run->table, &unit[bits]);
+        if (status != MB_OK)
+            return status;
+        for (uint32_t j = 0; j < run->chunks; j++)
+            parts->factor[run->chunk + j] *= unit[bits];
+    }
+    return MB_OK;
+}
+
+/* Those of the columns. What pads a run has no unit, and levels of no size. */
+static enum mb_status make_column_tables(const struct mb_codebook_columns *c,
+                                         const struct mb_codebook_weights *w,
+                                         const struct mb_codebook_parts *parts)
+{
+    const float *levels = c->column_levels;
+    for (size_t i = 0; i < w->run_count; i++) {
+        const struct mb_codebook_run *run = &parts->runs[i];
+        const size_t first = (size_t)run->chunk * MB_CHUNK_K;
+        for (size_t j = 0; j < (size_t)run->chunks * MB_CHUNK_K; j++) {
+            parts->unit[first + j] = 0;
+            if (parts->index[first + j] == UINT32_MAX)
+                continue;
+            const enum mb_status status = make_table(
+                levels, run->bits, parts->tables + table_at(true, run, j), &parts->unit[first + j]);
+            if (status != MB_OK)
+                return status;
+            levels += (size_t)1 << run->bits;
+        }
     }
     return MB_OK;
 }
@@ -258,7 +330,6 @@ enum mb_status mb_codebook_init(struct mb_codebook_weights *weights,
 {
     struct mb_codebook_weights made;
     struct mb_codebook_parts parts;
-    float unit[MB_CODEBOOK_MOST_BITS + 1];
     enum mb_status status =
         weights != NULL && aligned(data) ? check_columns(columns) : MB_ERR_ARGUMENT;
     if (status != MB_OK)
@@ -273,12 +344,12 @@ enum mb_status mb_codebook_init(struct mb_codebook_weights *weights,
         return MB_ERR_SHAPE;
     if (!is_order(columns, parts.index))
         return MB_ERR_ARGUMENT;
-    status = make_tables(columns, &parts, unit);
+    cut_runs(columns, &parts, made.scale_unit);
+    memset(parts.tables, 128, made.table_bytes);
+    status = made.by_column ? make_column_tables(columns, &made, &parts)
+                            : make_width_tables(columns, &made, &parts);
     if (status != MB_OK)
         return status;
-    for (unsigned bits = 1; bits <= MB_CODEBOOK_MOST_BITS; bits++)
-        unit[bits] *= made.scale_unit;
-    cut_runs(columns, &parts, unit);
     memset(parts.outlier_first, 0, (made.n / ROWS + 2) * sizeof *parts.outlier_first);
     *weights = made;
     return MB_OK;
@@ -310,17 +381,19 @@ static enum mb_status check_rows(const struct mb_codebook_weights *w,
 static void pack_row(const struct mb_codebook_weights *w, const struct mb_codebook_parts *parts,
                      size_t row, const uint8_t *codes, const float *scales, uint8_t *code)
 {
-    const struct mb_codebook book = {parts->runs, w->run_count, parts->tables, w->padded_k};
+    const struct mb_codebook book = {parts->runs, w->run_count, parts->tables, w->padded_k,
+                                     w->by_column};
     uint8_t *panel = parts->panels + row / ROWS * w->panel_bytes;
     for (size_t i = 0; i < w->run_count; i++) {
         const struct mb_codebook_run *run = &parts->runs[i];
         const size_t first = (size_t)run->chunk * MB_CHUNK_K,
                      end = first + (size_t)run->chunks * MB_CHUNK_K;
-        const bool wide = run->bits > MB_CODEBOOK_NARROW;
         for (size_t j = first; j < end; j++) {
             const bool there = codes != NULL && parts->index[j] != UINT32_MAX;
             const uint8_t value = there ? codes[parts->index[j]] : 0;
-            code[j] = wide ? parts->wide[run->bits - MB_CODEBOOK_NARROW - 1][value] : value;
+            code[j] = run->coding == MB_CODING_B8
+                          ? parts->tables[table_at(w->by_column, run, j - first) + value]
+                          : value;
         }
     }
     mb_codebook_pack_lane(&book, panel, row % ROWS, code);

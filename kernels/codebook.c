@@ -9,6 +9,8 @@
 #include <string.h>
 
 const uint8_t mb_table_own[16] = {0};
+const uint8_t mb_column_numbers[5][4] = {
+    {0}, {0, 2, 4, 6}, {0, 4, 8, 12}, {0, 8, 16, 24}, {0, 16, 32, 48}};
 
 /* ---- levels ---- */
 
@@ -86,7 +88,7 @@ static float decode_chunk(const struct mb_codebook *book, const struct mb_codebo
     mb_panel_get_codes(&at, (enum mb_coding)run->coding,
                        panel + mb_codebook_superblock(run) + c * at.chunk_bytes + 4 * lane, level);
     for (size_t i = 0; i < MB_CHUNK_K && run->coding != MB_CODING_B8; i++)
-        level[i] = mb_codebook_table(book, run->coding)[level[i]];
+        level[i] = mb_codebook_entries(book, run, c * MB_CHUNK_K + i)[level[i]];
     memcpy(&half, panel + run->scale + 2 * lane, sizeof half);
     return mb_half_to_float(half);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Matrices whose columns have codes of different widths, each width with levels of its own that all
- * of the matrix shares, and scales by row and group of columns: w = scale * level[code].
+/* Matrices whose columns have codes of different widths, with levels that all columns of a width
+ * share or that every column has for itself, and scales by row and group of columns:
+ * w = scale * level[code].
  *
  * Columns are stored in an order of their own. Those of one width in one group that follow each
  * other are a run, padded to chunks of 32 k; activations come in that order, padded with zeros, as
@@ -8,20 +9,22 @@
  * is 16 rows, and its addresses only ever rise:
  *
  *   [ f16 [16]: scales of the first group ][ of the second ][ chunks of both ][ two more ][ ... ]
- *   chunk = the planes of coding cb1 to cb5, or b8, as panel.h has them
+ *   chunk = the planes of coding cb1 to cb5, cc1 to cc4, or b8, as panel.h has them
  *
- * Levels are int8 in a unit of their width's. It goes into the scales of the activations, which are
- * prepared for one matrix anyway, and so does the power of two that fits row scales into f16. What
- * a code stands for is a byte, level + 128, from a table of 32 (cb1 to cb5); b8 has that byte in
- * its plane, which serves wider codes too. So a decoded chunk is one of q8_0, and gemm is its.
+ * Levels are int8 in a unit of their codebook's. That of a width goes into the scales of the
+ * activations, which are prepared for one matrix anyway, and so does the power of two that fits row
+ * scales into f16; that of a column multiplies its activation before it is rounded. What a code
+ * stands for is a byte, level + 128, from a table of 32 (cb1 to cb5) or of its column (cc1 to cc4);
+ * b8 has that byte in its plane, which serves wider codes too. So a decoded chunk is one of q8_0,
+ * and gemm is its.
  *
  * THE CANONICAL NUMBERS are kernel.h's for one level, over chunks in the order of storage; what is
  * kept beside the codes comes last, in ascending columns:
  *
  *   f = fma(float(dot), d * as, f);  then f = fma(value, x, f), x as floats
  *
- * Source: the widths are CMPQ's (arXiv 2410.13056), codes by table SqueezeLLM's (arXiv 2306.07629);
- * shared levels, scales and layout are ours. */
+ * Source: widths and codebooks by column are CMPQ's (arXiv 2410.13056), codes by table SqueezeLLM's
+ * (arXiv 2306.07629); shared levels, scales and layout are ours. */
 #ifndef MIXBIT_KERNELS_CODEBOOK_H
 #define MIXBIT_KERNELS_CODEBOOK_H
 
@@ -32,6 +35,7 @@ struct mb_decoded;
 
 enum {
     MB_CODEBOOK_TABLE = 32,          /* bytes: entries for codes of up to 5 bits */
+    MB_CODEBOOK_COLUMN_NARROW = 4,   /* bits of the widest codes with a table by column */
     MB_CODEBOOK_NARROW = 5,          /* bits of the widest codes that are looked up */
     MB_CODEBOOK_SCALES = 2 * 16 * 2, /* bytes of a pair of groups */
 };
@@ -40,6 +44,7 @@ enum {
 struct mb_codebook_run {
     uint32_t scale, codes;  /* bytes from the start of a panel */
     uint32_t chunk, chunks; /* the first, of all of the panel; how many */
+    uint32_t table;         /* bytes from the tables' start; of no account for b8 */
     uint16_t coding, bits;  /* enum mb_coding; those of a code, before it became a byte of b8 */
 };
 
@@ -47,8 +52,11 @@ struct mb_codebook_run {
 struct mb_codebook {
     const struct mb_codebook_run *runs;
     size_t run_count;
-    const uint8_t *tables; /* [coding - cb1][MB_CODEBOOK_TABLE], 16-byte aligned */
-    size_t k;              /* with padding: a multiple of 32, of 64 where gemm is to multiply */
+    const uint8_t
+        *tables;    /* 64-byte aligned. One for a width: MB_CODEBOOK_TABLE entries. By column,
+                       to a run: mb_coding_quad_table() bytes for each four of them */
+    size_t k;       /* with padding: a multiple of 32, of 64 where gemm is to multiply */
+    bool by_column; /* all runs are of cc1 to cc4 and b8 */
 };
 
 /* A weight beside the codes. */
@@ -86,9 +94,20 @@ struct mb_codebook_ops {
     void (*add_outliers)(const struct mb_codebook_args *args);
 };
 
-static inline const uint8_t *mb_codebook_table(const struct mb_codebook *book, unsigned coding)
+static inline const uint8_t *mb_codebook_table(const struct mb_codebook *book,
+                                               const struct mb_codebook_run *run)
 {
-    return book->tables + (coding - MB_CODING_CB1) * MB_CODEBOOK_TABLE;
+    return book->tables + run->table;
+}
+/* What codes of column i of a run stand for. */
+static inline const uint8_t *mb_codebook_entries(const struct mb_codebook *book,
+                                                 const struct mb_codebook_run *run, size_t i)
+{
+    const enum mb_coding coding = (enum mb_coding)run->coding;
+    const uint8_t *table = mb_codebook_table(book, run);
+    return mb_coding_has_column_tables(coding)
+               ? table + i / 4 * mb_coding_quad_table(coding) + (i % 4 << mb_coding_bits(coding))
+               : table;
 }
 
 /* Where a run's codes lie, if it is read as a super-block of kind g32. */

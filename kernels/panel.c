@@ -96,6 +96,35 @@ static inline void get_plane(const struct mb_superblock *at, const uint8_t *lane
     }
 }
 
+/* Three bits in as many vectors to a chunk: six quads in twos, and the seventh and eighth in what
+ * those leave free. */
+static void put_plane3(const struct mb_superblock *at, const uint8_t *code, uint8_t *lane)
+{
+    for (unsigned k = 0; k < at->k; k += MB_CHUNK_K, lane += at->chunk_bytes) {
+        const uint8_t *from = code + k;
+        const uint32_t last = load_word(from + 24) | load_word(from + 28) << 3;
+        for (unsigned i = 0; i < 3; i++)
+            store_word(lane + i * MB_QUAD_BYTES, load_word(from + 8 * i) |
+                                                     load_word(from + 8 * i + 4) << 3 |
+                                                     (last >> 2 * i & byte_mask(2)) << 6);
+    }
+}
+
+static void get_plane3(const struct mb_superblock *at, const uint8_t *lane, uint8_t *code)
+{
+    for (unsigned k = 0; k < at->k; k += MB_CHUNK_K, lane += at->chunk_bytes) {
+        uint32_t last = 0;
+        for (unsigned i = 0; i < 3; i++) {
+            const uint32_t word = load_word(lane + i * MB_QUAD_BYTES);
+            store_word(code + k + 8 * i, word & byte_mask(3));
+            store_word(code + k + 8 * i + 4, word >> 3 & byte_mask(3));
+            last |= (word >> 6 & byte_mask(2)) << 2 * i;
+        }
+        store_word(code + k + 24, last & byte_mask(3));
+        store_word(code + k + 28, last >> 3 & byte_mask(3));
+    }
+}
+
 void mb_panel_put_codes(const struct mb_superblock *at, enum mb_coding c, const uint8_t *code,
                         uint8_t *lane)
 {
@@ -103,6 +132,8 @@ void mb_panel_put_codes(const struct mb_superblock *at, enum mb_coding c, const 
         put_plane(at, code, 8, 0, lane + at->plane8);
     if (mb_coding_plane4(c))
         put_plane(at, code, 4, 0, lane + at->plane4);
+    if (mb_coding_plane3(c))
+        put_plane3(at, code, lane + at->plane3);
     if (mb_coding_plane2(c))
         put_plane(at, code, 2, 4 * mb_coding_plane4(c), lane + at->plane2);
     if (mb_coding_plane1(c))
@@ -118,6 +149,8 @@ void mb_panel_get_codes(const struct mb_superblock *at, enum mb_coding c, const 
         get_plane(at, lane + at->plane8, 8, 0, code);
     if (mb_coding_plane4(c))
         get_plane(at, lane + at->plane4, 4, 0, code);
+    if (mb_coding_plane3(c))
+        get_plane3(at, lane + at->plane3, code);
     if (mb_coding_plane2(c))
         get_plane(at, lane + at->plane2, 2, 4 * mb_coding_plane4(c), code);
     if (mb_coding_plane1(c))

@@ -6,7 +6,7 @@
  * stream.
  *
  *   super-block = [ d ][ dmin ][ sub-scales ][ sub-mins ][ pad to 64 ][ chunk of 32 k ][ chunk ]
- * ... chunk       = [ its plane1 ][ its plane2 ][ its plane4 ][ its plane8 ]
+ * ... chunk       = [ its plane1 ][ its plane2 ][ its plane3 ][ its plane4 ][ its plane8 ]
  *
  * A kernel needs the parts in just that order, so addresses only ever rise: one stream that a
  * hardware prefetcher follows. (Planes a super-block long, each a stream of its own inside one
@@ -18,6 +18,8 @@
  *
  *   plane8  8 vectors, vector i = quad i
  *   plane4  4 vectors, vector i: bits 0-3 = quad 2i, bits 4-7 = quad 2i + 1
+ *   plane3  3 vectors, vector i: bits 0-2 = quad 2i, bits 3-5 = quad 2i + 1; bits 6-7 = bits 2i to
+ *           2i + 1 of quad 6 with quad 7 above it
  *   plane2  2 vectors, vector i: bits 2j .. 2j + 1 = quad 4i + j
  *   plane1  1 vector: bit j = quad j
  *
@@ -25,7 +27,7 @@
  *   b4, lut4, e2m1, odd4, grid3: plane4     b2: plane2
  *   b5: plane4, plane1 (bit 4)      b6: plane4, plane2 (bits 4-5)
  *   b3, grid2, grid1: plane2, plane1 (bit 2)
- *   cb1 to cb5: as many bits, of codes into a table of the weights' own (kernels/codebook.h)
+ *   cb3, cc3: plane3; other cb1 to cb5, cc1 to cc4: as those of as many bits (kernels/codebook.h)
  *
  * Scales ([x][16]: for each x, the 16 rows one after the other):
  *   g32       d f16 [2][16]
@@ -75,7 +77,7 @@ extern const uint8_t mb_table_iq4[16], mb_table_e2m1[16], mb_table_odd[16], mb_t
 static inline const uint8_t *mb_coding_table(enum mb_coding c) /* 16 decoded codes, or NULL */
 {
     switch (c) {
-#define MB_CODING_ROW(id, name, p8, p4, p2, p1, max, bias, unit, table)                            \
+#define MB_CODING_ROW(id, name, p8, p4, p3, p2, p1, max, bias, unit, table)                        \
     MB_CASE(MB_CODING_##id, MB_TABLE_##table)
 #include "mixbit/codings.def"
     default: return NULL;
@@ -83,9 +85,14 @@ static inline const uint8_t *mb_coding_table(enum mb_coding c) /* 16 decoded cod
 }
 static inline bool mb_coding_has_own_table(enum mb_coding c)
 {
-    return c >= MB_CODING_CB1 && c <= MB_CODING_CB5;
+    return c >= MB_CODING_CB1 && c <= MB_CODING_CC4;
 }
-/* 1 where bits of the code lie in the 8-, 4-, 2- and 1-bit plane. */
+/* One for every column of its own. */
+static inline bool mb_coding_has_column_tables(enum mb_coding c)
+{
+    return c >= MB_CODING_CC1 && c <= MB_CODING_CC4;
+}
+/* 1 where bits of the code lie in the 8-, 4-, 3-, 2- and 1-bit plane. */
 static inline unsigned mb_coding_plane8(enum mb_coding c)
 {
     switch (c) {
@@ -102,10 +109,18 @@ static inline unsigned mb_coding_plane4(enum mb_coding c)
     default: return 0;
     }
 }
+static inline unsigned mb_coding_plane3(enum mb_coding c)
+{
+    switch (c) {
+#define MB_CODING_ROW(id, name, p8, p4, p3, ...) MB_CASE(MB_CODING_##id, p3)
+#include "mixbit/codings.def"
+    default: return 0;
+    }
+}
 static inline unsigned mb_coding_plane2(enum mb_coding c)
 {
     switch (c) {
-#define MB_CODING_ROW(id, name, p8, p4, p2, ...) MB_CASE(MB_CODING_##id, p2)
+#define MB_CODING_ROW(id, name, p8, p4, p3, p2, ...) MB_CASE(MB_CODING_##id, p2)
 #include "mixbit/codings.def"
     default: return 0;
     }
@@ -113,7 +128,7 @@ static inline unsigned mb_coding_plane2(enum mb_coding c)
 static inline unsigned mb_coding_plane1(enum mb_coding c)
 {
     switch (c) {
-#define MB_CODING_ROW(id, name, p8, p4, p2, p1, ...) MB_CASE(MB_CODING_##id, p1)
+#define MB_CODING_ROW(id, name, p8, p4, p3, p2, p1, ...) MB_CASE(MB_CODING_##id, p1)
 #include "mixbit/codings.def"
     default: return 0;
     }
@@ -122,7 +137,7 @@ static inline unsigned mb_coding_plane1(enum mb_coding c)
 static inline unsigned mb_coding_max(enum mb_coding c)
 {
     switch (c) {
-#define MB_CODING_ROW(id, name, p8, p4, p2, p1, max, ...) MB_CASE(MB_CODING_##id, max)
+#define MB_CODING_ROW(id, name, p8, p4, p3, p2, p1, max, ...) MB_CASE(MB_CODING_##id, max)
 #include "mixbit/codings.def"
     default: return 0;
     }
@@ -131,7 +146,8 @@ static inline unsigned mb_coding_max(enum mb_coding c)
 static inline float mb_coding_unit(enum mb_coding c)
 {
     switch (c) {
-#define MB_CODING_ROW(id, name, p8, p4, p2, p1, max, bias, unit, ...) MB_CASE(MB_CODING_##id, unit)
+#define MB_CODING_ROW(id, name, p8, p4, p3, p2, p1, max, bias, unit, ...)                          \
+    MB_CASE(MB_CODING_##id, unit)
 #include "mixbit/codings.def"
     default: return 0;
     }
@@ -143,9 +159,18 @@ static inline bool mb_coding_is_float(enum mb_coding c)
 /* Bits of a code as it is stored. */
 static inline unsigned mb_coding_bits(enum mb_coding c)
 {
-    return 8 * mb_coding_plane8(c) + 4 * mb_coding_plane4(c) + 2 * mb_coding_plane2(c) +
-           mb_coding_plane1(c);
+    return 8 * mb_coding_plane8(c) + 4 * mb_coding_plane4(c) + 3 * mb_coding_plane3(c) +
+           2 * mb_coding_plane2(c) + mb_coding_plane1(c);
 }
+
+/* Bytes of the tables of four columns, [4][2^bits], where a coding has them by column; no fewer
+ * than 16. */
+static inline unsigned mb_coding_quad_table(enum mb_coding c)
+{
+    return mb_coding_bits(c) < 2 ? 16 : 4u << mb_coding_bits(c);
+}
+/* [bits]: what tells an index the table of its column. */
+extern const uint8_t mb_column_numbers[5][4];
 
 /* Weights per (sub-)scale. */
 static inline unsigned mb_scale_group(enum mb_scale_kind s)
@@ -239,7 +264,7 @@ static inline int mb_coding_bias(enum mb_coding c, enum mb_scale_kind s)
     if (mb_scale_has_min(s))
         return 0;
     switch (c) {
-#define MB_CODING_ROW(id, name, p8, p4, p2, p1, max, bias, ...) MB_CASE(MB_CODING_##id, bias)
+#define MB_CODING_ROW(id, name, p8, p4, p3, p2, p1, max, bias, ...) MB_CASE(MB_CODING_##id, bias)
 #include "mixbit/codings.def"
     default: return 0;
     }
@@ -251,7 +276,7 @@ struct mb_superblock {
     unsigned d, dmin;            /* one-level kinds: arrays [groups][16] */
     unsigned sub_scale, sub_min; /* two-level kinds */
     unsigned codes;              /* the first chunk */
-    unsigned plane1, plane2, plane4,
+    unsigned plane1, plane2, plane3, plane4,
         plane8;           /* in the first chunk, where the coding has the plane */
     unsigned chunk_bytes; /* from a chunk to the next: 64 per bit of code */
     unsigned bytes;       /* a multiple of 64 (floats: 16 x element size) */
@@ -279,7 +304,8 @@ static inline struct mb_superblock mb_superblock_layout(enum mb_coding c, enum m
     b.codes = (end + 63) / 64 * 64;
     b.plane1 = b.codes;
     b.plane2 = b.plane1 + mb_coding_plane1(c) * MB_QUAD_BYTES;
-    b.plane4 = b.plane2 + mb_coding_plane2(c) * 2 * MB_QUAD_BYTES;
+    b.plane3 = b.plane2 + mb_coding_plane2(c) * 2 * MB_QUAD_BYTES;
+    b.plane4 = b.plane3 + mb_coding_plane3(c) * 3 * MB_QUAD_BYTES;
     b.plane8 = b.plane4 + mb_coding_plane4(c) * 4 * MB_QUAD_BYTES;
     b.chunk_bytes = b.plane8 + mb_coding_plane8(c) * 8 * MB_QUAD_BYTES - b.codes;
     b.bytes = b.codes + b.k / MB_CHUNK_K * b.chunk_bytes;

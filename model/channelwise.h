@@ -6,8 +6,9 @@
  * scale per tensor to weight sharing. Every option costs bits, and all are counted: the encoder is
  * asked for bits per weight with everything in it, and finds how many channels can have the wider
  * codes. docs/method.md "Channel-wise mixed precision" says what is the paper's. Rows come out as
- * floats; with one codebook per width, and widths by column, kernels multiply by the codes
- * (model/codebook_products.h). No kernel reads codebooks per channel, group or block.
+ * floats; with one codebook per width and widths by column, or one codebook per column, kernels
+ * multiply by the codes (model/codebook_products.h). No kernel reads codebooks per row, group or
+ * block.
  *
  * What is stored, part by part, is what struct mb_channelwise_bytes counts, and what files of such
  * matrices hold (channelwise_blob.h, docs/codebook-files.md):

@@ -19,7 +19,8 @@ enum {
     KIND_MASK = 7,
     FLAG_BYTES = 1 << 4,
     FLAG_STACK = 1 << 5,
-    FLAGS_KNOWN = FLAG_ROWS | KIND_MASK << KIND_SHIFT | FLAG_BYTES | FLAG_STACK,
+    FLAG_COLUMNS = 1 << 6, /* codebooks are the columns' own */
+    FLAGS_KNOWN = FLAG_ROWS | KIND_MASK << KIND_SHIFT | FLAG_BYTES | FLAG_STACK | FLAG_COLUMNS,
     EACH_ROW = 65535 /* in place of how many columns share a scale */
 };
 
@@ -97,7 +98,8 @@ static void write_header(const struct mb_channelwise *c, bool stacked, uint8_t *
     put(&at, palette, 1);
     put(&at,
         (o->axis == MB_CHANNELS_OF_OUTPUT ? FLAG_ROWS : 0) | kind << KIND_SHIFT |
-            (o->byte_codebook ? FLAG_BYTES : 0) | (stacked ? FLAG_STACK : 0),
+            (o->byte_codebook ? FLAG_BYTES : 0) | (stacked ? FLAG_STACK : 0) |
+            (o->scope == MB_SCOPE_CHANNEL ? FLAG_COLUMNS : 0),
         1);
     put(&at, o->scale_columns == MB_SCALE_OF_ROW ? EACH_ROW : (uint64_t)o->scale_columns, 2);
     put(&at, c->outlier_count, 4);
@@ -222,13 +224,13 @@ static enum mb_status read_options(const uint8_t *data, size_t bytes, struct mb_
         .axis = flags & FLAG_ROWS ? MB_CHANNELS_OF_OUTPUT : MB_CHANNELS_OF_INPUT,
         .palette = (unsigned)data[8] << 1,
         .codes = kinds[kind],
-        .scope = MB_SCOPE_TENSOR,
+        .scope = flags & FLAG_COLUMNS ? MB_SCOPE_CHANNEL : MB_SCOPE_TENSOR,
         .byte_codebook = (flags & FLAG_BYTES) != 0,
         .scale_columns = scale_columns == EACH_ROW ? MB_SCALE_OF_ROW : (int)scale_columns};
     *stacked = (flags & FLAG_STACK) != 0;
     mb_channelwise_settle(c, &options);
     if (!mb_blob_holds(&options, c->width_count == 1))
-        return fail(error, 8, "rows of several widths, which no kernel reads");
+        return fail(error, 8, "rows of several widths or codebooks, which no kernel reads");
     c->outlier_count = (size_t)get(data + 12, 4);
     return c->outlier_count > c->n * c->k ? fail(error, 12, "there are more outliers than weights")
                                           : MB_OK;

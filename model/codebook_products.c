@@ -15,8 +15,9 @@
 
 bool mb_codebook_has_kernel(const struct mb_channelwise_options *options, bool one_width)
 {
-    return options->scope == MB_SCOPE_TENSOR &&
-           (options->axis == MB_CHANNELS_OF_INPUT || one_width);
+    const bool by_column = options->axis == MB_CHANNELS_OF_INPUT;
+    return options->scope == MB_SCOPE_TENSOR ? by_column || one_width
+                                             : options->scope == MB_SCOPE_CHANNEL && by_column;
 }
 
 /* How columns are stored. */
@@ -24,15 +25,33 @@ struct layout {
     struct mb_codebook_columns columns;
     uint32_t *order, *group;
     uint8_t *bits;
+    float *levels; /* of all columns, where each has a codebook */
     struct mb_codebook_outlier_at *outliers;
 };
 
 static void free_layout(struct layout *l)
 {
+    free(l->levels);
     free(l->order);
     free(l->group);
     free(l->bits);
     free(l->outliers);
+}
+
+/* Those of the columns one behind the other, as they are stored. */
+static bool gather_levels(const struct mb_channelwise *c, struct layout *l)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < c->k; i++)
+        count += (size_t)1 << l->bits[i];
+    float *to = l->levels = malloc(count * sizeof *l->levels);
+    for (size_t i = 0; to != NULL && i < c->k; i++) {
+        const size_t levels = (size_t)1 << l->bits[i];
+        memcpy(to, c->levels + c->first_level[c->first_cell[l->order[i]]], levels * sizeof *to);
+        to += levels;
+    }
+    l->columns.column_levels = l->levels;
+    return to != NULL;
 }
 
 static bool lay_out(const struct mb_channelwise *c, struct layout *l)
@@ -67,7 +86,7 @@ static bool lay_out(const struct mb_channelwise *c, struct layout *l)
     for (size_t i = 0; i < c->outlier_count; i++)
         l->outliers[i] = (struct mb_codebook_outlier_at){c->outliers[i].row, c->outliers[i].column,
                                                          mb_half_to_float(c->outliers[i].half)};
-    return true;
+    return c->options.scope != MB_SCOPE_CHANNEL || gather_levels(c, l);
 }
 
 enum { ROWS = 16 }; /* of a panel, which no two threads share */

@@ -10,7 +10,8 @@
 #include "model/network.h"
 
 /* Whether there are kernels for what these options store: a codebook for each width that all of the
- * matrix shares, and widths by column, or one for all (`one_width`). */
+ * matrix shares, and widths by column, or one for all (`one_width`); or a codebook for each column.
+ */
 bool mb_codebook_has_kernel(const struct mb_channelwise_options *options, bool one_width);
 
 /**

@@ -3,7 +3,7 @@
 
 MUTATIONS = [
     # kernels: layouts, decoding, arithmetic, loop nest
-    ("include/mixbit/codings.def", "0, 1, 1, 0, 63,", "0, 1, 1, 0, 31,"),
+    ("include/mixbit/codings.def", "0, 1, 0, 1, 0, 63,", "0, 1, 0, 1, 0, 31,"),
     ("kernels/fields.h", "dst[i] = scale * (float)(code[i] - bias);", "dst[i] = scale * (float)(code[i] - bias - 1);"),
     ("kernels/fields.h", "mb_scale_two_level(kind) ? -(dmin * (float)fields->sub_min[g]) : dmin;",
      "mb_scale_two_level(kind) ? (dmin * (float)fields->sub_min[g]) : dmin;"),

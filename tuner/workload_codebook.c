@@ -118,7 +118,7 @@ enum mb_status mb_workload_make_books(struct mb_workload *w, size_t working_set,
 {
     struct mb_made_columns made = {.bits = NULL};
     const struct curve curve = curve_of(w->format, w->k);
-    enum mb_status status = mb_columns_make(&made, w->n, w->k, curve_width, &curve);
+    enum mb_status status = mb_columns_make(&made, w->n, w->k, false, curve_width, &curve);
     if (status == MB_OK)
         status = make(w, &made, working_set, arena);
     mb_columns_free(&made);

@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Products with matrices whose columns have codes of different widths: 1 to 8 bits each, chosen per
- * column, mixed freely. All codes of one width share a codebook; a weight is
+ * column, mixed freely. All codes of one width share a codebook, or every column has one of its
+ * own; a weight is
  *
- *   w[row][column] = scale[row][group of the column] * level[width of the column][code]
+ *   w[row][column] = scale[row][group of the column] * level[width of the column, or column][code]
  *
  * and single weights may have something added to them. That is how mixed precision by channel
- * stores a matrix (CMPQ, arXiv 2410.13056, with a codebook per width instead of one per channel):
- * docs/method.md, and docs/schemes.md for what it loses.
+ * stores a matrix (CMPQ, arXiv 2410.13056, has a codebook per channel): docs/method.md, and
+ * docs/schemes.md for what it loses.
  *
  * Columns are multiplied in the order that they are given in; activations are gathered into it when
  * they are prepared, so they belong to one matrix. Nothing else costs time: outputs are in place.
  *
- * Numeric  levels are kept in int8, in a unit per width (the best of 64): at most half a unit,
+ * Numeric  levels are kept in int8, in a unit per codebook (the best of 64): at most half a unit,
  * 1/127 to 1/254 of the largest level, is lost. Scales are kept in f16 times a power of two for the
- * matrix: 2^-11 relative down to 2^-29 of the largest, less exact below. Activations are int8 with
- * a scale per 32 values, in the order of storage; dots are exact. The same bits on every ISA, for
- * every m, range and number of threads. */
+ * matrix: 2^-11 relative down to 2^-29 of the largest, less exact below. Activations, by column
+ * times the unit of its codebook, are int8 with a scale per 32 values, in the order of storage;
+ * dots are exact. The same bits on every ISA, for every m, range and number of threads. */
 #ifndef MIXBIT_CODEBOOK_H
 #define MIXBIT_CODEBOOK_H
 
@@ -29,7 +30,7 @@ enum { MB_CODEBOOK_MOST_BITS = 8 };
 
 /** How the columns of w[n][k] are stored. Columns of one width and one group should follow each
  * other: each change of either starts a run, padded to a multiple of 32. Widths of 6 and 7 bits
- * take 8. */
+ * take 8, with codebooks by column 5 does too. */
 struct mb_codebook_columns {
     uint32_t size;         /* sizeof(struct mb_codebook_columns) */
     size_t n, k;           /* k < 2^28 */
@@ -39,7 +40,9 @@ struct mb_codebook_columns {
     size_t groups;         /* scales of a row; 0: none, levels are the weights */
     float largest_scale;   /* no scale exceeds it; of no account where groups is 0 */
     const float *levels[MB_CODEBOOK_MOST_BITS + 1]; /* levels[b]: 2^b, where b is a width in use */
-    size_t outliers; /* weights that something is added to (mb_codebook_pack_outliers) */
+    size_t outliers;            /* weights that something is added to (mb_codebook_pack_outliers) */
+    const float *column_levels; /* 2^bits[i] for each i, one behind the other: codebooks of the
+                                   columns; NULL: `levels` are */
 };
 
 /** A packed matrix w[n][k]. `data` is 64-byte aligned and mb_codebook_size() bytes long. What is
@@ -48,8 +51,9 @@ struct mb_codebook_weights {
     uint32_t size; /* sizeof(struct mb_codebook_weights) */
     size_t n, k, groups, outliers;
     void *data;
-    size_t run_count, padded_k, panel_bytes, rows, row0;
+    size_t run_count, padded_k, panel_bytes, table_bytes, rows, row0;
     float scale_unit;
+    int by_column; /* codebooks are the columns' own */
 };
 
 /** Bytes of a packed matrix. MB_ERR_SHAPE when n or k is 0, k too large, or a size overflows;

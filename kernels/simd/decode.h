@@ -7,9 +7,9 @@
  * mb_decode_panel stores the same registers for gemm.
  *
  * Operations per register of codes on AVX-512 (AVX2 has one more per merge): b8 0, b4 1.5 (1 in
- * gemv), b2 1.75, lut4 2.5 (1.5 with VBMI), b5 3.5, b6 3.5, b3 3.75. The limit is the shift port,
- * and for one row from memory the bytes. Coding and scale kind are constants wherever these are
- * called. */
+ * gemv), b2 1.75, lut4 2.5 (1.5 with VBMI), b5 3.5, b6 3.5, b3 3.75; with tables of the weights'
+ * own, simd/codebook.h. The limit is the shift port, and for one row from memory the bytes. Coding
+ * and scale kind are constants wherever these are called. */
 #ifndef MIXBIT_KERNELS_SIMD_DECODE_H
 #define MIXBIT_KERNELS_SIMD_DECODE_H
 
@@ -25,25 +25,48 @@ enum { MB_CHUNK_QUADS = MB_CHUNK_K / 4 };
 MB_INLINE bool mb_is_signed(const unsigned max_code) { return V_SIGNED_CODES && max_code > 127; }
 
 /* What a coding's codes are looked up in, signed where codes are: 16 entries, and 16 more for 5
- * bits. */
+ * bits. Where a register is a table of 64, up[i] is the table for codes that stand i fields up, so
+ * that neither shift nor mask takes them down. Tables of columns stay in memory. */
 struct mb_tables {
-    v_code low, high;
+    v_code low, high, up[3];
+    const uint8_t *columns;
 };
 MB_INLINE v_code mb_decode_table(const uint8_t *table16, const enum mb_coding coding)
 {
     const v_code table = v_table(table16);
     return mb_is_signed(mb_coding_max(coding)) ? v_xor(table, v_bytes(0x80)) : table;
 }
-/* `own`: the table of a coding that has none by itself; else NULL. */
+/* `own`: the table of a coding that has none by itself, columns: that of the first four; else NULL.
+ */
 MB_INLINE struct mb_tables mb_tables_of(const enum mb_coding coding, const uint8_t *own)
 {
     const uint8_t *table = mb_coding_has_own_table(coding) ? own : mb_coding_table(coding);
-    struct mb_tables tables = {v_bytes(0), v_bytes(0)};
+    struct mb_tables tables = {v_bytes(0), v_bytes(0), {v_bytes(0)}, own};
+    if (mb_coding_has_column_tables(coding))
+        return tables;
+#if V_LOOKUP64
+    if (mb_coding_has_own_table(coding)) {
+        const unsigned bits = mb_coding_bits(coding);
+        tables.low = v_spread32(own, 0, bits);
+        MB_EACH (i, 3)
+            tables.up[i] = v_spread32(own, (i + 1) * bits, bits);
+        return tables;
+    }
+#endif
     if (mb_coding_table(coding) != NULL)
         tables.low = mb_decode_table(table, coding);
     if (mb_coding_table(coding) != NULL && mb_coding_bits(coding) > 4)
         tables.high = mb_decode_table(table + 16, coding);
     return tables;
+}
+/* Of quad q of a run whose first quad `tables` is of. */
+MB_INLINE struct mb_tables mb_tables_at(const struct mb_tables *tables, size_t q,
+                                        const enum mb_coding coding)
+{
+    struct mb_tables at = *tables;
+    if (mb_coding_has_column_tables(coding))
+        at.columns += q * mb_coding_quad_table(coding);
+    return at;
 }
 
 /* Whether odd quads may stay in the upper half of their byte, 16 times the code: their dots are
@@ -57,7 +80,7 @@ MB_INLINE bool mb_is_raised(const enum mb_coding coding)
 /* The plane vectors that a quad's codes lie in, each loaded once: left to itself the compiler reads
  * a vector again for every quad in it, and on Zen 4 a 512-bit load takes the whole load port. */
 struct mb_planes {
-    v_code plane8, plane4, plane2, plane1;
+    v_code plane8, plane4, plane3[3], plane2, plane1;
 };
 /* Before quad q (0 .. 7) of a chunk, in ascending order from `first` on; register `part` of the
  * panel. */
@@ -71,10 +94,75 @@ MB_INLINE void mb_load_planes(struct mb_planes *planes, const uint8_t *superbloc
         planes->plane8 = v_load(p + at.plane8 + q * 64);
     if (mb_coding_plane4(coding) && (q % 2 == 0 || q == first))
         planes->plane4 = v_keep(v_load(p + at.plane4 + q / 2 * 64));
+    if (mb_coding_plane3(coding) && q % 2 == 0 && q < 6)
+        planes->plane3[q / 2] = v_keep(v_load(p + at.plane3 + q / 2 * 64));
     if (mb_coding_plane2(coding) && (q % 4 == 0 || q == first))
         planes->plane2 = v_keep(v_load(p + at.plane2 + q / 4 * 64));
     if (mb_coding_plane1(coding) && q == first)
         planes->plane1 = v_keep(v_load(p + at.plane1));
+}
+
+/* Quads 6 and 7 of plane3, as 0 and 1 are in its first vector. */
+MB_INLINE v_code mb_plane3_last(const struct mb_planes *planes)
+{
+    const v_code two = v_bits(planes->plane3[0], 6, 3),
+                 four = v_or_and(two, v_shift(planes->plane3[1], 4), v_bytes(0x0c));
+    return v_or_and(four, v_shift(planes->plane3[2], 2), v_bytes(0x30));
+}
+
+/* The vector of the widest plane that quad q lies in, and from which bit on. */
+MB_INLINE v_code mb_plane_of(const struct mb_planes *planes, unsigned q,
+                             const enum mb_coding coding)
+{
+    return mb_coding_plane4(coding)   ? planes->plane4
+           : mb_coding_plane3(coding) ? (q < 6 ? planes->plane3[q / 2] : mb_plane3_last(planes))
+           : mb_coding_plane2(coding) ? planes->plane2
+                                      : planes->plane1;
+}
+MB_INLINE unsigned mb_plane_bit(unsigned q, const enum mb_coding coding)
+{
+    return mb_coding_plane4(coding)   ? 4 * (q % 2)
+           : mb_coding_plane3(coding) ? 3 * (q % 2)
+           : mb_coding_plane2(coding) ? 2 * (q % 4)
+                                      : q;
+}
+
+/* Codes of own tables, as they stand in their plane: the upper two bits of an index are ignored,
+ * and a table that repeats itself makes bits around a code irrelevant. */
+#if V_LOOKUP64
+MB_INLINE v_code mb_decode_in_place(const struct mb_planes *planes, unsigned q,
+                                    const struct mb_tables *tables, const enum mb_coding coding)
+{
+    const unsigned bits = mb_coding_bits(coding);
+    v_code index = mb_plane_of(planes, q, coding);
+    unsigned at = mb_plane_bit(q, coding);
+    if (bits == 5)
+        index = v_select(v_bytes(16), v_shift(planes->plane1, (int)q - 4), v_shift(index, (int)at));
+    if (bits == 4)
+        index = v_shift(index, (int)at);
+    if (bits > 3)
+        return v_lookup64(tables->low, index);
+    if (bits == 2 && q % 4 == 3)
+        index = v_shift(index, 2), at = 4;
+    if (bits == 1 && q > 3)
+        index = v_shift(index, 4), at -= 4;
+    return v_lookup64(at ? tables->up[at / bits - 1] : tables->low, index);
+}
+#endif
+
+/* Those of tables by column: an index is the code, with the column above it. */
+MB_INLINE v_code mb_decode_columns(const struct mb_planes *planes, unsigned q,
+                                   const struct mb_tables *tables, const enum mb_coding coding)
+{
+    const unsigned bits = mb_coding_bits(coding);
+    const v_code plane = mb_plane_of(planes, q, coding),
+                 index = v_or_and(v_broadcast4(mb_column_numbers[bits]),
+                                  v_shift(plane, (int)mb_plane_bit(q, coding)),
+                                  v_bytes((1 << bits) - 1)),
+                 code = bits == 4   ? v_lookup_columns(tables->columns, index)
+                        : bits == 3 ? v_lookup32_at(tables->columns, index)
+                                    : v_lookup(v_table(tables->columns), index);
+    return mb_is_signed(mb_coding_max(coding)) ? v_xor(code, v_bytes(0x80)) : code;
 }
 
 /* Codes of quad q, whose planes are loaded; raised: an odd quad of mb_is_raised. */
@@ -87,6 +175,12 @@ MB_INLINE v_code mb_decode_quad(const struct mb_planes *planes, unsigned q, cons
     if (mb_coding_plane8(coding))
         return mb_is_signed(mb_coding_max(coding)) ? v_xor(planes->plane8, v_bytes(0x80))
                                                    : planes->plane8;
+    if (mb_coding_has_column_tables(coding))
+        return mb_decode_columns(planes, q, tables, coding);
+#if V_LOOKUP64
+    if (mb_coding_has_own_table(coding))
+        return mb_decode_in_place(planes, q, tables, coding);
+#endif
     /* The widest plane gives the low bits, each narrower one goes on top. */
     v_code code = v_bytes(0);
     int bits = 0;
@@ -96,6 +190,10 @@ MB_INLINE v_code mb_decode_quad(const struct mb_planes *planes, unsigned q, cons
             return v_lookup_bits4(tables->low, planes->plane4, at);
         code = v_bits(planes->plane4, at, 15);
         bits = 4;
+    }
+    if (mb_coding_plane3(coding)) {
+        code = v_bits(mb_plane_of(planes, q, coding), (int)mb_plane_bit(q, coding), 7);
+        bits = 3;
     }
     if (mb_coding_plane2(coding)) {
         const int at = 2 * (int)(q % 4);
@@ -223,9 +321,9 @@ MB_INLINE void mb_decode_chunk(const uint8_t *superblock, size_t chunk, uint8_t 
     MB_EACH (part, V_PARTS) {
         struct mb_planes planes;
         MB_EACH (q, MB_CHUNK_QUADS) {
+            const struct mb_tables at = mb_tables_at(tables, chunk * MB_CHUNK_QUADS + q, coding);
             mb_load_planes(&planes, superblock, chunk, q, 0, part, coding, scale);
-            v_store(code + q * 64 + part * V_BYTES,
-                    mb_decode_quad(&planes, q, false, tables, coding));
+            v_store(code + q * 64 + part * V_BYTES, mb_decode_quad(&planes, q, false, &at, coding));
         }
     }
 }

@@ -56,6 +56,14 @@ MB_INLINE void mb_stream_start(const struct mb_row *row, size_t k, const unsigne
     }
 }
 
+/* Whether odd quads are summed apart for the sake of latency: eight dots one behind the other, 32
+ * cycles and more, are longer than what the schedulers hold of the chunks that follow. There have
+ * to be registers left for tables and planes. */
+MB_INLINE bool mb_is_halved(const unsigned quads, const unsigned sums)
+{
+    return V_WIDE_DOT && quads == MB_CHUNK_QUADS && 3 * sums + 16 <= V_REGISTERS;
+}
+
 /* Continues dot[r][v]: quads q0 .. of a chunk, weight k of the rows; a group, or 32 weights of a
  * wider one. */
 MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *row, size_t chunk,
@@ -67,27 +75,29 @@ MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *ro
                    quads = (group < MB_CHUNK_K ? group : MB_CHUNK_K) / 4;
     const unsigned chain = v_dot_chain(max_code) < quads ? v_dot_chain(max_code) : quads;
     const unsigned count = v_dot_registers(registers);
-    const bool raise = mb_is_raised(coding) && 3 * rows * registers + 4 <= V_REGISTERS;
+    const bool raise = mb_is_raised(coding) && 3 * rows * registers + 4 <= V_REGISTERS,
+               apart = raise || mb_is_halved(quads, rows * registers);
     const struct mb_tables tables = mb_tables_of(coding, w->table);
     struct mb_planes planes[MB_TILE_REGISTERS];
-    mb_tile_int raised;
+    mb_tile_int odd;
     MB_EACH (r, rows)
         MB_EACH (v, registers)
-            raised[r][v] = v_zero();
+            odd[r][v] = v_zero();
     MB_EACH (block, registers / count)
         MB_EACH (link, quads / chain) {
             mb_tile_partial partial;
             MB_EACH (i, chain)
                 MB_EACH (j, count) {
                     const unsigned q = q0 + link * chain + i, v = block * count + j;
-                    const bool up = raise && q % 2;
                     mb_load_planes(&planes[v], mb_stream_block(w, v), chunk, q, q0, v % V_PARTS,
                                    coding, scale);
-                    const v_code code = mb_decode_quad(&planes[v], q, up, &tables, coding);
+                    const struct mb_tables at =
+                        mb_tables_at(&tables, chunk * MB_CHUNK_QUADS + q, coding);
+                    const v_code code = mb_decode_quad(&planes[v], q, raise && q % 2, &at, coding);
                     MB_EACH (r, rows) {
                         const v_act act = v_load_act(row[r].code + k, q - q0);
-                        if (up)
-                            raised[r][v] = mb_dot(raised[r][v], code, act, max_code);
+                        if (apart && q % 2)
+                            odd[r][v] = mb_dot(odd[r][v], code, act, max_code);
                         else
                             partial[r][j] = i == 0 ? v_dot_first(dot[r][v], code, act, max_code)
                                                    : v_dot_next(partial[r][j], code, act, max_code);
@@ -99,10 +109,10 @@ MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *ro
                     dot[r][v] = v_dot_fold(dot[r][v], partial[r][j], max_code);
                 }
         }
-    if (raise)
+    if (apart)
         MB_EACH (r, rows)
             MB_EACH (v, registers)
-                dot[r][v] = v_int_add(dot[r][v], v_int_sra(raised[r][v], 4));
+                dot[r][v] = v_int_add(dot[r][v], raise ? v_int_sra(odd[r][v], 4) : odd[r][v]);
 }
 
 /* One super-block at weight k of the rows, with one-level scales. Nested: f is the sum that takes

@@ -176,10 +176,10 @@ CODEBOOK_TILE
      .signed_codes = V_SIGNED_CODES,                                                               \
      .mr = mr_,                                                                                    \
      .nr = nr_,                                                                                    \
-     .revision = MB_BODY_REVISION,                                                                 \
+     .revision = MB_CODEBOOK_REVISION,                                                             \
      .fn.codebook = &SYMBOL_CODEBOOK(codebook, type, mr_, nr_)},
 enum {
-#define MB_CODING_ROW(id, word, p8, p4, p2, p1, max, ...)                                          \
+#define MB_CODING_ROW(id, word, p8, p4, p3, p2, p1, max, ...)                                      \
     mb_is_signed_##word = V_SIGNED_CODES && (max) > 127,
 #include "mixbit/codings.def"
 };

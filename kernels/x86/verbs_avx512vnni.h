@@ -113,6 +113,53 @@ MB_INLINE v_code v_lookup32(v_code low, v_code high, v_code index)
                            _mm512_shuffle_epi8(high, above));
 #endif
 }
+/* Whether a register is a table of 64, whose index ignores its upper two bits. */
+#if defined(__AVX512VBMI__)
+#define V_LOOKUP64 1
+MB_INLINE v_code v_lookup64(v_code table, v_code index)
+{
+    return _mm512_permutexvar_epi8(index, table);
+}
+/* Bits of a where the mask has them, of b elsewhere. */
+MB_INLINE v_code v_select(v_code mask, v_code a, v_code b)
+{
+    return _mm512_ternarylogic_epi64(mask, a, b, 0xca);
+}
+/* The first 2^bits entries of a table of 32, for indexes that stand `at` bits up. */
+MB_INLINE v_code v_spread32(const uint8_t *table32, unsigned at, unsigned bits)
+{
+    static const _Alignas(64) uint8_t numbers[64] = {
+        0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+        22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+        44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+    const v_code table = _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)table32));
+    return v_lookup64(table, v_bits(v_load(numbers), (int)at, (1 << bits) - 1));
+}
+#else
+#define V_LOOKUP64 0
+#endif
+/* Indexes below 32 into a table in memory; indexes of byte i of every four in [16 i, 16 i + 16). */
+MB_INLINE v_code v_lookup32_at(const uint8_t *table32, v_code index)
+{
+#if defined(__AVX512VBMI__)
+    return v_lookup64(_mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)table32)), index);
+#else
+    return v_lookup32(v_table(table32), v_table(table32 + 16), index);
+#endif
+}
+MB_INLINE v_code v_lookup_columns(const uint8_t *table64, v_code index)
+{
+#if defined(__AVX512VBMI__)
+    return v_lookup64(v_load(table64), index);
+#else
+    const v_code first = _mm512_shuffle_epi8(v_table(table64), index);
+    const v_code second =
+        _mm512_mask_shuffle_epi8(first, 0x2222222222222222, v_table(table64 + 16), index);
+    const v_code third =
+        _mm512_mask_shuffle_epi8(second, 0x4444444444444444, v_table(table64 + 32), index);
+    return _mm512_mask_shuffle_epi8(third, 0x8888888888888888, v_table(table64 + 48), index);
+#endif
+}
 
 /* ---- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold ---- */
 

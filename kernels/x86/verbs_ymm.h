@@ -87,6 +87,25 @@ MB_INLINE v_code v_lookup32(v_code low, v_code high, v_code index)
     return _mm256_or_si256(_mm256_shuffle_epi8(low, _mm256_add_epi8(index, v_bytes(0x70))),
                            _mm256_shuffle_epi8(high, above));
 }
+#define V_LOOKUP64 0
+/* Indexes below 32 into a table in memory; indexes of byte i of every four in [16 i, 16 i + 16),
+ * which a shuffle skips where bit 7 is set beside them. */
+MB_INLINE v_code v_lookup32_at(const uint8_t *table32, v_code index)
+{
+    return v_lookup32(v_table(table32), v_table(table32 + 16), index);
+}
+MB_INLINE v_code v_lookup_column(const uint8_t *table16, v_code index, int others)
+{
+    return _mm256_shuffle_epi8(v_table(table16), _mm256_or_si256(index, _mm256_set1_epi32(others)));
+}
+MB_INLINE v_code v_lookup_columns(const uint8_t *table64, v_code index)
+{
+    const v_code a = v_lookup_column(table64, index, (int)0x80808000),
+                 b = v_lookup_column(table64 + 16, index, (int)0x80800080),
+                 c = v_lookup_column(table64 + 32, index, (int)0x80008080),
+                 d = v_lookup_column(table64 + 48, index, 0x00808080);
+    return _mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d));
+}
 
 /* ---- sums of dots ---- */
 

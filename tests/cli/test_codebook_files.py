@@ -137,7 +137,7 @@ class CodebookFiles(Case):
 
     def test_usage(self):
         write = ["quantize", MODEL, "-o", "x.gguf"]
-        self.fails(*write, "--scheme", "cmpq", "--bits", "3", status=2, says=["'cmpq'", "no stored form"])
+        self.fails(*write, "--scheme", "cmpq-output", "--bits", "3", status=2, says=["'cmpq-output'", "no stored form"])
         self.fails(*write, "--scheme", "packd", "--bits", "3", status=2, says="'packed'")
         self.fails(*write, "--scheme", "nothing-of-the-kind", "--bits", "3", status=2, says="--format")
         self.fails(*write, "--scheme", "packed", status=2, says="--bits")

@@ -76,7 +76,7 @@ class Schemes(Case):
         self.fails(*EVAL, "--schemes", "groped", status=2, says="'grouped'")
         self.fails(*EVAL, "--schemes", "nothing-of-the-kind", status=2, says="nothing-of-the-kind")
         self.fails(*EVAL, "--schemes", "q4_0+a8-tokn", status=2, says="'a8-token'")
-        self.fails(*EVAL, "--schemes", "cmpq+kernel", status=2, says="'cmpq' has no kernel")
+        self.fails(*EVAL, "--schemes", "cmpq-output+kernel", status=2, says="'cmpq-output' has no kernel")
         self.fails(*EVAL, "--schemes", "q4_0+kernel", status=2, says="q4_0")
         self.fails(*EVAL, "--schemes", "groped+kernel", status=2, says="'grouped'")
         self.fails(*EVAL, "--schemes", "", status=2, says="--schemes")

@@ -26,6 +26,7 @@ static inline void *allocate(size_t bytes)
 struct product {
     size_t m, n, k, groups;
     float levels[WIDTHS][MOST_LEVELS];
+    float *column_levels, *packed_levels; /* [k][MOST_LEVELS], of the i-th; NULL: `levels` are */
     struct mb_codebook_columns columns;
     struct mb_codebook_weights weights;
     uint32_t *order, *group;
@@ -46,10 +47,19 @@ static inline double largest_of(const float *levels, unsigned bits)
     return largest;
 }
 
+/* The codebook of the i-th column. */
+static inline const float *levels_of(const struct product *p, size_t i)
+{
+    return p->column_levels != NULL ? p->column_levels + i * MOST_LEVELS : p->levels[p->bits[i]];
+}
+
 /* Products and how far off they may be. Activations are rounded per 32 columns of a run, the
- * largest of which is not above the row's largest. */
+ * largest of which is not above the row's largest; by column, each in the unit of its codebook. */
 static inline void expect(struct product *p)
 {
+    double most = 0; /* units are 1/127 to 1/64 of the largest level */
+    for (size_t i = 0; i < p->k; i++)
+        most = larger(most, largest_of(levels_of(p, i), p->bits[i]) / 64);
     p->exact = allocate(p->m * p->n * sizeof *p->exact);
     p->bound = allocate(p->m * p->n * sizeof *p->bound);
     for (size_t r = 0; r < p->m; r++) {
@@ -65,14 +75,14 @@ static inline void expect(struct product *p)
                 const double scale =
                     p->groups > 0 ? (double)p->scales[j * p->groups + (p->group ? p->group[i] : 0)]
                                   : 1;
-                const double level = (double)p->levels[bits][p->codes[j * p->k + c]];
-                const double unit = largest_of(p->levels[bits], bits) / 64;
+                const double level = (double)levels_of(p, i)[p->codes[j * p->k + c]];
+                const double unit = largest_of(levels_of(p, i), bits) / 64;
+                const double steps = p->column_levels != NULL ? 127 * most : fabs(level) + unit;
                 sum += scale * level * (double)x[c];
-                sizes += scale * (fabs(level) + unit) * amax;
+                sizes += scale * steps * amax;
                 /* half a step of the activation, half a unit of the level, scale in f16 */
-                bound +=
-                    scale * ((fabs(level) + unit) * amax / 254 + unit / 2 * fabs((double)x[c]) +
-                             fabs(level * (double)x[c]) * 0x1p-11);
+                bound += scale * (steps * amax / 254 + unit / 2 * fabs((double)x[c]) +
+                                  fabs(level * (double)x[c]) * 0x1p-11);
             }
             p->exact[r * p->n + j] = sum;
             p->bound[r * p->n + j] = bound + sizes * (double)p->k * 0x1p-23 + 1e-30;
@@ -98,6 +108,23 @@ static inline void pack(struct product *p)
     assert_int_equal(mb_codebook_pack_rows(&p->weights, p->codes, scales, 0, cut), MB_OK);
     assert_int_equal(mb_codebook_pack_outliers(&p->weights, p->outliers), MB_OK);
 }
+
+/* A codebook for every column. */
+static inline void make_column_levels(struct product *p, struct rng *rng)
+{
+    size_t count = 0;
+    p->column_levels = allocate(p->k * MOST_LEVELS * sizeof(float));
+    float *packed = allocate(p->k * MOST_LEVELS * sizeof(float));
+    for (size_t i = 0; i < p->k; i++) {
+        const float size = 0.1f + (float)rng_below(rng, 100) / 50;
+        for (size_t l = 0; l < (size_t)1 << p->bits[i]; l++)
+            packed[count++] = p->column_levels[i * MOST_LEVELS + l] = rng_gauss(rng) * size;
+    }
+    p->packed_levels = packed;
+    p->columns.column_levels = packed;
+}
+
+enum { BY_COLUMN = 1 << 16 }; /* of a palette: codebooks are the columns' own */
 
 /* Widths from `palette` (bit b: b bits), columns in random order but sorted by width where
  * `sorted`, a scale for each `group` columns (0: none). */
@@ -152,14 +179,17 @@ static inline void make_product(struct product *p, size_t m, size_t n, size_t k,
     for (unsigned bits = 1; bits < WIDTHS; bits++)
         p->columns.levels[bits] = p->levels[bits];
     free(width);
+    if (palette & BY_COLUMN)
+        make_column_levels(p, rng);
     pack(p);
     expect(p);
 }
 
 static inline void free_product(struct product *p)
 {
-    void *const all[] = {p->order, p->group, p->bits,  p->codes,    p->scales,
-                         p->x,     p->exact, p->bound, p->outliers, p->weights.data};
+    void *const all[] = {
+        p->order, p->group, p->bits,     p->codes,        p->scales,        p->x,
+        p->exact, p->bound, p->outliers, p->weights.data, p->column_levels, p->packed_levels};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }

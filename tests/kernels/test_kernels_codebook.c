@@ -23,6 +23,12 @@ static const struct {
     {40, 67, 1200, 128, 50, 0x13e, true},
     {33, 35, 2100, 128, 0, 0x1c, true},
     {19, 16, 75, 1, 16, 1u << 8 | 1u << 5, true},
+    {1, 16, 3, 0, 0, 1u << 2 | BY_COLUMN, true},
+    {2, 33, 50, 0, 5, 1u << 3 | BY_COLUMN, true},
+    {3, 40, 130, 32, 0, 1u << 4 | BY_COLUMN, true},
+    {5, 31, 90, 0, 3, 0x13e | BY_COLUMN, false},
+    {1, 50, 1200, 128, 50, 0x1c | BY_COLUMN, true},
+    {33, 35, 2100, 0, 9, 0x1fe | BY_COLUMN, true},
 };
 
 static void check_level(enum mb_isa isa, float **first)

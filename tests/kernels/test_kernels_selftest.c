@@ -330,13 +330,37 @@ static void integer_reads_past_panels(const struct mb_integer_args *args)
 
 static const struct mb_codebook_ops *right_codebook(void) { return right(CODEBOOK)->fn.codebook; }
 
+/* Every run has the first one's table. */
 static void codebook_takes_the_first_table(const struct mb_codebook_args *args)
 {
+    struct mb_codebook_run runs[64];
     struct mb_codebook book = *args->book;
     struct mb_codebook_args other = *args;
-    uint8_t tables[MB_CODEBOOK_NARROW * MB_CODEBOOK_TABLE];
-    for (size_t i = 0; i < sizeof tables; i++)
-        tables[i] = book.tables[i % MB_CODEBOOK_TABLE];
+    memcpy(runs, book.runs, book.run_count * sizeof *runs);
+    for (size_t i = 0; i < book.run_count; i++)
+        if (!mb_coding_has_column_tables((enum mb_coding)runs[i].coding))
+            runs[i].table = runs[0].table;
+    book.runs = runs;
+    other.book = &book;
+    right_codebook()->multiply(&other);
+}
+
+/* Columns 4 to 7 of a run have the tables of the first four. */
+static void codebook_keeps_columns(const struct mb_codebook_args *args)
+{
+    uint8_t tables[1 << 16];
+    struct mb_codebook book = *args->book;
+    struct mb_codebook_args other = *args;
+    for (size_t i = 0; i < book.run_count; i++) {
+        const struct mb_codebook_run *run = &book.runs[i];
+        const enum mb_coding coding = (enum mb_coding)run->coding;
+        const size_t each = mb_coding_quad_table(coding);
+        const bool by_column = mb_coding_has_column_tables(coding);
+        const size_t size = by_column ? run->chunks * MB_CHUNK_K / 4 * each : MB_CODEBOOK_TABLE;
+        memcpy(tables + run->table, book.tables + run->table, size);
+        if (by_column)
+            memcpy(tables + run->table + each, tables + run->table, each);
+    }
     book.tables = tables;
     other.book = &book;
     right_codebook()->multiply(&other);
@@ -447,6 +471,7 @@ static const struct {
     {"writes behind a row of bytes", INTEGER, .integer = integer_writes_behind_a_row},
     {"reads past integer panels", INTEGER, .integer = integer_reads_past_panels},
     {"has one table", CODEBOOK, .codebook.multiply = codebook_takes_the_first_table},
+    {"stays with columns", CODEBOOK, .codebook.multiply = codebook_keeps_columns},
     {"has one scale too few", CODEBOOK, .codebook.multiply = codebook_keeps_a_scale},
     {"forgets outliers", CODEBOOK, .codebook.multiply = codebook_forgets_outliers},
     {"saturates", CODEBOOK, .codebook.multiply = codebook_saturates},

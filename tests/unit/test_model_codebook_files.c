@@ -332,9 +332,9 @@ static void test_verbs(void **unused)
                   "codebook matrices");
     check_refused(mb_simulation_create(out, NULL, &simulation, &error), MB_ERR_UNSUPPORTED, &error,
                   "codebook matrices");
-    options.scheme = mb_scheme_by_name("cmpq");
+    options.scheme = mb_scheme_by_name("cmpq-output");
     check_refused(mb_convert_scheme(model, gb_scratch("again.gguf"), &options, &size, &error),
-                  MB_ERR_UNSUPPORTED, &error, "'cmpq' cannot be stored");
+                  MB_ERR_UNSUPPORTED, &error, "'cmpq-output' cannot be stored");
     assert_int_not_equal(access(gb_scratch("again.gguf"), F_OK), 0);
     free(formats);
     mb_windows_free(&windows);

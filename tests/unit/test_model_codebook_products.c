@@ -95,7 +95,8 @@ static void test_schemes(void **unused)
     assert_true(mb_scheme_has_kernel(mb_scheme_by_name("grouped-feedback")));
     assert_true(mb_scheme_has_kernel(mb_scheme_by_name("cmpq-tensor")));
     assert_true(mb_scheme_has_kernel(mb_scheme_by_name("grouped-outliers")));
-    assert_false(mb_scheme_has_kernel(mb_scheme_by_name("cmpq")));
+    assert_true(mb_scheme_has_kernel(mb_scheme_by_name("cmpq")));
+    assert_false(mb_scheme_has_kernel(mb_scheme_by_name("cmpq-block32")));
     assert_false(mb_scheme_has_kernel(mb_scheme_by_name("cmpq-output")));
 }
 
