@@ -64,10 +64,13 @@ static enum mb_status encode_all(const struct mb_scheme_job *given, const struct
         if (status != MB_OK)
             return mb_error_set(error, status, -1, "stopped at tensor '%s'",
                                 mb_printable(tensor->name).text);
-        status = mb_dequantize(tensor->format, (const uint8_t *)tensor->data + m * matrix_bytes,
-                               each, tensor->k, rows);
+        status = job.rows != NULL ? MB_OK
+                                  : mb_dequantize(tensor->format,
+                                                  (const uint8_t *)tensor->data + m * matrix_bytes,
+                                                  each, tensor->k, rows);
         if (status == MB_OK)
-            status = mb_scheme_encode(&job, tensor, index, m, rows, &encoded, error);
+            status = mb_scheme_encode(&job, tensor, index, m, job.rows != NULL ? job.rows : rows,
+                                      &encoded, error);
         if (status != MB_OK)
             break;
         status = append(&encoded, tensor->dims > 2, records, bytes);

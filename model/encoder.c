@@ -409,33 +409,6 @@ static enum mb_status kept_or_made(struct mb_encoder *e, size_t tensor, enum mb_
     return status;
 }
 
-enum mb_status mb_encoder_make(struct mb_encoder *e, size_t tensor, enum mb_format format,
-                               const struct mb_second_moments *moments,
-                               const struct mb_correction *correction,
-                               const struct mb_progress *progress, double done, double total,
-                               struct mb_error *error)
-{
-    struct job job = {.correction = correction};
-    size_t bytes;
-    enum mb_status status = begin(e, tensor, format, &job, &bytes, error);
-    if (status != MB_OK)
-        return status;
-    const bool answers = correction->between != NULL;
-    if (answers)
-        job.errors = mb_alloc_aligned(job.tensor->n * job.tensor->k * sizeof *job.errors);
-    const size_t floats = batches_of(&job) * BATCH * job.tensor->k;
-    job.own = mb_alloc_aligned(floats * sizeof *job.own);
-    job.moved = mb_alloc_aligned(floats * sizeof *job.moved);
-    status = job.own != NULL && job.moved != NULL && answers == (job.errors != NULL)
-                 ? encode_tensor(e, tensor, &job, moments, progress, done, total, error)
-                 : mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for tensor '%s'",
-                                mb_printable(job.tensor->name).text);
-    mb_free_aligned(job.own);
-    mb_free_aligned(job.moved);
-    mb_free_aligned(job.errors);
-    return end(e, tensor, &job, bytes, status, error);
-}
-
 enum mb_status mb_encoder_rows(struct mb_encoder *e, size_t tensor, enum mb_format format,
                                const struct mb_progress *progress, double done, double total,
                                const void **rows, struct mb_error *error)
@@ -452,19 +425,14 @@ enum mb_status mb_encoder_draft(struct mb_encoder *e, size_t tensor, enum mb_for
 
 /* ---- codebook matrices ---- */
 
+/* The job's, made and kept; those of a draft have no moments. */
 static enum mb_status make_records(struct mb_encoder *e, size_t tensor, enum mb_format format,
-                                   bool draft, const struct mb_progress *progress, double done,
-                                   double total, const void **records, size_t *bytes,
-                                   struct mb_error *error)
+                                   bool draft, struct mb_scheme_job *job, const void **records,
+                                   size_t *bytes, struct mb_error *error)
 {
-    struct mb_scheme_job job =
-        mb_codebook_job(format, draft, e->importance ? e->importance[tensor] : NULL, e->threads);
-    job.moments = draft ? NULL : e->moments;
-    job.progress = progress;
-    job.done = done;
-    job.total = total;
     uint8_t *made;
-    enum mb_status status = mb_scheme_records(&job, mb_model_tensor_at(e->model, tensor), tensor,
+    job->moments = draft ? NULL : e->moments;
+    enum mb_status status = mb_scheme_records(job, mb_model_tensor_at(e->model, tensor), tensor,
                                               &made, bytes, NULL, error);
     if (status != MB_OK)
         return status;
@@ -488,13 +456,83 @@ enum mb_status mb_encoder_stored(struct mb_encoder *e, size_t tensor, enum mb_fo
         *bytes = t->n * mb_format_row_bytes(format, t->k);
         return kept_or_made(e, tensor, format, draft, progress, done, total, data, error);
     }
+    const struct entry *kept = find(e, tensor, format);
+    if (kept != NULL && (draft || !kept->draft)) {
+        *data = kept->rows;
+        *bytes = kept->bytes;
+        return MB_OK;
+    }
     if (e->base != NULL)
         return mb_encoder_stored(e->base, tensor, format, draft, progress, done, total, data, bytes,
                                  error);
-    const struct entry *kept = find(e, tensor, format);
-    if (kept == NULL || (kept->draft && !draft))
-        return make_records(e, tensor, format, draft, progress, done, total, data, bytes, error);
-    *data = kept->rows;
-    *bytes = kept->bytes;
-    return MB_OK;
+    struct mb_scheme_job job =
+        mb_codebook_job(format, draft, e->importance ? e->importance[tensor] : NULL, e->threads);
+    job.progress = progress;
+    job.done = done;
+    job.total = total;
+    return make_records(e, tensor, format, draft, &job, data, bytes, error);
+}
+
+/* ---- corrected ---- */
+
+/* What columns weigh is in the moments. Rows do not answer for each other: codes are chosen row by
+ * row, under codebooks of all. */
+static enum mb_status make_corrected_records(struct mb_encoder *e, size_t tensor,
+                                             enum mb_format format, struct job *job,
+                                             const struct mb_second_moments *moments,
+                                             const struct mb_progress *progress, double done,
+                                             double total, struct mb_error *error)
+{
+    const void *records;
+    size_t bytes;
+    struct mb_scheme_job records_job = mb_codebook_job(format, false, NULL, e->threads);
+    job->tensor = mb_model_tensor_at(e->model, tensor);
+    job->row1 = job->tensor->n;
+    const size_t floats = job->tensor->n * job->tensor->k;
+    job->own = mb_alloc_aligned(floats * sizeof *job->own);
+    job->moved = mb_alloc_aligned(floats * sizeof *job->moved);
+    enum mb_status status =
+        job->own != NULL && job->moved != NULL ? correct_rows(e, job) : MB_ERR_MEMORY;
+    mb_free_aligned(job->moved);
+    records_job.rows = job->own;
+    records_job.h = moments->h;
+    records_job.progress = progress;
+    records_job.done = done;
+    records_job.total = total;
+    status = status == MB_OK
+                 ? make_records(e, tensor, format, false, &records_job, &records, &bytes, error)
+                 : mb_error_set(error, status, -1, "tensor '%s' cannot be corrected: %s",
+                                mb_printable(job->tensor->name).text, mb_status_string(status));
+    mb_free_aligned(job->own);
+    return status;
+}
+
+enum mb_status mb_encoder_make(struct mb_encoder *e, size_t tensor, enum mb_format format,
+                               const struct mb_second_moments *moments,
+                               const struct mb_correction *correction,
+                               const struct mb_progress *progress, double done, double total,
+                               struct mb_error *error)
+{
+    struct job job = {.correction = correction};
+    size_t bytes;
+    if (mb_format_is_codebook(format))
+        return make_corrected_records(e, tensor, format, &job, moments, progress, done, total,
+                                      error);
+    enum mb_status status = begin(e, tensor, format, &job, &bytes, error);
+    if (status != MB_OK)
+        return status;
+    const bool answers = correction->between != NULL;
+    if (answers)
+        job.errors = mb_alloc_aligned(job.tensor->n * job.tensor->k * sizeof *job.errors);
+    const size_t floats = batches_of(&job) * BATCH * job.tensor->k;
+    job.own = mb_alloc_aligned(floats * sizeof *job.own);
+    job.moved = mb_alloc_aligned(floats * sizeof *job.moved);
+    status = job.own != NULL && job.moved != NULL && answers == (job.errors != NULL)
+                 ? encode_tensor(e, tensor, &job, moments, progress, done, total, error)
+                 : mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory for tensor '%s'",
+                                mb_printable(job.tensor->name).text);
+    mb_free_aligned(job.own);
+    mb_free_aligned(job.moved);
+    mb_free_aligned(job.errors);
+    return end(e, tensor, &job, bytes, status, error);
 }

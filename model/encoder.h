@@ -59,10 +59,10 @@ struct mb_correction {
     const float *added;          /* [n][k]; NULL: none */
     const float *between;        /* [n][n]: a factor (kernels/gram.h) of what errors of two rows
                                     cost together; NULL: each row by itself, as
-                                    rows in groups are */
+                                    rows in groups are, and those of codebook matrices */
 };
-/* Make, and keep, the rows of a tensor of one matrix, corrected, under moments of the caller's; the
- * output's, which are in groups, under the encoder's own. As mb_encoder_rows otherwise. */
+/* Make, and keep, the rows (or records) of a tensor of one matrix, corrected, under moments of the
+ * caller's; the output's, which are in groups, under the encoder's own. As mb_encoder_rows otherwise. */
 enum mb_status mb_encoder_make(struct mb_encoder *encoder, size_t tensor, enum mb_format format,
                                const struct mb_second_moments *moments,
                                const struct mb_correction *correction,

@@ -225,9 +225,11 @@ enum mb_status mb_scheme_encode(const struct mb_scheme_job *job, const struct mb
     float *whole = NULL; /* moments of all rows, where those of groups are asked for later */
     if (job->moments != NULL && options.feedback)
         status = mb_moments_parts(job->moments, index, &parts, error);
-    if (status == MB_OK && job->moments != NULL && options.feedback)
+    if (status == MB_OK && job->moments != NULL && options.feedback && job->h == NULL)
         status = mb_moments_mean(job->moments, index, matrix, job->progress, job->done, job->total,
                                  &options.moments, error);
+    if (options.feedback && job->h != NULL)
+        options.moments = job->h;
     if (status == MB_OK && parts.order != NULL && options.moments != NULL) {
         const size_t bytes = tensor->k * tensor->k * sizeof *whole;
         whole = malloc(bytes);

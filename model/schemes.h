@@ -47,6 +47,9 @@ struct mb_scheme_job {
     bool within;                /* no more than the bits: what a format promises */
     const float *importance;    /* of the tensor; NULL: none */
     struct mb_moments *moments; /* for schemes with feedback; NULL: none */
+    /* Of a tensor of one matrix, in place of its own rows and of what the moments say of all rows;
+     * NULL: those. */
+    const float *rows, *h;
     struct mb_threads *threads;
     const struct mb_progress *progress; /* of moments being collected, at `done` of `total` */
     double done, total;

@@ -23,7 +23,7 @@
 #include <string.h>
 
 /* Raised when a change of arithmetic makes earlier blocks other ones. */
-enum { SEQUENTIAL_REVISION = 5 };
+enum { SEQUENTIAL_REVISION = 6 };
 enum { PART_TOKENS = 2048, SIDES = MB_GRAM_PANEL };
 
 /* Sums over every other window. */
@@ -426,8 +426,7 @@ static enum mb_format target_of(const struct sequential *s, size_t matrix)
 static bool is_corrected(const struct sequential *s, size_t matrix)
 {
     const enum mb_format format = target_of(s, matrix);
-    return format != MB_FORMAT_NONE && !mb_format_is_codebook(format) &&
-           matrix != s->network->embedding &&
+    return format != MB_FORMAT_NONE && matrix != s->network->embedding &&
            s->network->matrices[matrix].k % (2 * MB_GRAM_PANEL) == 0;
 }
 

@@ -211,6 +211,7 @@ static void test_loss(void **state)
     (void)state;
     check_loss(TINY_MODEL, MB_FORMAT_Q2_K, 0.92);
     check_loss(TINY_MODEL, MB_FORMAT_IQ4_XS, 0.97);
+    check_loss(TINY_MODEL, MB_FORMAT_CB2_5, 0.95);
     check_loss(HYBRID_MODEL, MB_FORMAT_Q2_K, 0.95);
 }
 
@@ -249,6 +250,41 @@ static void test_threads_and_rest(void **state)
     }
 }
 
+static const uint8_t *records_of(struct mb_encoder *encoder, size_t tensor, size_t *bytes)
+{
+    const void *records;
+    struct mb_error error;
+    if (mb_encoder_stored(encoder, tensor, MB_FORMAT_CB3, false, NULL, 0, 1, &records, bytes,
+                          &error) != MB_OK)
+        fail_msg("%s", error.message);
+    return records;
+}
+
+/* Codebook matrices likewise, as long as they are without. */
+static void test_records(void **state)
+{
+    (void)state;
+    struct fixture one, three;
+    set_up(&one, TINY_MODEL, 0, MB_FORMAT_CB3, 64);
+    set_up(&three, TINY_MODEL, 3, MB_FORMAT_CB3, 64);
+    make(&one);
+    make(&three);
+    for (size_t t = 0; t < mb_model_tensor_count(one.c.model); t++) {
+        if (one.formats[t] == MB_FORMAT_NONE)
+            continue;
+        size_t bytes, others, bases;
+        const uint8_t *a = records_of(one.made, t, &bytes), *b = records_of(three.made, t, &others),
+                      *base = records_of(one.base, t, &bases);
+        const bool looked_up = mb_model_tensor_at(one.c.model, t)->role == MB_ROLE_EMBEDDING;
+        assert_int_equal(bytes, others);
+        assert_memory_equal(a, b, bytes);
+        assert_true(fabs((double)bytes - (double)bases) < 0.03 * (double)bases);
+        assert_int_equal(bytes == bases && memcmp(a, base, bytes) == 0, looked_up);
+    }
+    tear_down(&one);
+    tear_down(&three);
+}
+
 /* ---- stopping ---- */
 
 static int stop_after(void *user, double done, double total, const char *note)
@@ -283,6 +319,7 @@ int main(void)
         cmocka_unit_test(test_corrections),
         cmocka_unit_test(test_loss),
         cmocka_unit_test(test_threads_and_rest),
+        cmocka_unit_test(test_records),
         cmocka_unit_test(test_interrupt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
