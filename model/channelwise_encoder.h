@@ -77,10 +77,28 @@ void mb_assign_codes(struct mb_encoder *e);
 /* The same by options.moments (channelwise_feedback.c). */
 enum mb_status mb_assign_with_feedback(struct mb_encoder *e);
 
+/* ---- levels by whole rows' errors (channelwise_refit.c) ---- */
+
+/* Whether there is anything to refit: fitted levels of widths, no outliers. */
+bool mb_can_refit(const struct mb_encoder *e);
+struct mb_refit;
+struct mb_refit *mb_refit_create(struct mb_encoder *e); /* NULL: out of memory */
+/* Rows, or as many from the first on, whose errors count by h[k][k]. */
+enum mb_status mb_refit_add(struct mb_refit *refit, const float *h, const size_t *rows,
+                            size_t count);
+/* Move the levels to where they are best for the codes that there are; false: they stay. */
+bool mb_refit_apply(struct mb_refit *refit);
+void mb_refit_free(struct mb_refit *refit);
+
 /* ---- scales (channelwise_scales.c) ---- */
 
 /* What a byte of a tensor's scales stands for. */
 float mb_scale_of_code(float top, int code);
+/* The code nearest to a scale, which no other than a group of zeros has 0 for; giving it to a
+ * group.
+ */
+int mb_nearest_scale(const struct mb_channelwise *out, float scale);
+void mb_set_scale(struct mb_channelwise *out, size_t at, int code);
 /* The RMS of every group. */
 void mb_begin_scales(struct mb_encoder *e);
 /* The best scales for the codebooks as they are, within `reach` sixteenths of an octave. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Codes chosen one column after the other, each making up for the errors of those before it
  * (model/moments.h), then each anew under the errors of all others, a few times over: what came
- * early could not know what would be left. Levels, scales and widths stay as they were fitted; loud
+ * early could not know what would be left. Between two times each scale is refitted to the codes,
+ * and behind them the levels of all rows, for another few. Widths stay as they were chosen; loud
  * columns come first, while there are still many behind them to make up for theirs. */
 #include "model/channelwise_encoder.h"
 #include "model/moments.h"
@@ -15,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SWEEPS = 4 };
+enum { SWEEPS = 4, REFITS = 2 };
 
 struct ranked {
     float effect;
@@ -27,6 +28,8 @@ struct job {
     const uint32_t *order; /* of columns */
     const float *moments, *factors;
     const size_t *rows; /* those at hand; NULL: all, as they are */
+    bool coded;         /* rows have codes to begin with */
+    struct mb_refit *refit;
     atomic_int status;
 };
 
@@ -79,9 +82,67 @@ static void round_row(const struct job *job, size_t row, float *target, float *e
     }
 }
 
+/* The level that a weight has now. */
+static float level_of(const struct mb_encoder *e, size_t row, size_t column)
+{
+    const struct mb_channelwise *out = e->out;
+    const bool columns = out->options.axis == MB_CHANNELS_OF_INPUT;
+    const size_t channel = columns ? column : row, i = columns ? row : column;
+    return mb_levels_at(out, channel, i)[out->codes[place_of(out, row, column)]];
+}
+
+/* A group's scale under its codes and the errors of all others, where it has no outliers: with l
+ * the levels, s + l (H e) / l H l is best. */
+static bool adjust_scale(const struct job *job, size_t row, size_t group, float *asked,
+                         float *errors, float *level)
+{
+    struct mb_encoder *e = job->e;
+    struct mb_channelwise *out = e->out;
+    const size_t k = out->k, at = row * out->scale_groups + group;
+    const uint32_t *columns = e->columns + e->group_first[group];
+    const size_t count = e->group_first[group + 1] - e->group_first[group];
+    const float before = out->scales[at];
+    double asks = 0, costs = 0;
+    if (!(before > 0))
+        return false;
+    for (size_t i = 0; i < count; i++) {
+        if (e->outlier[place_of(out, row, columns[i])])
+            return false;
+        level[i] = level_of(e, row, columns[i]);
+    }
+    for (size_t i = 0; i < count; i++) {
+        const float *own = job->moments + (size_t)columns[i] * k;
+        float sum = 0;
+        for (size_t j = 0; j < count; j++)
+            sum += own[columns[j]] * level[j];
+        costs += (double)level[i] * (double)sum;
+        asks += (double)level[i] * (double)asked[columns[i]];
+    }
+    if (!(costs > 0))
+        return false;
+    const int code = mb_nearest_scale(out, (float)((double)before + asks / costs)),
+              old = out->scale_codes[at];
+    if (code == 0 || code == old)
+        return false;
+    mb_set_scale(out, at, code);
+    const double more = (double)out->scales[at] - (double)before;
+    if (!(2 * more * asks > more * more * costs)) {
+        mb_set_scale(out, at, old);
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const float *own = job->moments + (size_t)columns[i] * k, change = -(float)more * level[i];
+        errors[columns[i]] += change;
+        for (size_t j = 0; j < k; j++)
+            asked[j] += change * own[j];
+    }
+    return true;
+}
+
 /* The row's errors cost e^T H e. Weight after weight is given the code that costs least while all
  * others stay; asked = H e. */
-static void descend_row(const struct job *job, size_t row, float *asked, float *errors)
+static void descend_row(const struct job *job, size_t row, float *asked, float *errors,
+                        float *level)
 {
     struct mb_encoder *e = job->e;
     const size_t k = e->out->k;
@@ -111,7 +172,17 @@ static void descend_row(const struct job *job, size_t row, float *asked, float *
                 asked[j] += more * own[j];
             changed = true;
         }
+        for (size_t g = 0; g < e->out->scale_groups; g++)
+            changed |= adjust_scale(job, row, g, asked, errors, level);
     }
+}
+
+/* errors of the codes that a row has, where none of its weights is an outlier. */
+static void read_errors(const struct mb_encoder *e, size_t row, float *errors)
+{
+    for (size_t c = 0; c < e->out->k; c++)
+        errors[c] =
+            e->x[place_of(e->out, row, c)] - mb_scale_at(e->out, row, c) * level_of(e, row, c);
 }
 
 static void round_rows(void *arg, size_t first, size_t last, size_t thread)
@@ -119,13 +190,16 @@ static void round_rows(void *arg, size_t first, size_t last, size_t thread)
     (void)thread;
     struct job *job = arg;
     const size_t k = job->e->out->k;
-    float *scratch = malloc(2 * k * sizeof *scratch);
+    float *scratch = malloc(3 * k * sizeof *scratch);
     if (scratch == NULL)
         atomic_store(&job->status, MB_ERR_MEMORY);
     for (size_t i = first; scratch != NULL && i < last; i++) {
         const size_t row = job->rows != NULL ? job->rows[i] : i;
-        round_row(job, row, scratch, scratch + k);
-        descend_row(job, row, scratch, scratch + k);
+        if (job->coded)
+            read_errors(job->e, row, scratch + k);
+        else
+            round_row(job, row, scratch, scratch + k);
+        descend_row(job, row, scratch, scratch + k, scratch + 2 * k);
     }
     free(scratch);
 }
@@ -154,12 +228,14 @@ static float *factors_of(const struct mb_encoder *e, const float *moments, const
     return ordered;
 }
 
-/* `count` rows under one matrix's moments. */
+/* `count` rows under one matrix's moments; or what their levels should be, where that is asked. */
 static enum mb_status assign_rows(struct job *job, size_t count)
 {
     const size_t k = job->e->out->k;
-    float *factors = factors_of(job->e, job->moments, job->order);
-    if (factors == NULL)
+    if (job->refit != NULL)
+        return mb_refit_add(job->refit, job->moments, job->rows, count);
+    float *factors = job->coded ? NULL : factors_of(job->e, job->moments, job->order);
+    if (factors == NULL && !job->coded)
         return MB_ERR_MEMORY;
     job->factors = factors;
     mb_split(job->e->threads, count, count * k * k / 8, round_rows, job);
@@ -167,14 +243,19 @@ static enum mb_status assign_rows(struct job *job, size_t count)
     return (enum mb_status)atomic_load(&job->status);
 }
 
-static enum mb_status assign_groups(struct job *job, const struct mb_row_groups *groups)
+static enum mb_status assign_all(struct job *job)
 {
+    const struct mb_channelwise_options *o = &job->e->out->options;
+    const struct mb_row_groups *groups = o->groups;
     enum mb_status status = MB_OK;
+    job->moments = o->moments;
+    if (groups == NULL)
+        return assign_rows(job, job->e->out->n);
     for (size_t g = 0; g < groups->count && status == MB_OK; g++) {
         const size_t first = g > 0 ? groups->ends[g - 1] : 0;
         status = groups->moments(groups->user, g, &job->moments);
         if (status == MB_OK && job->moments == NULL)
-            job->moments = job->e->out->options.moments;
+            job->moments = o->moments;
         job->rows = groups->order + first;
         if (status == MB_OK && groups->ends[g] > first)
             status = assign_rows(job, groups->ends[g] - first);
@@ -182,13 +263,24 @@ static enum mb_status assign_groups(struct job *job, const struct mb_row_groups 
     return status;
 }
 
+/* Levels for the codes, then codes for the levels. */
+static enum mb_status refit(struct job *job, bool *moved)
+{
+    job->refit = mb_refit_create(job->e);
+    enum mb_status status = job->refit != NULL ? assign_all(job) : MB_ERR_MEMORY;
+    *moved = status == MB_OK && mb_refit_apply(job->refit);
+    mb_refit_free(job->refit);
+    job->refit = NULL;
+    job->coded = true;
+    return *moved ? assign_all(job) : status;
+}
+
 enum mb_status mb_assign_with_feedback(struct mb_encoder *e)
 {
     const size_t k = e->out->k;
-    const struct mb_channelwise_options *o = &e->out->options;
     struct ranked *ranked = malloc(k * sizeof *ranked);
     uint32_t *order = malloc(k * sizeof *order);
-    struct job job = {.e = e, .order = order, .moments = o->moments};
+    struct job job = {.e = e, .order = order};
     enum mb_status status = ranked && order ? MB_OK : MB_ERR_MEMORY;
     for (size_t c = 0; status == MB_OK && c < k; c++)
         ranked[c] = (struct ranked){e->effect[c], (uint32_t)c};
@@ -198,7 +290,10 @@ enum mb_status mb_assign_with_feedback(struct mb_encoder *e)
             order[c] = ranked[c].column;
     }
     if (status == MB_OK)
-        status = o->groups != NULL ? assign_groups(&job, o->groups) : assign_rows(&job, e->out->n);
+        status = assign_all(&job);
+    bool moved = mb_can_refit(e);
+    for (size_t i = 0; i < REFITS && moved && status == MB_OK; i++)
+        status = refit(&job, &moved);
     free(order);
     free(ranked);
     return status;

@@ -45,7 +45,13 @@ static float value_of(const struct mb_channelwise *out, int code)
                                                          : mb_scale_of_code(out->scale_top, code);
 }
 
-static void store(struct mb_channelwise *out, size_t at, int code)
+int mb_nearest_scale(const struct mb_channelwise *out, float scale)
+{
+    return out->options.scale_columns == MB_SCALE_OF_ROW ? mb_half_within((double)scale)
+                                                         : code_of_scale(out->scale_top, scale);
+}
+
+void mb_set_scale(struct mb_channelwise *out, size_t at, int code)
 {
     out->scale_codes[at] = (uint16_t)code;
     out->scales[at] = value_of(out, code);
@@ -86,10 +92,7 @@ void mb_begin_scales(struct mb_encoder *e)
     /* room for scales that turn out larger than the RMS */
     out->scale_top = out->scale_top < FLT_MAX / 2 ? 2 * out->scale_top : FLT_MAX;
     for (size_t i = 0; i < out->n * out->scale_groups; i++)
-        store(out, i,
-              out->options.scale_columns == MB_SCALE_OF_ROW
-                  ? mb_half_within((double)out->scales[i])
-                  : code_of_scale(out->scale_top, out->scales[i]));
+        mb_set_scale(out, i, mb_nearest_scale(out, out->scales[i]));
 }
 
 /* ---- refining ---- */
@@ -178,7 +181,7 @@ static void refine_group(const struct mb_encoder *e, size_t at, const struct ent
     for (int step = middle - 2; step <= middle + 2 && e->out->scales[at] > 0; step++)
         if (step != middle)
             try_step(e, at, entries, count, step, &best);
-    store(e->out, at, best.code);
+    mb_set_scale(e->out, at, best.code);
 }
 
 static void refine_rows(void *arg, size_t first, size_t last, size_t thread)

@@ -62,7 +62,8 @@ struct mb_correction {
                                     rows in groups are, and those of codebook matrices */
 };
 /* Make, and keep, the rows (or records) of a tensor of one matrix, corrected, under moments of the
- * caller's; the output's, which are in groups, under the encoder's own. As mb_encoder_rows otherwise. */
+ * caller's; the output's, which are in groups, under the encoder's own. As mb_encoder_rows
+ * otherwise. */
 enum mb_status mb_encoder_make(struct mb_encoder *encoder, size_t tensor, enum mb_format format,
                                const struct mb_second_moments *moments,
                                const struct mb_correction *correction,

@@ -331,6 +331,40 @@ static double best_change(const struct mb_channelwise *c, const float *rows, con
     return -best / total;
 }
 
+/* The least error that *value, moved either way by `by`, leads to, over what there is. */
+static double best_move(const struct mb_channelwise *c, const float *rows, const float *h,
+                        float *value, float by)
+{
+    const float was = *value;
+    const double total = output_error(c, rows, h);
+    double least = INFINITY;
+    for (int sign = -1; sign < 2; sign += 2) {
+        *value = was + (float)sign * by;
+        least = fmin(least, output_error(c, rows, h));
+    }
+    *value = was;
+    return least / total;
+}
+
+/* Levels and scales have been fitted to the codes: none is far from where it is best. */
+static void check_fitted(struct mb_channelwise *c, const float *rows, const float *h)
+{
+    for (size_t cell = 0; cell < c->cell_count; cell++) {
+        const size_t first = c->first_level[cell], end = c->first_level[cell + 1];
+        const float step = (c->levels[end - 1] - c->levels[first]) / (float)(end - first);
+        for (size_t l = first; l < end; l++) {
+            const double least = best_move(c, rows, h, &c->levels[l], 0.1f * step);
+            if (least < 1)
+                fail_msg("cell %zu: level %zu moved leaves %g", cell, l - first, least);
+        }
+    }
+    for (size_t i = 0; i < c->n * c->scale_groups; i++) { /* to the scale beside it */
+        const double least = best_move(c, rows, h, &c->scales[i], 0.0443f * c->scales[i]);
+        if (least < 0.99998)
+            fail_msg("scale %zu moved leaves %.8g", i, least);
+    }
+}
+
 /* What one code could still gain is next to nothing: sweeps end where rows have settled. */
 static void test_descent(void **state)
 {
@@ -356,6 +390,7 @@ static void test_descent(void **state)
     }
     if (settled < n - n / 4)
         fail_msg("%zu of %zu rows have settled", settled, n);
+    check_fitted(&c, rows, h);
     mb_channelwise_free(&c);
     free(activations);
     free(h);

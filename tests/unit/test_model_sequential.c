@@ -316,10 +316,8 @@ static void test_interrupt(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_corrections),
-        cmocka_unit_test(test_loss),
-        cmocka_unit_test(test_threads_and_rest),
-        cmocka_unit_test(test_records),
+        cmocka_unit_test(test_corrections),      cmocka_unit_test(test_loss),
+        cmocka_unit_test(test_threads_and_rest), cmocka_unit_test(test_records),
         cmocka_unit_test(test_interrupt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
