@@ -128,13 +128,15 @@ MB_INLINE v_code v_lookup32(v_code low, v_code high, v_code index)
 {
     return v_from_u8(vqtbl2q_u8((uint8x16x2_t){{v_u8(low), v_u8(high)}}, v_u8(index)));
 }
+#define V_LOOKUP_BY_BIT7 0
 #define V_LOOKUP64 0
-/* Indexes below 32, and below 64, into a table in memory. */
-MB_INLINE v_code v_lookup32_at(const uint8_t *table32, v_code index)
+/* Of byte i of every four: an index in [8 i, 8 i + 8) into a table in memory, in [16 i, 16 i + 16).
+ */
+MB_INLINE v_code v_lookup_columns8(const uint8_t *table32, v_code index)
 {
     return v_from_u8(vqtbl2q_u8(vld1q_u8_x2(table32), v_u8(index)));
 }
-MB_INLINE v_code v_lookup_columns(const uint8_t *table64, v_code index)
+MB_INLINE v_code v_lookup_columns16(const uint8_t *table64, v_code index)
 {
     return v_from_u8(vqtbl4q_u8(vld1q_u8_x4(table64), v_u8(index)));
 }

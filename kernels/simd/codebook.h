@@ -8,7 +8,7 @@
  * every panel takes the same ones. For many rows the body only decodes, and gemm multiplies.
  *
  * Operations per register of codes on AVX-512, with VBMI: cb1 1.1, cb2 1.25, cb3 1.75, cb4 1.5, cb5
- * 3.4; without: cb1 2.9, cb2 2.75, cb3 3.25, cb4 2.5, cb5 8.5; by column cc1 2.9, cc2 2.75,
+ * 3.4; without: cb1 2.9, cb2 2.75, cb3 3.25, cb4 2.5, cb5 5.4; by column cc1 2.9, cc2 2.75,
  * cc3 3.25 (VBMI), cc4 2.5 (VBMI), and a load of the tables. Beside those the dot; conversion,
  * scale and sum are 3 for 8 of them. */
 #ifndef MIXBIT_KERNELS_SIMD_CODEBOOK_H
@@ -18,9 +18,9 @@
 
 enum { MB_CODEBOOK_REVISION = 5 }; /* as MB_BODY_REVISION */
 
-/* `run` by its coding as a constant: X(coding). */
 enum { MB_CODEBOOK_PANELS = V_PARTS == 1 ? 4 : 2 }; /* in flight, with tables by column */
 
+/* `run` by its coding as a constant: X(coding). */
 #define MB_CODEBOOK_BY_COLUMN_CODING(run, X)                                                       \
     switch ((run)->coding) {                                                                       \
     case MB_CODING_CC1: X(MB_CODING_CC1); break;                                                   \

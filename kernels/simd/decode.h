@@ -159,8 +159,8 @@ MB_INLINE v_code mb_decode_columns(const struct mb_planes *planes, unsigned q,
                  index = v_or_and(v_broadcast4(mb_column_numbers[bits]),
                                   v_shift(plane, (int)mb_plane_bit(q, coding)),
                                   v_bytes((1 << bits) - 1)),
-                 code = bits == 4   ? v_lookup_columns(tables->columns, index)
-                        : bits == 3 ? v_lookup32_at(tables->columns, index)
+                 code = bits == 4   ? v_lookup_columns16(tables->columns, index)
+                        : bits == 3 ? v_lookup_columns8(tables->columns, index)
                                     : v_lookup(v_table(tables->columns), index);
     return mb_is_signed(mb_coding_max(coding)) ? v_xor(code, v_bytes(0x80)) : code;
 }
@@ -201,12 +201,20 @@ MB_INLINE v_code mb_decode_quad(const struct mb_planes *planes, unsigned q, cons
                     : v_bits(planes->plane2, at, 3);
         bits += 2;
     }
+#if V_LOOKUP_BY_BIT7
+    if (has_table && mb_coding_bits(coding) > 4)
+        return v_lookup_by_bit7(tables->low, tables->high, code,
+                                v_shift(planes->plane1, (int)q - 7));
+#endif
     if (mb_coding_plane1(coding))
         code = v_or_and(code, v_shift(planes->plane1, (int)q - bits), v_bytes(1 << bits));
     if (!has_table)
         return code;
-    return mb_coding_bits(coding) > 4 ? v_lookup32(tables->low, tables->high, code)
-                                      : v_lookup(tables->low, code);
+#if !V_LOOKUP_BY_BIT7
+    if (mb_coding_bits(coding) > 4)
+        return v_lookup32(tables->low, tables->high, code);
+#endif
+    return v_lookup(tables->low, code);
 }
 
 /* What is decoded once per super-block, before its groups. The lines before the codes are touched

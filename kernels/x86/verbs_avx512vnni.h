@@ -101,17 +101,12 @@ MB_INLINE v_code v_lookup_bits4(v_code table, v_code v, int n)
     return v_lookup(table, v_bits(v, n, 15));
 #endif
 }
-/* Indexes below 32, a table of 16 for each half of them. A shuffle gives 0 where bit 7 is set:
- * 0x70 more moves bit 4 there. */
-MB_INLINE v_code v_lookup32(v_code low, v_code high, v_code index)
+/* Indexes below 16, into `high` where bit 7 of `selector` is set. */
+#define V_LOOKUP_BY_BIT7 1
+MB_INLINE v_code v_lookup_by_bit7(v_code low, v_code high, v_code index, v_code selector)
 {
-#if defined(__AVX512VBMI__)
-    return _mm512_permutexvar_epi8(index, _mm512_mask_blend_epi64(0xcc, low, high));
-#else
-    const v_code above = _mm512_sub_epi8(index, v_bytes(16));
-    return _mm512_or_si512(_mm512_shuffle_epi8(low, _mm512_add_epi8(index, v_bytes(0x70))),
-                           _mm512_shuffle_epi8(high, above));
-#endif
+    return _mm512_mask_shuffle_epi8(v_lookup(low, index), _mm512_movepi8_mask(selector), high,
+                                    index);
 }
 /* Whether a register is a table of 64, whose index ignores its upper two bits. */
 #if defined(__AVX512VBMI__)
@@ -138,21 +133,23 @@ MB_INLINE v_code v_spread32(const uint8_t *table32, unsigned at, unsigned bits)
 #else
 #define V_LOOKUP64 0
 #endif
-/* Indexes below 32 into a table in memory; indexes of byte i of every four in [16 i, 16 i + 16). */
-MB_INLINE v_code v_lookup32_at(const uint8_t *table32, v_code index)
+/* Of byte i of every four: an index in [8 i, 8 i + 8) into a table in memory, in [16 i, 16 i + 16).
+ * A shuffle takes the low four bits of each. */
+MB_INLINE v_code v_lookup_columns8(const uint8_t *table32, v_code index)
 {
 #if defined(__AVX512VBMI__)
     return v_lookup64(_mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)table32)), index);
 #else
-    return v_lookup32(v_table(table32), v_table(table32 + 16), index);
+    return _mm512_mask_shuffle_epi8(v_lookup(v_table(table32), index), 0xcccccccccccccccc,
+                                    v_table(table32 + 16), index);
 #endif
 }
-MB_INLINE v_code v_lookup_columns(const uint8_t *table64, v_code index)
+MB_INLINE v_code v_lookup_columns16(const uint8_t *table64, v_code index)
 {
 #if defined(__AVX512VBMI__)
     return v_lookup64(v_load(table64), index);
 #else
-    const v_code first = _mm512_shuffle_epi8(v_table(table64), index);
+    const v_code first = v_lookup(v_table(table64), index);
     const v_code second =
         _mm512_mask_shuffle_epi8(first, 0x2222222222222222, v_table(table64 + 16), index);
     const v_code third =

@@ -79,32 +79,28 @@ MB_INLINE v_code v_lookup_bits4(v_code table, v_code v, int n)
 {
     return v_lookup(table, v_bits(v, n, 15));
 }
-/* Indexes below 32, a table of 16 for each half of them. A shuffle gives 0 where bit 7 is set:
- * 0x70 more moves bit 4 there. */
-MB_INLINE v_code v_lookup32(v_code low, v_code high, v_code index)
+/* Indexes below 16, into `high` where bit 7 of `selector` is set. */
+#define V_LOOKUP_BY_BIT7 1
+MB_INLINE v_code v_lookup_by_bit7(v_code low, v_code high, v_code index, v_code selector)
 {
-    const v_code above = _mm256_sub_epi8(index, v_bytes(16));
-    return _mm256_or_si256(_mm256_shuffle_epi8(low, _mm256_add_epi8(index, v_bytes(0x70))),
-                           _mm256_shuffle_epi8(high, above));
+    return _mm256_blendv_epi8(v_lookup(low, index), v_lookup(high, index), selector);
 }
 #define V_LOOKUP64 0
-/* Indexes below 32 into a table in memory; indexes of byte i of every four in [16 i, 16 i + 16),
- * which a shuffle skips where bit 7 is set beside them. */
-MB_INLINE v_code v_lookup32_at(const uint8_t *table32, v_code index)
+/* Of byte i of every four: an index in [8 i, 8 i + 8) into a table in memory, in [16 i, 16 i + 16).
+ * A shuffle takes the low four bits of each. */
+MB_INLINE v_code v_lookup_columns8(const uint8_t *table32, v_code index)
 {
-    return v_lookup32(v_table(table32), v_table(table32 + 16), index);
+    return _mm256_blend_epi16(v_lookup(v_table(table32), index),
+                              v_lookup(v_table(table32 + 16), index), 0xaa);
 }
-MB_INLINE v_code v_lookup_column(const uint8_t *table16, v_code index, int others)
+MB_INLINE v_code v_lookup_columns16(const uint8_t *table64, v_code index)
 {
-    return _mm256_shuffle_epi8(v_table(table16), _mm256_or_si256(index, _mm256_set1_epi32(others)));
-}
-MB_INLINE v_code v_lookup_columns(const uint8_t *table64, v_code index)
-{
-    const v_code a = v_lookup_column(table64, index, (int)0x80808000),
-                 b = v_lookup_column(table64 + 16, index, (int)0x80800080),
-                 c = v_lookup_column(table64 + 32, index, (int)0x80008080),
-                 d = v_lookup_column(table64 + 48, index, 0x00808080);
-    return _mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d));
+    const v_code odd = _mm256_set1_epi16((short)0xff00);
+    const v_code low = _mm256_blendv_epi8(v_lookup(v_table(table64), index),
+                                          v_lookup(v_table(table64 + 16), index), odd);
+    const v_code high = _mm256_blendv_epi8(v_lookup(v_table(table64 + 32), index),
+                                           v_lookup(v_table(table64 + 48), index), odd);
+    return _mm256_blend_epi16(low, high, 0xaa);
 }
 
 /* ---- sums of dots ---- */
