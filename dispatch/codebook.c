@@ -75,6 +75,19 @@ enum mb_status mb_codebook_activations_size(const struct mb_codebook_weights *we
     return MB_OK;
 }
 
+/* Only the end of a run is padded, so most chunks need not look. */
+static void gather(const float *x, const uint32_t *index, size_t count, float *gathered)
+{
+    for (size_t i = 0; i < count; i += MB_CHUNK_K, index += MB_CHUNK_K, gathered += MB_CHUNK_K) {
+        if (index[MB_CHUNK_K - 1] != UINT32_MAX)
+            for (size_t j = 0; j < MB_CHUNK_K; j++)
+                gathered[j] = x[index[j]];
+        else
+            for (size_t j = 0; j < MB_CHUNK_K; j++)
+                gathered[j] = index[j] != UINT32_MAX ? x[index[j]] : 0;
+    }
+}
+
 /* Values [k0, k0 + count) in the order of storage, of one row, into its record. The kernel writes a
  * record of its own, whose parts go where the row has them. */
 static void prepare_some(const struct mb_kernel *kernel, bool by_column,
@@ -85,10 +98,7 @@ static void prepare_some(const struct mb_kernel *kernel, bool by_column,
     _Alignas(64) uint8_t made[2 * GATHERED];
     const struct mb_activation_layout own = mb_activation_layout(MB_ACTIVATION_I8G32, count);
     const size_t chunk0 = k0 / MB_CHUNK_K, chunks = count / MB_CHUNK_K;
-    for (size_t i = 0; i < count; i++) {
-        const uint32_t column = parts->index[k0 + i];
-        gathered[i] = column != UINT32_MAX ? x[column] : 0;
-    }
+    gather(x, parts->index + k0, count, gathered);
     for (size_t i = 0; i < count && by_column; i++)
         gathered[i] *= parts->unit[k0 + i];
     kernel->fn.prepare(gathered, count, made);

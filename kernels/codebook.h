@@ -52,9 +52,9 @@ struct mb_codebook_run {
 struct mb_codebook {
     const struct mb_codebook_run *runs;
     size_t run_count;
-    const uint8_t
-        *tables;    /* 64-byte aligned. One for a width: MB_CODEBOOK_TABLE entries. By column,
-                       to a run: mb_coding_quad_table() bytes for each four of them */
+    /* 64-byte aligned. One for a width: MB_CODEBOOK_TABLE entries. By column, those of a run behind
+     * each other, mb_coding_quad_table() bytes for each four columns. */
+    const uint8_t *tables;
     size_t k;       /* with padding: a multiple of 32, of 64 where gemm is to multiply */
     bool by_column; /* all runs are of cc1 to cc4 and b8 */
 };

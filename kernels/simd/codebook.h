@@ -46,16 +46,16 @@ MB_INLINE const uint8_t *mb_codebook_own_table(const struct mb_codebook *book,
     return mb_coding_has_own_table(coding) ? mb_codebook_table(book, run) : NULL;
 }
 
-/* One run of `panels` panels into f[r][v]. */
+/* One run of `panels` panels into f[r][v]; table: of its coding. */
 MB_INLINE void mb_codebook_multiply_run(const struct mb_codebook_args *a, const uint8_t *panel,
-                                        const struct mb_codebook_run *run, const struct mb_row *row,
-                                        const unsigned rows, const unsigned panels,
-                                        const enum mb_coding coding, mb_tile_float f)
+                                        const struct mb_codebook_run *run, const uint8_t *table,
+                                        const struct mb_row *row, const unsigned rows,
+                                        const unsigned panels, const enum mb_coding coding,
+                                        mb_tile_float f)
 {
     const unsigned registers = panels * V_PARTS;
     const struct mb_superblock at = mb_superblock_layout(coding, MB_SCALE_G32);
-    const struct mb_stream w = {panel + run->codes - at.codes, a->panel_bytes, a->prefetch,
-                                mb_codebook_own_table(a->book, run, coding)};
+    const struct mb_stream w = {panel + run->codes - at.codes, a->panel_bytes, a->prefetch, table};
     v_float d[MB_TILE_REGISTERS];
     MB_EACH (v, registers) {
         const uint8_t *scales = panel + v / V_PARTS * a->panel_bytes + run->scale;
@@ -79,6 +79,19 @@ MB_INLINE void mb_codebook_multiply_run(const struct mb_codebook_args *a, const 
     }
 }
 
+/* Runs [run, end) that share a table: what is made of it is made once. */
+MB_INLINE void mb_codebook_multiply_runs(const struct mb_codebook_args *a, const uint8_t *panel,
+                                         const struct mb_codebook_run *run,
+                                         const struct mb_codebook_run *end,
+                                         const struct mb_row *row, const unsigned rows,
+                                         const unsigned panels, const enum mb_coding coding,
+                                         mb_tile_float f)
+{
+    const uint8_t *table = mb_codebook_own_table(a->book, run, coding);
+    for (; run < end; run++)
+        mb_codebook_multiply_run(a, panel, run, table, row, rows, panels, coding, f);
+}
+
 /* `panels` panels, m <= rows rows: those above repeat the last one and are not stored. Several at
  * once read the tables of columns once. */
 MB_INLINE void mb_codebook_multiply_panels(const struct mb_codebook_args *a, size_t p,
@@ -94,10 +107,12 @@ MB_INLINE void mb_codebook_multiply_panels(const struct mb_codebook_args *a, siz
         MB_EACH (v, registers)
             f[r][v] = v_zero_float();
     }
-    for (size_t i = 0; i < a->book->run_count; i++) {
-        const struct mb_codebook_run *run = &a->book->runs[i];
+    const struct mb_codebook_run *run = a->book->runs, *last = run + a->book->run_count;
+    for (const struct mb_codebook_run *end; run < last; run = end) {
+        for (end = run + 1; end < last && end->coding == run->coding && end->table == run->table;)
+            end++;
 #define MB_CODEBOOK_STEP(coding)                                                                   \
-    mb_codebook_multiply_run(a, panel, run, row, rows, panels, coding, f)
+    mb_codebook_multiply_runs(a, panel, run, end, row, rows, panels, coding, f)
         if (panels > 1) {
             MB_CODEBOOK_BY_COLUMN_CODING(run, MB_CODEBOOK_STEP)
         } else {

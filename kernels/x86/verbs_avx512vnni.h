@@ -303,8 +303,12 @@ MB_INLINE int v_quantize16(const float *x, float inverse, int8_t *p)
     const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse));
     const __m512i q =
         _mm512_maskz_cvtps_epi32(_mm512_cmp_ps_mask(scaled, scaled, _CMP_ORD_Q), scaled);
-    _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(q));
-    return _mm512_reduce_add_epi32(q);
+    const __m128i bytes = _mm512_cvtsepi32_epi8(q);
+    _mm_storeu_si128((__m128i *)p, bytes);
+    /* Of bytes that are 128 more, since those are summed without signs. */
+    const __m128i sum =
+        _mm_sad_epu8(_mm_xor_si128(bytes, _mm_set1_epi8(-128)), _mm_setzero_si128());
+    return _mm_cvtsi128_si32(sum) + _mm_extract_epi32(sum, 2) - 16 * 128;
 }
 
 #endif

@@ -36,8 +36,8 @@ static void *allocate(size_t bytes)
     return memset(memory, 0, bytes);
 }
 
-/* All codings, some of them twice; pairs of runs share their 64 bytes of scales, runs of a width
- * not their tables. */
+/* All codings, some of them twice; pairs of runs share their 64 bytes of scales. Every other time a
+ * width comes again it has the run before's table where that is of the same width. */
 static void make_runs(struct codebook_case *c, bool by_column, struct rng *rng)
 {
     static const enum mb_coding all[] = {
@@ -47,7 +47,11 @@ static void make_runs(struct codebook_case *c, bool by_column, struct rng *rng)
     const size_t count = by_column ? 5 : sizeof all / sizeof *all;
     uint32_t at = 0, chunk = 0, pair = 0, table = 0;
     for (size_t i = 0; i < RUNS; i++) {
-        const enum mb_coding coding = all[i < count ? i : rng_below(rng, count)];
+        const unsigned before = i > 0 ? c->runs[i - 1].coding : MB_CODING_B8;
+        const bool again =
+            i > count && i % 2 == 1 && before >= MB_CODING_CB1 && before <= MB_CODING_CB5;
+        const enum mb_coding coding =
+            again ? (enum mb_coding)before : all[i < count ? i : rng_below(rng, count)];
         if (i % 2 == 0) {
             pair = at;
             at += MB_CODEBOOK_SCALES;
@@ -56,7 +60,7 @@ static void make_runs(struct codebook_case *c, bool by_column, struct rng *rng)
                                               .codes = at,
                                               .chunk = chunk,
                                               .chunks = 1 + (uint32_t)rng_below(rng, 4),
-                                              .table = table,
+                                              .table = again ? c->runs[i - 1].table : table,
                                               .coding = (uint16_t)coding,
                                               .bits = (uint16_t)mb_coding_bits(coding)};
         chunk += c->runs[i].chunks;
