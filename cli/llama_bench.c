@@ -114,13 +114,34 @@ static enum mb_status read_runs(struct fit *fit, const json_t *root)
 
 /* ---- the products of a file ---- */
 
-static bool same_matrices(const struct mb_unit_source *a, const struct mb_unit_source *b,
-                          size_t count)
+static int by_name(const void *a, const void *b)
 {
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(a[i].name, b[i].name) != 0 || a[i].n != b[i].n || a[i].k != b[i].k)
-            return false;
-    return true;
+    const struct mb_unit_source *const *x = a, *const *y = b;
+    return strcmp((*x)->name, (*y)->name);
+}
+
+/* In whatever order: llama-quantize puts tensors in one of its own. NULL: out of memory. */
+static const struct mb_unit_source **sorted(const struct mb_unit_source *sources, size_t count)
+{
+    const struct mb_unit_source **list = malloc((count + 1) * sizeof *list);
+    for (size_t i = 0; list != NULL && i < count; i++)
+        list[i] = &sources[i];
+    if (list != NULL)
+        qsort(list, count, sizeof *list, by_name);
+    return list;
+}
+
+static enum mb_status compare_matrices(const struct mb_unit_source *a,
+                                       const struct mb_unit_source *b, size_t count, bool *same)
+{
+    const struct mb_unit_source **x = sorted(a, count), **y = sorted(b, count);
+    const enum mb_status status = x != NULL && y != NULL ? MB_OK : MB_ERR_MEMORY;
+    *same = status == MB_OK;
+    for (size_t i = 0; i < count && *same; i++)
+        *same = strcmp(x[i]->name, y[i]->name) == 0 && x[i]->n == y[i]->n && x[i]->k == y[i]->k;
+    free(x);
+    free(y);
+    return status;
 }
 
 /* Every tensor as it is stored, at the residency that `solve` would see such a mix in. */
@@ -173,9 +194,11 @@ static enum mb_status products_of(const struct fit *fit, const char *file,
         return status;
     struct mb_unit_source *sources = mb_unit_sources(ran, &count),
                           *own = mb_unit_sources(fit->model, &own_count);
-    if (sources == NULL || own == NULL)
+    bool same = false;
+    if (sources == NULL || own == NULL ||
+        (count == own_count && compare_matrices(sources, own, count, &same) != MB_OK))
         status = mb_error_set(&fit->cli->error, MB_ERR_MEMORY, -1, "out of memory");
-    else if (count == 0 || count != own_count || !same_matrices(sources, own, count))
+    else if (count == 0 || !same)
         status = mb_error_set(&fit->cli->error, MB_ERR_ARGUMENT, -1,
                               "%s: '%s' was run, whose matrices are not those of --model: "
                               "llama-bench must run files of this model",

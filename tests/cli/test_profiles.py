@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 
-from harness import HELDOUT, MODEL, SOURCE, Case, environment, main, once, profile, sensitivity
+from harness import HELDOUT, MODEL, SOURCE, Case, environment, gguf_string, main, once, profile, sensitivity
 
 FOLDER = os.path.join(SOURCE, "profiles")
 BYTES_MOST = 600_000
@@ -138,6 +138,21 @@ class LlamaBench(Case):
         self.assertAlmostEqual(self.predicted("q4_0")["decode_ns"], 7.06e6, delta=5e4)
         warned = self.tune(self.runs(7e6, 3e6, "q4_0") + self.runs(7.1e6, 3e6, "q8_0") + self.runs(9e6, 3e6, "f16")).stderr
         self.assertIn("generating: profile and llama-bench don't agree", warned)
+
+    def test_tensors_in_another_order(self):
+        """As llama-quantize leaves them: two of one shape have changed places."""
+        with open(uniform("q4_0"), "rb") as f:
+            data = f.read()
+        names = [gguf_string(f"blk.{i}.ffn_gate.weight") for i in (0, 1)]
+        self.assertEqual([data.count(name) for name in names], [1, 1])
+        at = sorted((data.index(name), name) for name in names)
+        for (place, _), (_, name) in zip(at, reversed(at)):
+            data = data[:place] + name + data[place + len(name):]
+        with open(self.path("moved.gguf"), "wb") as f:
+            f.write(data)
+        runs = [run | {"model_filename": self.path("moved.gguf")} for run in self.runs(7e6, 3e6)]
+        self.tune(runs)
+        self.assertAlmostEqual(self.predicted("q4_0", "--last-logits")["decode_ns"], 7e6, delta=1)
 
     def test_refusals(self):
         self.fails("tune", "--llama-bench", "b.json", status=2, says="--model")
