@@ -46,6 +46,31 @@ static inline const float *mb_levels_at(const struct mb_channelwise *c, size_t c
     return c->levels + c->first_level[c->first_cell[channel] + i / c->cell_length];
 }
 
+/* Where a weight, its code and whether it is an outlier lie. */
+static inline size_t mb_place_of(const struct mb_channelwise *c, size_t row, size_t column)
+{
+    return c->options.axis == MB_CHANNELS_OF_INPUT ? column * c->length + row
+                                                   : row * c->length + column;
+}
+
+/* Which of all levels a weight has. */
+static inline size_t mb_level_of(const struct mb_channelwise *c, size_t row, size_t column)
+{
+    const bool columns = c->options.axis == MB_CHANNELS_OF_INPUT;
+    const size_t channel = columns ? column : row, i = columns ? row : column;
+    return c->first_level[c->first_cell[channel] + i / c->cell_length] +
+           c->codes[mb_place_of(c, row, column)];
+}
+
+/* errors[k] of a row's codes, where none of its weights is an outlier. */
+static inline void mb_read_errors(const struct mb_encoder *e, size_t row, float *errors)
+{
+    const struct mb_channelwise *c = e->out;
+    for (size_t column = 0; column < c->k; column++)
+        errors[column] = e->x[mb_place_of(c, row, column)] -
+                         mb_scale_at(c, row, column) * c->levels[mb_level_of(c, row, column)];
+}
+
 /* ---- options (channelwise.c) ---- */
 
 /* Options with their defaults, and what follows from them: widths, channels, their length. */

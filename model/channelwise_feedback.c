@@ -41,12 +41,6 @@ static int by_effect(const void *a, const void *b)
     return (x->column > y->column) - (x->column < y->column);
 }
 
-static size_t place_of(const struct mb_channelwise *out, size_t row, size_t column)
-{
-    return out->options.axis == MB_CHANNELS_OF_INPUT ? column * out->length + row
-                                                     : row * out->length + column;
-}
-
 /* The code of a weight that is to be `wanted`; what it stands for. */
 static float choose(struct mb_encoder *e, size_t row, size_t column, float wanted)
 {
@@ -56,7 +50,7 @@ static float choose(struct mb_encoder *e, size_t row, size_t column, float wante
     const float scale = mb_scale_at(out, row, column), *levels = mb_levels_at(out, channel, i);
     const size_t count = (size_t)1 << out->widths[out->width[channel]];
     const size_t code = mb_nearest_centroid(levels, count, scale > 0 ? wanted / scale : 0);
-    out->codes[place_of(out, row, column)] = (uint8_t)code;
+    out->codes[mb_place_of(out, row, column)] = (uint8_t)code;
     return out->scale_groups > 0 ? scale * levels[code] : levels[code];
 }
 
@@ -68,7 +62,7 @@ static void round_row(const struct job *job, size_t row, float *target, float *e
     memset(target, 0, k * sizeof *target);
     for (size_t c = 0; c < k; c++) {
         const uint32_t column = job->order[c];
-        const size_t at = place_of(e->out, row, column);
+        const size_t at = mb_place_of(e->out, row, column);
         const float w = e->x[at], wanted = w + target[c];
         float got = choose(e, row, column, wanted);
         if (e->outlier[at]) {
@@ -80,15 +74,6 @@ static void round_row(const struct job *job, size_t row, float *target, float *e
         for (size_t j = c + 1; j < k; j++)
             target[j] += error * factor[j];
     }
-}
-
-/* The level that a weight has now. */
-static float level_of(const struct mb_encoder *e, size_t row, size_t column)
-{
-    const struct mb_channelwise *out = e->out;
-    const bool columns = out->options.axis == MB_CHANNELS_OF_INPUT;
-    const size_t channel = columns ? column : row, i = columns ? row : column;
-    return mb_levels_at(out, channel, i)[out->codes[place_of(out, row, column)]];
 }
 
 /* A group's scale under its codes and the errors of all others, where it has no outliers: with l
@@ -106,9 +91,9 @@ static bool adjust_scale(const struct job *job, size_t row, size_t group, float 
     if (!(before > 0))
         return false;
     for (size_t i = 0; i < count; i++) {
-        if (e->outlier[place_of(out, row, columns[i])])
+        if (e->outlier[mb_place_of(out, row, columns[i])])
             return false;
-        level[i] = level_of(e, row, columns[i]);
+        level[i] = out->levels[mb_level_of(out, row, columns[i])];
     }
     for (size_t i = 0; i < count; i++) {
         const float *own = job->moments + (size_t)columns[i] * k;
@@ -118,10 +103,10 @@ static bool adjust_scale(const struct job *job, size_t row, size_t group, float 
         costs += (double)level[i] * (double)sum;
         asks += (double)level[i] * (double)asked[columns[i]];
     }
-    if (!(costs > 0))
+    const double wanted = costs > 0 ? (double)before + asks / costs : 0;
+    if (!(wanted > 0)) /* scales are not negative, and 0 is for groups of zeros */
         return false;
-    const int code = mb_nearest_scale(out, (float)((double)before + asks / costs)),
-              old = out->scale_codes[at];
+    const int code = mb_nearest_scale(out, (float)wanted), old = out->scale_codes[at];
     if (code == 0 || code == old)
         return false;
     mb_set_scale(out, at, code);
@@ -156,7 +141,7 @@ static void descend_row(const struct job *job, size_t row, float *asked, float *
         changed = false;
         for (size_t c = 0; c < k; c++) {
             const uint32_t column = job->order[c];
-            const size_t at = place_of(e->out, row, column);
+            const size_t at = mb_place_of(e->out, row, column);
             const float *own = h + (size_t)column * k, before = errors[column];
             const uint8_t code = e->out->codes[at];
             if (e->outlier[at] || !(own[column] > 0))
@@ -177,14 +162,6 @@ static void descend_row(const struct job *job, size_t row, float *asked, float *
     }
 }
 
-/* errors of the codes that a row has, where none of its weights is an outlier. */
-static void read_errors(const struct mb_encoder *e, size_t row, float *errors)
-{
-    for (size_t c = 0; c < e->out->k; c++)
-        errors[c] =
-            e->x[place_of(e->out, row, c)] - mb_scale_at(e->out, row, c) * level_of(e, row, c);
-}
-
 static void round_rows(void *arg, size_t first, size_t last, size_t thread)
 {
     (void)thread;
@@ -196,7 +173,7 @@ static void round_rows(void *arg, size_t first, size_t last, size_t thread)
     for (size_t i = first; scratch != NULL && i < last; i++) {
         const size_t row = job->rows != NULL ? job->rows[i] : i;
         if (job->coded)
-            read_errors(job->e, row, scratch + k);
+            mb_read_errors(job->e, row, scratch + k);
         else
             round_row(job, row, scratch, scratch + k);
         descend_row(job, row, scratch, scratch + k, scratch + 2 * k);

@@ -67,27 +67,16 @@ struct job {
     bool *failed; /* [blocks] */
 };
 
-/* Which level a weight has. */
-static size_t level_at(const struct mb_channelwise *out, size_t row, size_t column)
-{
-    const bool columns = out->options.axis == MB_CHANNELS_OF_INPUT;
-    const size_t channel = columns ? column : row, i = columns ? row : column;
-    return out->first_level[out->first_cell[channel] + i / out->cell_length] +
-           out->codes[channel * out->length + i];
-}
-
 static void add_row(const struct job *job, size_t row, double *sums, uint16_t *level, float *scale,
                     float *error, float *picked)
 {
     const struct mb_encoder *e = job->refit->e;
     const struct mb_channelwise *out = e->out;
     const size_t k = out->k, levels = job->refit->levels;
-    const bool columns = out->options.axis == MB_CHANNELS_OF_INPUT;
+    mb_read_errors(e, row, error);
     for (size_t c = 0; c < k; c++) {
-        level[c] = (uint16_t)level_at(out, row, c);
+        level[c] = (uint16_t)mb_level_of(out, row, c);
         scale[c] = mb_scale_at(out, row, c);
-        error[c] = e->x[columns ? c * out->length + row : row * out->length + c] -
-                   scale[c] * out->levels[level[c]];
     }
     for (size_t c = 0; c < k; c++) {
         const float *own = job->h + c * k;

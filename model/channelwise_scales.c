@@ -60,12 +60,10 @@ void mb_set_scale(struct mb_channelwise *out, size_t at, int code)
 static float rms(const struct mb_encoder *e, size_t row, size_t group)
 {
     const struct mb_channelwise *out = e->out;
-    const bool columns = out->options.axis == MB_CHANNELS_OF_INPUT;
     double sum = 0, weight = 0, plain = 0;
     size_t count = 0;
     for (size_t j = e->group_first[group]; j < e->group_first[group + 1]; j++) {
-        const size_t c = e->columns[j],
-                     at = columns ? c * out->length + row : row * out->length + c;
+        const size_t c = e->columns[j], at = mb_place_of(out, row, c);
         if (e->outlier[at])
             continue;
         const double square = (double)e->x[at] * (double)e->x[at];

@@ -49,8 +49,9 @@ static void count(const struct mb_scheme *scheme, const struct mb_channelwise *e
     size->matrices++;
 }
 
+/* read: room for a matrix, unless the job brings its rows. */
 static enum mb_status encode_all(const struct mb_scheme_job *given, const struct mb_tensor *tensor,
-                                 size_t index, float *rows, uint8_t **records, size_t *bytes,
+                                 size_t index, float *read, uint8_t **records, size_t *bytes,
                                  struct mb_scheme_size *size, struct mb_error *error)
 {
     const size_t each = (size_t)tensor->ne[1], matrices = mb_tensor_matrices(tensor);
@@ -64,12 +65,11 @@ static enum mb_status encode_all(const struct mb_scheme_job *given, const struct
         if (status != MB_OK)
             return mb_error_set(error, status, -1, "stopped at tensor '%s'",
                                 mb_printable(tensor->name).text);
-        status = job.rows != NULL ? MB_OK
-                                  : mb_dequantize(tensor->format,
-                                                  (const uint8_t *)tensor->data + m * matrix_bytes,
-                                                  each, tensor->k, rows);
+        if (read != NULL)
+            status = mb_dequantize(tensor->format, (const uint8_t *)tensor->data + m * matrix_bytes,
+                                   each, tensor->k, read);
         if (status == MB_OK)
-            status = mb_scheme_encode(&job, tensor, index, m, job.rows != NULL ? job.rows : rows,
+            status = mb_scheme_encode(&job, tensor, index, m, read != NULL ? read : job.rows,
                                       &encoded, error);
         if (status != MB_OK)
             break;
@@ -92,11 +92,13 @@ enum mb_status mb_scheme_records(const struct mb_scheme_job *job, const struct m
         return mb_error_set(error, MB_ERR_UNSUPPORTED, -1,
                             "scheme '%s' cannot be stored: no kernel multiplies by it",
                             job->scheme->name);
-    float *rows = malloc((size_t)tensor->ne[1] * tensor->k * sizeof *rows);
+    float *read =
+        job->rows == NULL ? malloc((size_t)tensor->ne[1] * tensor->k * sizeof *read) : NULL;
     const enum mb_status status =
-        rows != NULL ? encode_all(job, tensor, index, rows, records, bytes, size, error)
-                     : MB_ERR_MEMORY;
-    free(rows);
+        read != NULL || job->rows != NULL
+            ? encode_all(job, tensor, index, read, records, bytes, size, error)
+            : MB_ERR_MEMORY;
+    free(read);
     if (status != MB_OK) {
         free(*records);
         *records = NULL;
