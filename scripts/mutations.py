@@ -11,7 +11,7 @@ MUTATIONS = [
     ("kernels/simd/decode.h", "v_bytes(3 << bits)", "v_bytes(1 << bits)"),
     ("kernels/simd/decode.h", "v_shift(planes->plane3[2], 2), v_bytes(0x30)", "v_shift(planes->plane3[2], 2), v_bytes(0x10)"),
     ("dispatch/codebook_pack.c", "j / 4 * mb_coding_quad_table(coding) + (j % 4 << run->bits)", "j / 4 * mb_coding_quad_table(coding) + j % 4"),
-    ("model/channelwise_refit.c", "error[c] = e->x[columns", "error[c] = 2 * e->x[columns"),
+    ("model/channelwise_refit.c", "picked[level[j]] += own[j] * scale[j];", "picked[level[j]] += own[j];"),
     ("kernels/x86/verbs_common.h", "bias = _mm256_set1_epi8(32)", "bias = _mm256_set1_epi8(31)"),
     ("kernels/simd/prepare.h", "scale[at_k / group] = amax / 127.0f;", "scale[at_k / group] = amax / 128.0f;"),
     ("kernels/simd/gemv.h", "finer ? d : v_mul(d, v_broadcast_float(row[r].scale + k / 256))",

@@ -110,7 +110,14 @@ MB_INLINE v_code mb_plane3_last(const struct mb_planes *planes)
     return v_or_and(four, v_shift(planes->plane3[2], 2), v_bytes(0x30));
 }
 
-/* The vector of the widest plane that quad q lies in, and from which bit on. */
+/* Of the widest plane below 8: its bits, the vector that quad q lies in, and from which bit on. */
+MB_INLINE unsigned mb_plane_bits(const enum mb_coding coding)
+{
+    return mb_coding_plane4(coding)   ? 4
+           : mb_coding_plane3(coding) ? 3
+           : mb_coding_plane2(coding) ? 2
+                                      : 1;
+}
 MB_INLINE v_code mb_plane_of(const struct mb_planes *planes, unsigned q,
                              const enum mb_coding coding)
 {
@@ -121,10 +128,8 @@ MB_INLINE v_code mb_plane_of(const struct mb_planes *planes, unsigned q,
 }
 MB_INLINE unsigned mb_plane_bit(unsigned q, const enum mb_coding coding)
 {
-    return mb_coding_plane4(coding)   ? 4 * (q % 2)
-           : mb_coding_plane3(coding) ? 3 * (q % 2)
-           : mb_coding_plane2(coding) ? 2 * (q % 4)
-                                      : q;
+    const unsigned bits = mb_plane_bits(coding); /* quads share a vector, 8 / bits of them */
+    return q % (8 / bits) * bits;
 }
 
 /* Codes of own tables, as they stand in their plane: the upper two bits of an index are ignored,
@@ -182,23 +187,13 @@ MB_INLINE v_code mb_decode_quad(const struct mb_planes *planes, unsigned q, cons
         return mb_decode_in_place(planes, q, tables, coding);
 #endif
     /* The widest plane gives the low bits, each narrower one goes on top. */
-    v_code code = v_bytes(0);
-    int bits = 0;
-    if (mb_coding_plane4(coding)) {
-        const int at = q % 2 ? 4 : 0;
-        if (has_table && mb_coding_bits(coding) == 4)
-            return v_lookup_bits4(tables->low, planes->plane4, at);
-        code = v_bits(planes->plane4, at, 15);
-        bits = 4;
-    }
-    if (mb_coding_plane3(coding)) {
-        code = v_bits(mb_plane_of(planes, q, coding), (int)mb_plane_bit(q, coding), 7);
-        bits = 3;
-    }
-    if (mb_coding_plane2(coding)) {
-        const int at = 2 * (int)(q % 4);
-        code = bits ? v_or_and(code, v_shift(planes->plane2, at - bits), v_bytes(3 << bits))
-                    : v_bits(planes->plane2, at, 3);
+    const int at = (int)mb_plane_bit(q, coding);
+    if (has_table && mb_coding_bits(coding) == 4)
+        return v_lookup_bits4(tables->low, planes->plane4, at);
+    int bits = (int)mb_plane_bits(coding);
+    v_code code = v_bits(mb_plane_of(planes, q, coding), at, (1 << bits) - 1);
+    if (mb_coding_plane2(coding) && bits > 2) {
+        code = v_or_and(code, v_shift(planes->plane2, 2 * (int)(q % 4) - bits), v_bytes(3 << bits));
         bits += 2;
     }
 #if V_LOOKUP_BY_BIT7
@@ -206,7 +201,7 @@ MB_INLINE v_code mb_decode_quad(const struct mb_planes *planes, unsigned q, cons
         return v_lookup_by_bit7(tables->low, tables->high, code,
                                 v_shift(planes->plane1, (int)q - 7));
 #endif
-    if (mb_coding_plane1(coding))
+    if (mb_coding_plane1(coding) && bits > 1)
         code = v_or_and(code, v_shift(planes->plane1, (int)q - bits), v_bytes(1 << bits));
     if (!has_table)
         return code;
