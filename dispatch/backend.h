@@ -15,6 +15,7 @@
 #ifndef MIXBIT_DISPATCH_BACKEND_H
 #define MIXBIT_DISPATCH_BACKEND_H
 
+#include "mixbit/codebook.h"
 #include "mixbit/device.h"
 #include "mixbit/matmul.h"
 #include "mixbit/profile.h"
@@ -72,12 +73,22 @@ struct mb_backend {
      * the CPU, which keeps the pointer. MB_ERR_MEMORY when the device has no room. */
     enum mb_status (*upload)(struct mb_backend_device *device, const struct mb_weights *weights,
                              struct mb_backend_weights **uploaded, struct mb_error *error);
+    /* The same of a codebook matrix; kernels and tiles are those of any format of such. Its memory
+     * stays as long as rows are prepared for it. NULL, and so is input_of_codebook: a backend
+     * without kernels for them, or the CPU, which has its own way. */
+    enum mb_status (*upload_codebook)(struct mb_backend_device *device,
+                                      const struct mb_codebook_weights *weights,
+                                      struct mb_backend_weights **uploaded, struct mb_error *error);
     void (*free_weights)(struct mb_backend_weights *weights);
 
     /* Room for m rows of k activations of a type, and for m rows of n results. */
     enum mb_status (*input_create)(struct mb_backend_device *device, enum mb_activation type,
                                    size_t m, size_t k, struct mb_backend_input **input,
                                    struct mb_error *error);
+    /* *input (NULL: none yet) becomes room for m rows as one codebook matrix wants them, which is
+     * what they are prepared for from now on. It is kept where it has the room. */
+    enum mb_status (*input_of_codebook)(const struct mb_backend_weights *weights, size_t m,
+                                        struct mb_backend_input **input, struct mb_error *error);
     /* Prepare rows [0, m) of x (x_stride floats apart) and bring them to the device. */
     enum mb_status (*input_write)(struct mb_backend_input *input, const float *x, size_t x_stride,
                                   size_t m, struct mb_error *error);

@@ -75,6 +75,12 @@ enum mb_status mb_codebook_activations_size(const struct mb_codebook_weights *we
     return MB_OK;
 }
 
+size_t mb_codebook_floats_at(const struct mb_codebook_weights *weights, size_t m)
+{
+    struct operands o;
+    return operands_of(weights, m, &o) ? o.x : 0;
+}
+
 /* Only the end of a run is padded, so most chunks need not look. */
 static void gather(const float *x, const uint32_t *index, size_t count, float *gathered)
 {
@@ -106,6 +112,7 @@ static void prepare_some(const struct mb_kernel *kernel, bool by_column,
     const int16_t *sum = (const int16_t *)(const void *)(made + own.sum32);
     float *to = (float *)(void *)(record + o->layout.scale) + chunk0;
     memcpy(record + k0, made, count);
+    memcpy((int16_t *)(void *)(record + o->layout.sum32) + chunk0, sum, chunks * sizeof *sum);
     for (size_t c = 0; c < chunks; c++) {
         to[c] = scale[c] * parts->factor[chunk0 + c];
         bias[chunk0 + c] = -128 * sum[c];

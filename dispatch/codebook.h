@@ -22,6 +22,8 @@ struct mb_codebook_parts {
 
 /* From the fields that are there before any memory is (data may be NULL); false: sizes overflow. */
 bool mb_codebook_parts(const struct mb_codebook_weights *weights, struct mb_codebook_parts *parts);
+/* In activations of m rows: where those begin that are as they were. */
+size_t mb_codebook_floats_at(const struct mb_codebook_weights *weights, size_t m);
 /* MB_OK for weights that init has made. */
 enum mb_status mb_codebook_check(const struct mb_codebook_weights *weights);
 

@@ -358,25 +358,27 @@ static void *host_view(struct mb_backend_device *device, void *buffer)
     return own(device)->is_integrated ? buffer : NULL;
 }
 
-static enum mb_status write_buffer(struct mb_backend_device *device, void *buffer, const void *from,
-                                   size_t bytes, const char *what, struct mb_error *error)
+static enum mb_status write_buffer(struct mb_backend_device *device, void *buffer, size_t at,
+                                   const void *from, size_t bytes, const char *what,
+                                   struct mb_error *error)
 {
     struct device *d = own(device);
+    uint8_t *to = (uint8_t *)buffer + at;
     ze_command_list_handle_t list;
     ze_result_t code = ZE_RESULT_SUCCESS;
     uint8_t *staging;
     if (d->is_integrated) {
         code = wait_for_all(d);
         if (code == ZE_RESULT_SUCCESS)
-            memcpy(buffer, from, bytes);
+            memcpy(to, from, bytes);
         bytes = 0;
     }
-    for (size_t at = 0, piece; at < bytes && code == ZE_RESULT_SUCCESS; at += piece) {
-        code = stage(d, bytes - at, &list, &staging, &piece);
+    for (size_t done = 0, piece; done < bytes && code == ZE_RESULT_SUCCESS; done += piece) {
+        code = stage(d, bytes - done, &list, &staging, &piece);
         if (code == ZE_RESULT_SUCCESS) {
-            memcpy(staging, (const uint8_t *)from + at, piece);
-            code = d->ze->CommandListAppendMemoryCopy(list, (uint8_t *)buffer + at, staging, piece,
-                                                      NULL, 0, NULL);
+            memcpy(staging, (const uint8_t *)from + done, piece);
+            code =
+                d->ze->CommandListAppendMemoryCopy(list, to + done, staging, piece, NULL, 0, NULL);
         }
     }
     return code == ZE_RESULT_SUCCESS ? MB_OK : fail(d, code, what, error);

@@ -214,8 +214,9 @@ static void *no_host_view(struct mb_backend_device *device, void *buffer)
     return NULL;
 }
 
-static enum mb_status write_buffer(struct mb_backend_device *device, void *buffer, const void *from,
-                                   size_t bytes, const char *what, struct mb_error *error)
+static enum mb_status write_buffer(struct mb_backend_device *device, void *buffer, size_t at,
+                                   const void *from, size_t bytes, const char *what,
+                                   struct mb_error *error)
 {
     struct device *d = own(device);
     const bool small = bytes <= STAGING_BYTES - d->staged;
@@ -223,8 +224,8 @@ static enum mb_status write_buffer(struct mb_backend_device *device, void *buffe
         from = memcpy(d->staging + d->staged, from, bytes);
         d->staged += bytes;
     }
-    const cl_int code = d->cl->clEnqueueWriteBuffer(d->queue, buffer, small ? CL_FALSE : CL_TRUE, 0,
-                                                    bytes, from, 0, NULL, NULL);
+    const cl_int code = d->cl->clEnqueueWriteBuffer(d->queue, buffer, small ? CL_FALSE : CL_TRUE,
+                                                    at, bytes, from, 0, NULL, NULL);
     return code == CL_SUCCESS ? MB_OK : fail(d, status_of(code), code, what, error);
 }
 

@@ -24,26 +24,37 @@ enum {
 
 const struct mb_gpu_tile mb_gpu_read_tile = {MB_GPU_READ, 1, 2, 8};
 
+/* What a format decodes to: a codebook matrix to what q8_0 does. */
+static enum mb_coding coding_of(const struct mb_format_info *info)
+{
+    return info->codebook ? MB_CODING_B8 : info->coding;
+}
+static enum mb_scale_kind scale_of(const struct mb_format_info *info)
+{
+    return info->codebook ? MB_SCALE_G32 : info->scale;
+}
+
 static size_t superblocks(const struct mb_format_info *info, size_t k)
 {
-    const size_t each = mb_scale_superblock_k(info->scale);
+    const size_t each = mb_scale_superblock_k(scale_of(info));
     return (k + each - 1) / each;
 }
 
 /* The arrays of matmul.cl; an argument may not be empty. */
 size_t mb_gpu_group_bytes(const struct mb_format_info *info, const struct mb_gpu_tile *tile)
 {
-    const size_t block = mb_scale_superblock_k(info->scale);
+    const size_t block = mb_scale_superblock_k(scale_of(info));
     if (tile->op == MB_GPU_GEMM)
         return tile->panels * block * MB_PANEL_ROWS + (size_t)tile->rows * tile->split * block;
     const size_t parts = (size_t)(tile->split - 1) * tile->panels * MB_PANEL_ROWS * tile->rows;
     return parts > 0 ? parts * sizeof(float) : sizeof(float);
 }
 
-/* With the table of decoded values. */
+/* With the table of decoded values, or those of codebooks. */
 static size_t local_bytes(const struct mb_format_info *info, const struct mb_gpu_tile *tile)
 {
-    return mb_gpu_group_bytes(info, tile) + MB_PANEL_ROWS;
+    return mb_gpu_group_bytes(info, tile) +
+           (info->codebook ? (size_t)MB_GPU_CODEBOOK_TABLES : MB_PANEL_ROWS);
 }
 
 static bool fits(const struct mb_gpu_limits *limits, const struct mb_format_info *info, size_t k,
@@ -143,8 +154,9 @@ static int start_name(char *name, size_t bytes, const struct mb_format_info *inf
                       enum mb_gpu_op op)
 {
     static const char *const ops[] = {"gemv", "gemm", "read"};
-    return snprintf(name, bytes, "%s_%s_%s_%s_", ops[op], mb_coding_name(info->coding),
-                    mb_scale_kind_name(info->scale), mb_activation_name(info->activation));
+    return snprintf(name, bytes, "%s_%s_%s_%s_", ops[op],
+                    info->codebook ? "codebook" : mb_coding_name(info->coding),
+                    mb_scale_kind_name(scale_of(info)), mb_activation_name(info->activation));
 }
 
 void mb_gpu_describe(const struct mb_format_info *info, const struct mb_gpu_tile *tile,
@@ -186,15 +198,21 @@ struct mb_gpu_tile mb_gpu_tile_of(const struct mb_backend_kernel *kernel)
 #define APPEND(text, ...)                                                                          \
     (void)snprintf((text) + strlen(text), MB_GPU_OPTIONS_BYTES - strlen(text), __VA_ARGS__)
 
+unsigned mb_gpu_planes(enum mb_coding c)
+{
+    return mb_coding_plane1(c) | mb_coding_plane2(c) << 1 | mb_coding_plane3(c) << 2 |
+           mb_coding_plane4(c) << 3 | mb_coding_plane8(c) << 4;
+}
+
 static void append_layout(const struct mb_format_info *info, char *text)
 {
-    const enum mb_coding c = info->coding;
-    const enum mb_scale_kind s = info->scale;
+    const enum mb_coding c = coding_of(info);
+    const enum mb_scale_kind s = scale_of(info);
     const struct mb_superblock at = mb_superblock_layout(c, s);
-    APPEND(text, " -DPLANE8=%u -DPLANE4=%u -DPLANE2=%u -DPLANE1=%u", mb_coding_plane8(c),
-           mb_coding_plane4(c), mb_coding_plane2(c), mb_coding_plane1(c));
-    APPEND(text, " -DPLANE8_AT=%u -DPLANE4_AT=%u -DPLANE2_AT=%u -DPLANE1_AT=%u", at.plane8,
-           at.plane4, at.plane2, at.plane1);
+    if (info->codebook)
+        APPEND(text, " -DTABLES=%d", MB_GPU_CODEBOOK_TABLES);
+    else
+        APPEND(text, " -DPLANES=%u", mb_gpu_planes(c));
     APPEND(text, " -DDMIN_AT=%u -DSUB_SCALE_AT=%u -DSUB_MIN_AT=%u -DCODES_AT=%u", at.dmin,
            at.sub_scale, at.sub_min, at.codes);
     APPEND(text, " -DCHUNK_BYTES=%u -DBLOCK_BYTES=%u", at.chunk_bytes, at.bytes);
@@ -222,9 +240,9 @@ void mb_gpu_options(const struct mb_format_info *info, const struct mb_gpu_tile 
     /* So that two groups of 512 lanes share a unit. */
     if (build == MB_GPU_NVIDIA && tile->rows == 1)
         APPEND(options, " -cl-nv-maxrregcount=64");
-    APPEND(options, " -DCODING_%s -DKIND_%s -DACTIVATION_%s", mb_coding_name(info->coding),
-           mb_scale_kind_name(info->scale), mb_activation_name(info->activation));
-    const struct mb_superblock at = mb_superblock_layout(info->coding, info->scale);
+    APPEND(options, " -DCODING_%s -DKIND_%s -DACTIVATION_%s", mb_coding_name(coding_of(info)),
+           mb_scale_kind_name(scale_of(info)), mb_activation_name(info->activation));
+    const struct mb_superblock at = mb_superblock_layout(coding_of(info), scale_of(info));
     APPEND(options, " -DFLOAT_BYTES=%u -DSUPERBLOCK_K=%u",
            floats ? at.bytes / at.k / MB_PANEL_ROWS : 0, at.k);
     if (!floats)
@@ -259,7 +277,7 @@ struct mb_gpu_launch mb_gpu_launch(const struct mb_format_info *info,
     const bool floats = mb_coding_is_float(info->coding);
     const size_t panels = (n1 - n0 + MB_PANEL_ROWS - 1) / MB_PANEL_ROWS;
     const size_t rows = tile->op == MB_GPU_GEMM ? (size_t)tile->rows * tile->split : tile->rows;
-    const bool sums_of_16 = !floats && mb_scale_group(info->scale) == 16;
+    const bool sums_of_16 = !floats && mb_scale_group(scale_of(info)) == 16;
     return (struct mb_gpu_launch){
         .global = {MB_PANEL_ROWS * ((panels + tile->panels - 1) / tile->panels),
                    tile->panels * ((m + rows - 1) / rows), tile->split},

@@ -69,6 +69,23 @@ const struct mb_gpu_module *mb_gpu_module(const struct mb_format_info *info,
 /* Local memory that such a kernel takes as an argument. */
 size_t mb_gpu_group_bytes(const struct mb_format_info *info, const struct mb_gpu_tile *tile);
 
+/* Which planes a coding has, as PLANES of common.clh. */
+unsigned mb_gpu_planes(enum mb_coding coding);
+
+/* ---- codebook matrices (gpu_codebook.c) ---- */
+
+struct mb_codebook_weights;
+
+/* Bytes of the tables of widths that kernels look up. */
+enum { MB_GPU_CODEBOOK_TABLES = 5 * 64 };
+
+/* What stands in a buffer of weights in front of panels [panel0, panel1) of a codebook matrix
+ * (codebook.clh); the panels follow as they are. 0: more than a GPU takes. */
+size_t mb_gpu_codebook_bytes(const struct mb_codebook_weights *weights, size_t panel0,
+                             size_t panel1);
+void mb_gpu_codebook_write(const struct mb_codebook_weights *weights, size_t panel0, size_t panel1,
+                           uint8_t *to);
+
 /* The kernel's arguments behind the three buffers, in the order of matmul.cl. */
 struct mb_gpu_arguments {
     uint32_t y_offset, y_stride, n, panels, m, superblocks, row_bytes, scale_at, scaled_sum_at,

@@ -23,8 +23,9 @@ struct mb_gpu_calls {
     /* Where the host may write the buffer itself as soon as nothing is queued; NULL: nowhere. */
     void *(*host_view)(struct mb_backend_device *device, void *buffer);
     /* The host's memory may change as soon as this returns. */
-    enum mb_status (*write)(struct mb_backend_device *device, void *buffer, const void *from,
-                            size_t bytes, const char *what, struct mb_error *error);
+    enum mb_status (*write)(struct mb_backend_device *device, void *buffer, size_t at,
+                            const void *from, size_t bytes, const char *what,
+                            struct mb_error *error);
     /* Waits for what is queued. */
     enum mb_status (*read)(struct mb_backend_device *device, void *buffer, size_t at, size_t bytes,
                            void *to, struct mb_error *error);
@@ -64,10 +65,15 @@ bool mb_gpu_kernel_at(const struct mb_backend_device *device, enum mb_format for
                       size_t k, size_t m, size_t i, struct mb_backend_kernel *kernel);
 enum mb_status mb_gpu_upload(struct mb_backend_device *device, const struct mb_weights *weights,
                              struct mb_backend_weights **uploaded, struct mb_error *error);
+enum mb_status mb_gpu_upload_codebook(struct mb_backend_device *device,
+                                      const struct mb_codebook_weights *weights,
+                                      struct mb_backend_weights **uploaded, struct mb_error *error);
 void mb_gpu_free_weights(struct mb_backend_weights *weights);
 enum mb_status mb_gpu_input_create(struct mb_backend_device *device, enum mb_activation type,
                                    size_t m, size_t k, struct mb_backend_input **input,
                                    struct mb_error *error);
+enum mb_status mb_gpu_input_of_codebook(const struct mb_backend_weights *weights, size_t m,
+                                        struct mb_backend_input **input, struct mb_error *error);
 enum mb_status mb_gpu_input_write(struct mb_backend_input *input, const float *x, size_t x_stride,
                                   size_t m, struct mb_error *error);
 void mb_gpu_input_free(struct mb_backend_input *input);
@@ -85,11 +91,13 @@ enum mb_status mb_gpu_read_memory(struct mb_backend_device *device, size_t *set,
 
 /* The rows that are the same for every interface. */
 #define MB_GPU_ROWS                                                                                \
-    .kernel_at = mb_gpu_kernel_at, .upload = mb_gpu_upload, .free_weights = mb_gpu_free_weights,   \
-    .input_create = mb_gpu_input_create, .input_write = mb_gpu_input_write,                        \
-    .input_free = mb_gpu_input_free, .output_create = mb_gpu_output_create,                        \
-    .output_read = mb_gpu_output_read, .output_free = mb_gpu_output_free,                          \
-    .multiply = mb_gpu_multiply, .finish = mb_gpu_finish, .read_memory = mb_gpu_read_memory
+    .kernel_at = mb_gpu_kernel_at, .upload = mb_gpu_upload,                                        \
+    .upload_codebook = mb_gpu_upload_codebook, .free_weights = mb_gpu_free_weights,                \
+    .input_create = mb_gpu_input_create, .input_of_codebook = mb_gpu_input_of_codebook,            \
+    .input_write = mb_gpu_input_write, .input_free = mb_gpu_input_free,                            \
+    .output_create = mb_gpu_output_create, .output_read = mb_gpu_output_read,                      \
+    .output_free = mb_gpu_output_free, .multiply = mb_gpu_multiply, .finish = mb_gpu_finish,       \
+    .read_memory = mb_gpu_read_memory
 
 /* The table of an interface that this build lacks the headers of: it has no device and says why.
  * Nothing else is ever called. */

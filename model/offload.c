@@ -9,7 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUFFERS_MOST = 64, MANY = 16, MANY_MEASURED = 512 };
+/* Kernels of codebook matrices are those of any of their formats; what a profile says of one of
+ * about four bits is as good as another. */
+enum {
+    BUFFERS_MOST = 64,
+    MANY = 16,
+    MANY_MEASURED = 512,
+    CODEBOOK_FORMAT = MB_FORMAT_CB4,
+};
 
 struct uploaded {
     const struct mb_weights *host;
@@ -32,6 +39,7 @@ struct mb_offload {
     size_t matrix_count;
     struct input inputs[BUFFERS_MOST];
     size_t input_count;
+    struct mb_backend_input *codebook_input; /* of all codebook matrices, one after the other */
     struct output outputs[BUFFERS_MOST];
     size_t output_count;
 };
@@ -47,6 +55,8 @@ void mb_offload_free(struct mb_offload *offload)
         backend->input_free(offload->inputs[i].there);
     for (size_t i = 0; i < offload->output_count; i++)
         backend->output_free(offload->outputs[i].there);
+    if (offload->codebook_input != NULL)
+        backend->input_free(offload->codebook_input);
     free(offload->matrices);
     free(offload);
 }
@@ -56,17 +66,45 @@ static struct mb_backend_kernel best_kernel(const struct mb_offload_target *targ
                                             const struct mb_weights *w, size_t m)
 {
     const struct mb_accelerator *a = target->accelerator;
+    const enum mb_format format =
+        w->format != MB_FORMAT_NONE ? w->format : (enum mb_format)CODEBOOK_FORMAT;
     struct mb_backend_kernel kernel;
     struct mb_cost cost;
     if (target->profile != NULL &&
-        mb_profile_cost(target->profile, w->format, w->n, w->k, m, MB_ACCELERATOR_THREADS,
+        mb_profile_cost(target->profile, format, w->n, w->k, m, MB_ACCELERATOR_THREADS,
                         MB_ACCELERATOR_RESIDENCY, &cost) != MB_COST_NONE)
-        for (size_t i = 0; a->backend->kernel_at(a->device, w->format, w->n, w->k, m, i, &kernel);
-             i++)
+        for (size_t i = 0; a->backend->kernel_at(a->device, format, w->n, w->k, m, i, &kernel); i++)
             if (strcmp(kernel.name, cost.kernel) == 0 &&
                 memcmp(kernel.knobs, cost.knobs, sizeof cost.knobs) == 0)
                 return kernel;
     return (struct mb_backend_kernel){.name = ""};
+}
+
+/* A matrix's codebooks: one, or more where it is a stack. */
+static const struct mb_codebook_weights *codebooks_of(const struct mb_weights *w)
+{
+    return w->format == MB_FORMAT_NONE ? w->data : NULL;
+}
+
+/* Whether it is ever multiplied as a whole: experts of codebooks are not. */
+static bool is_whole(const struct mb_weights *w)
+{
+    const struct mb_codebook_weights *books = codebooks_of(w);
+    return w->data != NULL && (books == NULL || books[1].size == 0);
+}
+
+static enum mb_status upload(const struct mb_accelerator *accelerator, struct uploaded *matrix,
+                             struct mb_error *error)
+{
+    const struct mb_backend *backend = accelerator->backend;
+    const struct mb_codebook_weights *book = codebooks_of(matrix->host);
+    if (book == NULL)
+        return backend->upload(accelerator->device, matrix->host, &matrix->there, error);
+    if (backend->upload_codebook == NULL)
+        return mb_error_set(error, MB_ERR_UNSUPPORTED, -1,
+                            "%s has no kernels for codebook matrices; run on the CPU",
+                            accelerator->info.name);
+    return backend->upload_codebook(accelerator->device, book, &matrix->there, error);
 }
 
 enum mb_status mb_network_offload(struct mb_network *network,
@@ -91,18 +129,12 @@ enum mb_status mb_network_offload(struct mb_network *network,
     for (size_t i = 0; i < network->matrix_count && status == MB_OK; i++) {
         const struct mb_weights *host = &network->matrices[i].weights;
         struct uploaded *matrix = &offload->matrices[offload->matrix_count];
-        if (host->data == NULL)
+        if (!is_whole(host))
             continue;
-        if (host->format == MB_FORMAT_NONE) {
-            status = mb_error_set(error, MB_ERR_UNSUPPORTED, -1,
-                                  "%s has no kernels for codebook matrices; run on the CPU",
-                                  accelerator->info.name);
-            break;
-        }
         *matrix = (struct uploaded){.host = host,
                                     .one = best_kernel(target, host, 1),
                                     .many = best_kernel(target, host, MANY_MEASURED)};
-        status = accelerator->backend->upload(accelerator->device, host, &matrix->there, error);
+        status = upload(accelerator, matrix, error);
         offload->matrix_count += status == MB_OK;
     }
     if (status != MB_OK) {
@@ -183,6 +215,25 @@ static enum mb_status output_for(struct mb_offload *o, size_t n, size_t m,
     return MB_OK;
 }
 
+/* What a matrix reads: the others of its type read the same, a codebook matrix has its own. */
+static enum mb_status input_of(struct mb_offload *o, const struct uploaded *matrix, size_t rows,
+                               struct mb_backend_input **input, struct mb_error *error)
+{
+    const struct mb_weights *w = matrix->host;
+    if (codebooks_of(w) == NULL)
+        return input_for(o, mb_format_info(w->format)->activation, w->k, rows, input, error);
+    const enum mb_status status =
+        o->accelerator->backend->input_of_codebook(matrix->there, rows, &o->codebook_input, error);
+    *input = o->codebook_input;
+    return status;
+}
+
+static bool read_alike(const struct mb_weights *a, const struct mb_weights *b)
+{
+    return a->format != MB_FORMAT_NONE && b->format != MB_FORMAT_NONE &&
+           mb_format_info(a->format)->activation == mb_format_info(b->format)->activation;
+}
+
 /* One product; its input is there already when the one before it read the same type. */
 static enum mb_status multiply(struct mb_offload *o, const float *x, size_t x_stride, size_t rows,
                                const struct mb_weights *weights, bool fresh, float *y,
@@ -194,8 +245,7 @@ static enum mb_status multiply(struct mb_offload *o, const float *x, size_t x_st
     struct mb_backend_product product = {.weights = matrix->there, .m = rows};
     struct mb_backend_input *input = NULL;
     struct mb_backend_output *output = NULL;
-    enum mb_status status =
-        input_for(o, mb_format_info(weights->format)->activation, weights->k, rows, &input, error);
+    enum mb_status status = input_of(o, matrix, rows, &input, error);
     if (status == MB_OK && fresh)
         status = backend->input_write(input, x, x_stride, rows, error);
     if (status == MB_OK)
@@ -219,8 +269,7 @@ enum mb_status mb_offload_multiply(struct mb_offload *offload, const float *x, s
     for (size_t i = 0; i < count && status == MB_OK; i++) {
         bool fresh = true;
         for (size_t j = 0; j < i; j++)
-            fresh = fresh && mb_format_info(weights[j]->format)->activation !=
-                                 mb_format_info(weights[i]->format)->activation;
+            fresh = fresh && !read_alike(weights[j], weights[i]);
         status = multiply(offload, x, x_stride, rows, weights[i], fresh, y[i], &error);
     }
     if (status != MB_OK)

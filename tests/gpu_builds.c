@@ -42,9 +42,9 @@ int main(int argc, char **argv)
     static const struct mb_gpu_limits roomy = {
         .group_items = 1024, .local_bytes = 65536, .compute_units = 32};
     bool good = print(mb_format_info(MB_FORMAT_F32), &mb_gpu_read_tile);
-    for (size_t f = 0; f < mb_format_count(); f++)
+    for (size_t f = 0; mb_any_format_at(f) != NULL; f++)
         for (size_t m = 1; m <= 64; m++) {
-            const struct mb_format_info *info = mb_format_at(f);
+            const struct mb_format_info *info = mb_any_format_at(f);
             struct mb_gpu_tile tiles[MB_GPU_TILES_MAX];
             const size_t count = mb_gpu_tiles(&roomy, info, 4096, 4096, m, tiles);
             for (size_t t = 0; t < count && good; t++)

@@ -82,8 +82,8 @@ static size_t set_bytes(const struct mb_accelerator *accelerator, enum mb_format
                         struct mb_shape shape, size_t set)
 {
     size_t packed;
-    if (mb_pack_size(format, shape.n, shape.k, &packed) != MB_OK)
-        packed = 1;
+    if (mb_pack_size(format, shape.n, shape.k, &packed) != MB_OK) /* codebooks: about so many */
+        packed = shape.n * mb_format_row_bytes(format, shape.k) + 1;
     set = mb_trial_room(accelerator, set);
     return set / packed > MB_TRIAL_COPIES ? packed * MB_TRIAL_COPIES : set;
 }
@@ -95,7 +95,8 @@ enum mb_status mb_trial_open(struct mb_trial *t, const struct mb_accelerator *ac
     const struct mb_backend *backend = accelerator->backend;
     struct mb_backend_device *device = accelerator->device;
     *t = (struct mb_trial){.accelerator = accelerator, .error = error};
-    if (mb_format_is_codebook(format))
+    const bool codebook = mb_format_is_codebook(format);
+    if (codebook && backend->upload_codebook == NULL)
         return mb_error_set(
             error, MB_ERR_UNSUPPORTED, -1,
             "%s has no kernels for codebook matrices: leave %s out, or take the CPU",
@@ -109,14 +110,18 @@ enum mb_status mb_trial_open(struct mb_trial *t, const struct mb_accelerator *ac
     if (t->zeros == NULL)
         status = mb_error_set(error, MB_ERR_MEMORY, -1, "out of memory");
     struct mb_weights weights = t->workload.weights;
+    struct mb_codebook_weights books = t->workload.books;
     for (size_t i = 0; i < t->workload.copies && i < MB_TRIAL_COPIES && status == MB_OK; i++) {
-        weights.data = (uint8_t *)t->workload.weights.data + i * t->workload.copy_bytes;
-        status = backend->upload(device, &weights, &t->copies[i], error);
+        books.data = weights.data =
+            (uint8_t *)t->workload.weights.data + i * t->workload.copy_bytes;
+        status = codebook ? backend->upload_codebook(device, &books, &t->copies[i], error)
+                          : backend->upload(device, &weights, &t->copies[i], error);
         t->copy_count += status == MB_OK;
     }
     if (status == MB_OK)
-        status = backend->input_create(device, mb_format_info(format)->activation, m, shape.k,
-                                       &t->input, error);
+        status = codebook ? backend->input_of_codebook(t->copies[0], m, &t->input, error)
+                          : backend->input_create(device, mb_format_info(format)->activation, m,
+                                                  shape.k, &t->input, error);
     if (status == MB_OK)
         status = backend->output_create(device, m, shape.n, &t->output, error);
     if (status != MB_OK)

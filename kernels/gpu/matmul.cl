@@ -39,7 +39,8 @@
 #endif
 
 /* What the host passes as 32-bit numbers, in this order (dispatch/gpu.h, struct mb_gpu_arguments).
- * n and panels are of this buffer of weights, y starts at its first column. */
+ * n and panels are of this buffer of weights, y starts at its first column. Of codebook matrices
+ * scaled_sum_at is where activations as floats begin. */
 #define ARGUMENTS                                                                                  \
     __global const uchar *weights, __global const uchar *activations, __global float *y,           \
         uint y_offset, uint y_stride, uint n, uint panels, uint m, uint superblocks,               \
@@ -58,8 +59,9 @@ static inline struct record record_at(__global const uchar *row, uint scale_at, 
 }
 #endif
 
-/* NVIDIA's compiler keeps what loops leave rolled index in memory. */
-#ifdef DOT_PTX
+/* NVIDIA's compiler keeps what loops leave rolled index in memory, and Intel's too in kernels as
+ * large as those of codebook matrices. */
+#if defined(DOT_PTX) || (defined(TABLES) && ROWS <= 4)
 #define UNROLL_ROWS _Pragma("unroll")
 #else
 #define UNROLL_ROWS
@@ -68,6 +70,16 @@ static inline struct record record_at(__global const uchar *row, uint scale_at, 
 /* Row `r` of this work-item's tile, or the last there is. */
 #define ROW(r) (activations + (size_t)min(row0 + (r), m - 1) * row_bytes)
 #define RECORD(r) record_at(ROW(r), scale_at, scaled_sum_at, sum_at)
+
+/* Add what codebook matrices keep beside the codes: of a row of activations, every `step`-th. */
+#ifdef TABLES
+#define ADD_OUTLIERS(f, r, column, first, step)                                                    \
+    f = add_outliers(f, weights, min(column, n - 1), first, step,                                  \
+                     (__global const float *)(activations + scaled_sum_at) +                       \
+                         (size_t)min(row0 + (r), m - 1) * HEAD_OF(weights)->k)
+#else
+#define ADD_OUTLIERS(f, r, column, first, step)
+#endif
 
 /* The tile's rows, and nothing summed of them yet. */
 #define START_SUMS                                                                                 \
@@ -157,7 +169,7 @@ struct weights {
     struct chunk_scales scales;
 };
 
-static inline void load_weights(__global const uchar *block, uint c, uint lane, struct weights *to)
+static inline void load_weights(block_at block, uint c, uint lane, struct weights *to)
 {
     load_chunk(block, c, lane, &to->chunk);
     load_chunk_scales(block, c, lane, &to->scales);
@@ -169,7 +181,7 @@ KERNEL multiply(ARGUMENTS)
     GROUP_ARRAY(float, parts, PARTS_FLOATS, 0);
     const uint lane = get_local_id(0), part = get_local_id(2);
     const uint panel = get_group_id(0) * PANELS + get_local_id(1), row0 = get_group_id(1) * ROWS;
-    __global const uchar *w = weights + (size_t)min(panel, panels - 1) * superblocks * BLOCK_BYTES;
+    const block_at w = first_block(weights, min(panel, panels - 1), superblocks);
     struct record rows[ROWS];
     struct sum sums[ROWS];
     FILL_TABLE;
@@ -178,10 +190,10 @@ KERNEL multiply(ARGUMENTS)
     struct weights ahead[AHEAD];
     if (part < superblocks)
         for (uint c = 0; c < AHEAD; c++)
-            load_weights(w + (size_t)part * BLOCK_BYTES, c, lane, &ahead[c]);
+            load_weights(block_behind(w, part), c, lane, &ahead[c]);
 #endif
     for (uint b = part; b < superblocks; b += SPLIT) {
-        __global const uchar *block = w + (size_t)b * BLOCK_BYTES;
+        const block_at block = block_behind(w, b);
         struct block_scales block_scales;
         load_block_scales(block, lane, &block_scales);
         UNROLL
@@ -193,7 +205,7 @@ KERNEL multiply(ARGUMENTS)
             if (c + AHEAD < CHUNKS)
                 load_weights(block, c + AHEAD, lane, &ahead[c % AHEAD]);
             else if (b + SPLIT < superblocks)
-                load_weights(block + (size_t)SPLIT * BLOCK_BYTES, c + AHEAD - CHUNKS, lane,
+                load_weights(block_behind(block, SPLIT), c + AHEAD - CHUNKS, lane,
                              &ahead[c % AHEAD]);
 #else
             load_weights(block, c, lane, &now);
@@ -212,8 +224,10 @@ KERNEL multiply(ARGUMENTS)
     }
     float f[ROWS];
     UNROLL_ROWS
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < ROWS; r++) {
         f[r] = sums[r].f;
+        ADD_OUTLIERS(f[r], r, panel * LANES + lane, part, SPLIT);
+    }
     store(f, parts, y + y_offset, y_stride, panel * LANES + lane, n, row0, m);
 }
 #endif
@@ -235,13 +249,13 @@ KERNEL multiply(ARGUMENTS)
     __local uint *own_codes = tile_codes + own * PANEL_DWORDS + lane;
     const uint panel = get_group_id(0) * PANELS + own;
     const uint first = get_group_id(1) * TILE_ROWS, row0 = first + tile * ROWS;
-    __global const uchar *w = weights + (size_t)min(panel, panels - 1) * superblocks * BLOCK_BYTES;
+    const block_at w = first_block(weights, min(panel, panels - 1), superblocks);
     struct record rows[ROWS];
     struct sum sums[ROWS];
     FILL_TABLE;
     START_SUMS;
     for (uint b = 0; b < superblocks; b++) {
-        __global const uchar *block = w + (size_t)b * BLOCK_BYTES;
+        const block_at block = block_behind(w, b);
         for (uint c = tile; c < CHUNKS; c += SPLIT) {
             uint codes[QUADS];
             struct chunk chunk;
@@ -278,9 +292,11 @@ KERNEL multiply(ARGUMENTS)
     }
     const uint column = panel * LANES + lane;
     UNROLL_ROWS
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < ROWS; r++) {
+        ADD_OUTLIERS(sums[r].f, r, column, 0, 1);
         if (column < n && row0 + r < m)
             y[y_offset + (size_t)(row0 + r) * y_stride + column] = sums[r].f;
+    }
 }
 #endif
 

@@ -3,10 +3,16 @@
 #ifndef MIXBIT_TESTS_LEVEL_ZERO_SUPPORT_H
 #define MIXBIT_TESTS_LEVEL_ZERO_SUPPORT_H
 
+#include "dispatch/backend.h"
 #include "level_zero/control.h"
-#include "unit/opencl_support.h"
 
 #include <dlfcn.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
 
 static struct test_driver_control *driver;
 

@@ -7,6 +7,7 @@
  * __wrap_mb_level_zero_api in the place of the table of calls, where a test leaves one out. */
 #include "dispatch/level_zero_api.h"
 #include "unit/level_zero_support.h"
+#include "unit/opencl_support.h"
 
 #include <signal.h>
 #include <sys/wait.h>
