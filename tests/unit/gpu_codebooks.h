@@ -5,13 +5,10 @@
 #ifndef MIXBIT_TESTS_GPU_CODEBOOKS_H
 #define MIXBIT_TESTS_GPU_CODEBOOKS_H
 
-#include "dispatch/backend.h"
 #include "kernels/codebook_product.h"
+#include "unit/gpu_device.h"
 
 #include <stdio.h>
-
-static const struct mb_backend *gpu; /* set by main, with an open device */
-static struct mb_backend_device *device;
 
 enum { ANY = MB_FORMAT_CB3 }; /* kernels are those of every format of codebooks */
 

@@ -4,12 +4,10 @@
 #ifndef MIXBIT_TESTS_GPU_PRODUCTS_H
 #define MIXBIT_TESTS_GPU_PRODUCTS_H
 
+#include "unit/gpu_device.h"
 #include "unit/opencl_support.h"
 
 #include <math.h>
-
-static const struct mb_backend *gpu; /* set by main, with an open device */
-static struct mb_backend_device *device;
 
 /* RMS over RMS of the expected; NaN where a result is. */
 static double relative_error(const struct product *p, size_t m)

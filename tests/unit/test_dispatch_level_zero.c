@@ -5,26 +5,7 @@
  * skipped, which ctest shows. This says that kernels and calls are right, nothing of an Intel GPU.
  */
 #include "unit/gpu_products.h"
-#include "unit/level_zero_support.h"
-
-static bool is_discrete;
-
-static int open_device(void **state)
-{
-    struct mb_error error = {0};
-    (void)driver_reset(state);
-    driver->is_discrete = is_discrete;
-    if (gpu->open(0, &device, &error) == MB_OK)
-        return 0;
-    print_error("%s\n", error.message);
-    return -1;
-}
-
-static int close_device(void **state)
-{
-    gpu->close(device);
-    return driver_is_clean(state);
-}
+#include "unit/level_zero_device.h"
 
 static void test_describe(void **state)
 {

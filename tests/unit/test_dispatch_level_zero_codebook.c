@@ -3,26 +3,7 @@
  * (tests/level_zero), as a GPU that shares the host's memory and as one that has its own. Without
  * the loader or an OpenCL that takes SPIR-V it is skipped, which ctest shows. */
 #include "unit/gpu_codebooks.h"
-#include "unit/level_zero_support.h"
-
-static bool is_discrete;
-
-static int open_device(void **state)
-{
-    struct mb_error error = {0};
-    (void)driver_reset(state);
-    driver->is_discrete = is_discrete;
-    if (gpu->open(0, &device, &error) == MB_OK)
-        return 0;
-    print_error("%s\n", error.message);
-    return -1;
-}
-
-static int close_device(void **state)
-{
-    gpu->close(device);
-    return driver_is_clean(state);
-}
+#include "unit/level_zero_device.h"
 
 int main(void)
 {
