@@ -2,10 +2,13 @@
 /* Second moments: collecting in passes, damping, factoring (moments.h).
  *
  * A unit is the input of one step's products that read the same columns, for one expert; or the
- * head's, weighed for one group of the output's rows. H is the mean of x^T x with a part of its
- * mean diagonal added to its diagonal: columns that the text leaves empty, and directions that few
- * rows say anything of, then cost what weights as such cost.
- */
+ * head's, weighed for one group of the output's rows. H is the mean of x^T x with two things added
+ * to its diagonal. One is a part of itself, as if inputs of a quantized model were off by so much
+ * each for itself: it shrinks H to its diagonal (Ledoit and Wolf 2004). The other is a part of the
+ * typical column's: columns that the text leaves empty, and directions that few rows say anything
+ * of, then cost what weights as such cost. Typical is the geometric mean. The arithmetic one, which
+ * GPTQ takes, is that of a few columns where first tokens are a hundred times as large as others,
+ * as they are in many models, and what it adds leaves nothing of the other columns' relations. */
 #include "model/moments.h"
 
 #include "dispatch/dispatch.h"
@@ -21,9 +24,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of the mean diagonal: what the inputs of a quantized model differ by, and what so many rows leave
- * unknown of so many columns. */
-static float damping_of(size_t k, size_t rows) { return 0.03f + (float)k / (float)rows; }
+/* Of a column's own mean square; of the typical one, with what so many rows leave unknown of so
+ * many columns. */
+static const float damping_own = 0.2f, damping_least = 0.001f;
 
 enum { GRANULE = 32, NO_UNIT = -1, TRIALS = 4 };
 /* A row counts for a group from this part of the mean of its weights so far; of a long text every
@@ -367,6 +370,21 @@ static enum mb_status make_groups(struct mb_moments *m, struct mb_error *error)
                               mb_status_string(status));
 }
 
+static void damp(float *h, size_t k, size_t rows)
+{
+    double logarithms = 0.0;
+    size_t count = 0;
+    for (size_t i = 0; i < k; i++)
+        if (h[i * k + i] > 0.0f) {
+            logarithms += log((double)h[i * k + i]);
+            count++;
+        }
+    const double typical = count > 0 ? exp(logarithms / (double)count) : 0.0;
+    const float shared = (damping_least + (float)k / (float)rows) * (float)typical;
+    for (size_t i = 0; i < k; i++)
+        h[i * k + i] += damping_own * h[i * k + i] + shared;
+}
+
 bool mb_moments_mean_of(float *h, size_t k, size_t *rows)
 {
     const float inverse = 1.0f / (float)*rows;
@@ -378,11 +396,9 @@ bool mb_moments_mean_of(float *h, size_t k, size_t *rows)
     }
     if (!isfinite(trace) || trace > 1e30)
         return false;
-    const float damping = damping_of(k, *rows) * (float)(trace / (double)k);
-    for (size_t i = 0; i < k; i++)
-        h[i * k + i] += damping;
+    damp(h, k, *rows);
     mb_gram_mirror(h, k);
-    if (!(damping > 1e-30f))
+    if (!(trace > 1e-30 * (double)k))
         *rows = 0; /* nothing ever went through these columns */
     return true;
 }

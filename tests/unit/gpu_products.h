@@ -4,8 +4,9 @@
 #ifndef MIXBIT_TESTS_GPU_PRODUCTS_H
 #define MIXBIT_TESTS_GPU_PRODUCTS_H
 
-#include "unit/gpu_device.h"
 #include "unit/opencl_support.h"
+
+#include "unit/gpu_device.h" /* behind what has parameters of that name */
 
 #include <math.h>
 

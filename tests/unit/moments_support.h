@@ -28,6 +28,18 @@ static inline void ms_set_up(struct ms_calibration *c, const char *path, size_t 
     assert_int_equal(mb_moments_create(c->network, &c->windows, limit, &c->moments, &error), MB_OK);
 }
 
+/* What is added to entry i of the diagonal, `stride` apart, of moments over `rows` rows. */
+static inline double ms_damping(const double *diagonal, size_t stride, size_t k, double rows,
+                                size_t i)
+{
+    double logarithms = 0, count = 0;
+    for (size_t c = 0; c < k; c++) {
+        logarithms += diagonal[c * stride] > 0 ? log(diagonal[c * stride]) : 0;
+        count += diagonal[c * stride] > 0;
+    }
+    return 0.2 * diagonal[i * stride] + (0.001 + (double)k / rows) * exp(logarithms / count);
+}
+
 static inline void ms_tear_down(struct ms_calibration *c)
 {
     mb_moments_destroy(c->moments);

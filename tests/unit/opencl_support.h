@@ -112,19 +112,19 @@ static inline enum mb_status device_multiply(const struct mb_backend *backend,
 static inline enum mb_status open_and_multiply(const struct mb_backend *backend,
                                                struct mb_error *error)
 {
-    struct mb_backend_device *device = NULL;
+    struct mb_backend_device *opened = NULL;
     struct product p;
     struct on_device on;
     *error = (struct mb_error){0};
-    enum mb_status status = backend->open(0, &device, error);
+    enum mb_status status = backend->open(0, &opened, error);
     if (status != MB_OK)
         return status;
     product_create(&p, mb_format_info(MB_FORMAT_Q4_0), 16, 64, 1);
-    status = device_create(backend, device, &p, &on, error);
+    status = device_create(backend, opened, &p, &on, error);
     if (status == MB_OK)
-        status = device_multiply(backend, device, &p, &on, NULL, 1, error);
+        status = device_multiply(backend, opened, &p, &on, NULL, 1, error);
     device_free(backend, &on);
-    backend->close(device);
+    backend->close(opened);
     product_free(&p);
     return status;
 }

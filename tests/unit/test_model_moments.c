@@ -66,13 +66,12 @@ static void test_against_rows(void **state)
     const struct mb_second_moments *found = get(&f, "blk.2.attn_q.weight", 0);
     assert_non_null(found);
     assert_int_equal(found->k, rows.k);
-    double trace = 0;
+    double diagonal[256] = {0};
     for (size_t i = 0; i < TOKENS * rows.k; i++)
-        trace += (double)rows.x[i] * (double)rows.x[i] / TOKENS;
-    const double damping = (0.03 + 256.0 / TOKENS) * trace / (double)rows.k;
+        diagonal[i % rows.k] += (double)rows.x[i] * (double)rows.x[i] / TOKENS;
     for (size_t i = 0; i < rows.k; i++)
         for (size_t j = 0; j < rows.k; j++) {
-            double sum = i == j ? damping : 0;
+            double sum = i == j ? ms_damping(diagonal, 1, rows.k, TOKENS, i) : 0;
             for (size_t r = 0; r < TOKENS; r++)
                 sum += (double)rows.x[r * rows.k + i] * (double)rows.x[r * rows.k + j] / TOKENS;
             const double scale =
@@ -132,13 +131,16 @@ static void test_scarce(void **state)
         assert_null(found->h);
         assert_null(found->factor);
         const float *weights = importance->weights[gate] + e * found->k;
-        double mean = 0;
+        double *squares = malloc(found->k * sizeof *squares);
+        assert_non_null(squares);
         for (size_t c = 0; c < found->k; c++)
-            mean += (double)weights[c] / (double)found->k;
-        const double damping = 0.03 + (double)found->k / (double)importance->rows[gate][e];
-        for (size_t c = 0; c < found->k; c++)
-            assert_true(fabs((double)found->diagonal[c] - (double)weights[c] - damping * mean) <
-                        1e-4 * ((double)weights[c] + damping * mean));
+            squares[c] = (double)weights[c];
+        for (size_t c = 0; c < found->k; c++) {
+            const double expected =
+                squares[c] + ms_damping(squares, 1, found->k, (double)importance->rows[gate][e], c);
+            assert_true(fabs((double)found->diagonal[c] - expected) < 1e-4 * expected);
+        }
+        free(squares);
     }
     assert_true(reached > 0);
     assert_int_equal(mb_moments_scarce(f.moments), reached + missed);

@@ -100,9 +100,9 @@ static struct mb_run *run_to(struct mb_network *network, const struct mb_windows
 }
 
 /* Layer 0 is of 2 bits, the tensor itself of f32, so that nothing rounds it. Then the mean of
- * (output of the source - output of the mix) x'^T is damping times what the tensor was changed by:
- * the normal equations of the damped least squares. With `stream` the output is the residual
- * stream behind the product's addition. */
+ * (output of the source - output of the mix) x'^T is the columns' damping times what the tensor was
+ * changed by: the normal equations of the damped least squares. With `stream` the output is the
+ * residual stream behind the product's addition. */
 static void check_normal_equations(const char *path, const char *name, bool stream, double scale)
 {
     struct fixture f;
@@ -125,9 +125,10 @@ static void check_normal_equations(const char *path, const char *name, bool stre
     const size_t k = t->k, n = t->n, stride = f.c.network->slot_width[step->in];
     float *w = malloc(n * k * sizeof *w);
     assert_int_equal(mb_dequantize(t->format, t->data, n, k, w), MB_OK);
-    double trace = 0, moved = 0, size = 0, worst = 0, largest = 0;
+    double moved = 0, size = 0, worst = 0, largest = 0;
     /* Joining the stream, a token counts by the size of its row there, as the next norm has it. */
-    double weight[TOKENS];
+    double weight[TOKENS], *squares_of = calloc(k, sizeof *squares_of);
+    assert_non_null(squares_of);
     for (size_t r = 0; r < TOKENS; r++) {
         double squares = 0;
         for (size_t i = 0; stream && i < n; i++)
@@ -135,9 +136,8 @@ static void check_normal_equations(const char *path, const char *name, bool stre
                 (double)source->slots[slot][r * n + i] * (double)source->slots[slot][r * n + i];
         weight[r] = stream ? (double)n / squares / TOKENS : 1.0 / TOKENS;
         for (size_t j = 0; j < k; j++)
-            trace += weight[r] * (double)x[r * stride + j] * (double)x[r * stride + j];
+            squares_of[j] += weight[r] * (double)x[r * stride + j] * (double)x[r * stride + j];
     }
-    const double damping = (0.03 + (double)k / TOKENS) * trace / (double)k;
     for (size_t i = 0; i < n; i += 7)
         for (size_t j = 0; j < k; j++) {
             double sum = 0;
@@ -145,6 +145,7 @@ static void check_normal_equations(const char *path, const char *name, bool stre
                 sum +=
                     ((double)source->slots[slot][r * n + i] - (double)run->slots[slot][r * n + i]) *
                     (double)x[r * stride + j] * weight[r] / scale;
+            const double damping = ms_damping(squares_of, 1, k, TOKENS, j);
             const double change = (double)made[i * k + j] - (double)w[i * k + j];
             moved += change * change;
             size += (double)w[i * k + j] * (double)w[i * k + j];
@@ -153,6 +154,7 @@ static void check_normal_equations(const char *path, const char *name, bool stre
         }
     assert_true(moved > 1e-5 * size); /* it was corrected at all */
     assert_true(worst < 2e-3 * largest);
+    free(squares_of);
     free(w);
     mb_run_destroy(source);
     mb_run_destroy(run);
