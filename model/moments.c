@@ -2,13 +2,8 @@
 /* Second moments: collecting in passes, damping, factoring (moments.h).
  *
  * A unit is the input of one step's products that read the same columns, for one expert; or the
- * head's, weighed for one group of the output's rows. H is the mean of x^T x with two things added
- * to its diagonal. One is a part of itself, as if inputs of a quantized model were off by so much
- * each for itself: it shrinks H to its diagonal (Ledoit and Wolf 2004). The other is a part of the
- * typical column's: columns that the text leaves empty, and directions that few rows say anything
- * of, then cost what weights as such cost. Typical is the geometric mean. The arithmetic one, which
- * GPTQ takes, is that of a few columns where first tokens are a hundred times as large as others,
- * as they are in many models, and what it adds leaves nothing of the other columns' relations. */
+ * head's, weighed for one group of the output's rows. H is the mean of x^T x with parts of its own
+ * diagonal and of the typical column's added to the diagonal (docs/method.md, Rounding). */
 #include "model/moments.h"
 
 #include "dispatch/dispatch.h"
@@ -370,16 +365,15 @@ static enum mb_status make_groups(struct mb_moments *m, struct mb_error *error)
                               mb_status_string(status));
 }
 
+/* The arithmetic mean would be that of a few columns which first tokens make huge. */
 static void damp(float *h, size_t k, size_t rows)
 {
-    double logarithms = 0.0;
-    size_t count = 0;
-    for (size_t i = 0; i < k; i++)
-        if (h[i * k + i] > 0.0f) {
-            logarithms += log((double)h[i * k + i]);
-            count++;
-        }
-    const double typical = count > 0 ? exp(logarithms / (double)count) : 0.0;
+    double logarithms = 0.0, count = 0.0;
+    for (size_t i = 0; i < k; i++) {
+        logarithms += h[i * k + i] > 0.0f ? log((double)h[i * k + i]) : 0.0;
+        count += h[i * k + i] > 0.0f;
+    }
+    const double typical = count > 0.0 ? exp(logarithms / count) : 0.0;
     const float shared = (damping_least + (float)k / (float)rows) * (float)typical;
     for (size_t i = 0; i < k; i++)
         h[i * k + i] += damping_own * h[i * k + i] + shared;
