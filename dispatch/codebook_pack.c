@@ -265,9 +265,9 @@ static enum mb_status make_table(const float *levels, unsigned bits, uint8_t *ta
     for (size_t i = 0; i < count; i++)
         if (!isfinite(levels[i]))
             return MB_ERR_ARGUMENT;
-    *unit = mb_codebook_unit(levels, count);
+    *unit = mb_codebook_unit(levels, bits);
     for (size_t i = 0; i < count; i++)
-        table[i] = mb_codebook_level(levels[i], *unit);
+        table[i] = mb_codebook_level(levels[i], *unit, bits);
     return MB_OK;
 }
 

@@ -14,8 +14,6 @@ const uint8_t mb_column_numbers[5][4] = {
 
 /* ---- levels ---- */
 
-enum { LARGEST = 127, LEAST_STEPS = 64 };
-
 static double misfit(const float *levels, size_t count, double unit)
 {
     double error = 0;
@@ -26,15 +24,17 @@ static double misfit(const float *levels, size_t count, double unit)
     return error;
 }
 
-float mb_codebook_unit(const float *levels, size_t count)
+float mb_codebook_unit(const float *levels, unsigned bits)
 {
+    const size_t count = (size_t)1 << bits;
+    const int most = mb_codebook_largest(bits);
     double largest = 0;
     for (size_t i = 0; i < count; i++) /* no fmax: gcc 12 for ARM fails at a chain of those */
         largest = fabs((double)levels[i]) > largest ? fabs((double)levels[i]) : largest;
     if (largest == 0)
         return 1;
-    double best = largest / LARGEST, least = misfit(levels, count, best);
-    for (int steps = LARGEST - 1; steps >= LEAST_STEPS; steps--) {
+    double best = largest / most, least = misfit(levels, count, best);
+    for (int steps = most - 1; steps > most / 2; steps--) {
         const double unit = largest / steps, error = misfit(levels, count, unit);
         if (error < least) {
             least = error;
@@ -44,10 +44,10 @@ float mb_codebook_unit(const float *levels, size_t count)
     return fmaxf((float)best, 0x1p-126f); /* levels of subnormals have fewer steps */
 }
 
-uint8_t mb_codebook_level(float level, float unit)
+uint8_t mb_codebook_level(float level, float unit, unsigned bits)
 {
-    const double steps = rint((double)level / (double)unit);
-    return (uint8_t)(128 + (int)(steps > 127 ? 127 : steps < -127 ? -127 : steps));
+    const double steps = rint((double)level / (double)unit), most = mb_codebook_largest(bits);
+    return (uint8_t)(128 + (int)(steps > most ? most : steps < -most ? -most : steps));
 }
 
 /* ---- packing ---- */

@@ -138,11 +138,18 @@ static inline void mb_codebook_add_all(const struct mb_codebook_args *a)
         mb_codebook_add(a, p);
 }
 
-/* The unit in which `count` levels are nearest to whole numbers within 127, of those that give the
- * largest 64 to 127; 1 where all are 0. */
-float mb_codebook_unit(const float *levels, size_t count);
+/* The largest level of a codebook of so many bits, in its unit. Few levels are far apart and need
+ * few steps: what rounding them adds is about the same for all, and sums of small numbers fit
+ * int16, which is what products are made in without VNNI. */
+static inline int mb_codebook_largest(unsigned bits)
+{
+    return bits <= 2 ? 31 : bits == 3 ? 63 : 127;
+}
+/* The unit in which 2^bits levels are nearest to whole numbers, of those in which the largest is
+ * mb_codebook_largest or down to half of that; 1 where all are 0. */
+float mb_codebook_unit(const float *levels, unsigned bits);
 /* level + 128, in that unit. */
-uint8_t mb_codebook_level(float level, float unit);
+uint8_t mb_codebook_level(float level, float unit, unsigned bits);
 
 /* One row into its lane of a panel: code[k], bytes of wide runs and codes of narrow ones, in the
  * order of storage, padding included. */

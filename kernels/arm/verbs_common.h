@@ -26,6 +26,7 @@ enum { V_LANES = 4, V_PARTS = 4, V_BYTES = 16, V_REGISTERS = 32 };
 
 /* A byte shift needs no mask, so nothing is saved by codes that stand higher than they are. */
 #define V_WIDE_DOT 0
+#define V_LOW_DOT 0
 
 /* Signed codes are multiplied as they are. */
 #define V_FLIPPED_SIGNS 0

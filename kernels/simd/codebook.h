@@ -16,7 +16,7 @@
 
 #include "kernels/simd/gemv.h"
 
-enum { MB_CODEBOOK_REVISION = 5 }; /* as MB_BODY_REVISION */
+enum { MB_CODEBOOK_REVISION = 6 }; /* as MB_BODY_REVISION */
 
 enum { MB_CODEBOOK_PANELS = V_PARTS == 1 ? 4 : 2 }; /* in flight, with tables by column */
 

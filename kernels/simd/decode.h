@@ -24,12 +24,21 @@ enum { MB_CHUNK_QUADS = MB_CHUNK_K / 4 };
  */
 MB_INLINE bool mb_is_signed(const unsigned max_code) { return V_SIGNED_CODES && max_code > 127; }
 
+/* Where a dot has no room for level + 128, what of it codebooks of few bits leave out: their levels
+ * are small (mb_codebook_largest), and so is level + 32, or + 64 of 3 bits. 0: nothing. */
+MB_INLINE unsigned mb_codebook_spare(const enum mb_coding coding)
+{
+    const unsigned bits = mb_coding_bits(coding);
+    return !V_LOW_DOT || !mb_coding_has_own_table(coding) || bits > 3 ? 0 : bits == 3 ? 64 : 96;
+}
+
 /* What a coding's codes are looked up in, signed where codes are: 16 entries, and 16 more for 5
  * bits. Where a register is a table of 64, up[i] is the table for codes that stand i fields up, so
  * that neither shift nor mask takes them down. Tables of columns stay in memory. */
 struct mb_tables {
     v_code low, high, up[3];
     const uint8_t *columns;
+    bool spared; /* codes are to be less by mb_codebook_spare */
 };
 MB_INLINE v_code mb_decode_table(const uint8_t *table16, const enum mb_coding coding)
 {
@@ -41,7 +50,7 @@ MB_INLINE v_code mb_decode_table(const uint8_t *table16, const enum mb_coding co
 MB_INLINE struct mb_tables mb_tables_of(const enum mb_coding coding, const uint8_t *own)
 {
     const uint8_t *table = mb_coding_has_own_table(coding) ? own : mb_coding_table(coding);
-    struct mb_tables tables = {v_bytes(0), v_bytes(0), {v_bytes(0)}, own};
+    struct mb_tables tables = {v_bytes(0), v_bytes(0), {v_bytes(0)}, own, false};
     if (mb_coding_has_column_tables(coding))
         return tables;
 #if V_LOOKUP64
@@ -57,6 +66,18 @@ MB_INLINE struct mb_tables mb_tables_of(const enum mb_coding coding, const uint8
         tables.low = mb_decode_table(table, coding);
     if (mb_coding_table(coding) != NULL && mb_coding_bits(coding) > 4)
         tables.high = mb_decode_table(table + 16, coding);
+    return tables;
+}
+/* The same for dots that are summed as they are decoded. */
+MB_INLINE struct mb_tables mb_tables_of_dots(const enum mb_coding coding, const uint8_t *own)
+{
+    struct mb_tables tables = mb_tables_of(coding, own);
+#if V_LOW_DOT
+    const unsigned spare = mb_codebook_spare(coding);
+    tables.spared = spare > 0;
+    if (spare > 0 && !mb_coding_has_column_tables(coding))
+        tables.low = v_code_sub(v_table(own), v_bytes((int)spare));
+#endif
     return tables;
 }
 /* Of quad q of a run whose first quad `tables` is of. */
@@ -167,6 +188,10 @@ MB_INLINE v_code mb_decode_columns(const struct mb_planes *planes, unsigned q,
                  code = bits == 4   ? v_lookup_columns16(tables->columns, index)
                         : bits == 3 ? v_lookup_columns8(tables->columns, index)
                                     : v_lookup(v_table(tables->columns), index);
+#if V_LOW_DOT
+    if (tables->spared)
+        return v_code_sub(code, v_bytes((int)mb_codebook_spare(coding)));
+#endif
     return mb_is_signed(mb_coding_max(coding)) ? v_xor(code, v_bytes(0x80)) : code;
 }
 

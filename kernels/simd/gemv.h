@@ -42,15 +42,25 @@ MB_INLINE v_int mb_dot(v_int sum, v_code code, v_act act, const unsigned max_cod
     return v_dot_fold(sum, v_dot_first(sum, code, act, max_code), max_code);
 }
 
-/* Where the dots of the group at weight k of the rows start. */
+/* Largest code as it is multiplied. */
+MB_INLINE unsigned mb_dot_max(const enum mb_coding coding)
+{
+    const unsigned spare = mb_codebook_spare(coding);
+    return spare == 0 ? mb_coding_max(coding) : spare == 64 ? 127 : 63;
+}
+
+/* Where the dots of the group at weight k of the rows start. The bias is -128 times a sum, of which
+ * a quarter or half is due to small codes. */
 MB_INLINE void mb_stream_start(const struct mb_row *row, size_t k, const unsigned rows,
                                const unsigned registers, const enum mb_coding coding,
                                const enum mb_scale_kind scale, mb_tile_int dot)
 {
     MB_EACH (r, rows) {
-        const v_int start = mb_has_bias(scale, mb_coding_max(coding))
-                                ? v_broadcast4(row[r].bias + k / mb_scale_group(scale))
-                                : v_zero();
+        v_int start = mb_has_bias(scale, mb_dot_max(coding))
+                          ? v_broadcast4(row[r].bias + k / mb_scale_group(scale))
+                          : v_zero();
+        if (mb_codebook_spare(coding) > 0)
+            start = v_int_sra(start, mb_codebook_spare(coding) == 64 ? 1 : 2);
         MB_EACH (v, registers)
             dot[r][v] = start;
     }
@@ -71,13 +81,13 @@ MB_INLINE void mb_stream_dots(const struct mb_stream *w, const struct mb_row *ro
                               const unsigned registers, const enum mb_coding coding,
                               const enum mb_scale_kind scale, mb_tile_int dot)
 {
-    const unsigned max_code = mb_coding_max(coding), group = mb_scale_group(scale),
+    const unsigned max_code = mb_dot_max(coding), group = mb_scale_group(scale),
                    quads = (group < MB_CHUNK_K ? group : MB_CHUNK_K) / 4;
     const unsigned chain = v_dot_chain(max_code) < quads ? v_dot_chain(max_code) : quads;
     const unsigned count = v_dot_registers(registers);
     const bool raise = mb_is_raised(coding) && 3 * rows * registers + 4 <= V_REGISTERS,
                apart = raise || mb_is_halved(quads, rows * registers);
-    const struct mb_tables tables = mb_tables_of(coding, w->table);
+    const struct mb_tables tables = mb_tables_of_dots(coding, w->table);
     struct mb_planes planes[MB_TILE_REGISTERS];
     mb_tile_int odd;
     MB_EACH (r, rows)

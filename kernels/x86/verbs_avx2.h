@@ -30,6 +30,8 @@
 
 /* A dot is exact only for codes as low as they are. */
 #define V_WIDE_DOT 0
+#define V_LOW_DOT 1 /* and as cheap */
+MB_INLINE v_code v_code_sub(v_code a, v_code b) { return _mm256_sub_epi8(a, b); }
 
 /* ---- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold ---- */
 

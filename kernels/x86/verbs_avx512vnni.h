@@ -34,6 +34,7 @@ enum { V_LANES = 16, V_PARTS = 1, V_BYTES = 64, V_REGISTERS = 32 };
 
 /* A dot never saturates, so codes may stand higher than they are. */
 #define V_WIDE_DOT 1
+#define V_LOW_DOT 0
 
 /* ---- memory ---- */
 

@@ -22,6 +22,7 @@
 
 /* A dot never saturates, so codes may stand higher than they are. */
 #define V_WIDE_DOT 1
+#define V_LOW_DOT 0
 
 /* ---- dots: v_dot_first, v_dot_next up to v_dot_chain times, v_dot_fold ---- */
 

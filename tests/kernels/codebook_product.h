@@ -47,6 +47,13 @@ static inline double largest_of(const float *levels, unsigned bits)
     return largest;
 }
 
+/* A codebook's unit is 1/127 to 1/64 of its largest level, of 3 bits 1/63 to 1/32, of fewer 1/31 to
+ * 1/16. */
+static inline double unit_of(const float *levels, unsigned bits)
+{
+    return largest_of(levels, bits) / (bits < 3 ? 16 : bits == 3 ? 32 : 64);
+}
+
 /* The codebook of the i-th column. */
 static inline const float *levels_of(const struct product *p, size_t i)
 {
@@ -57,9 +64,11 @@ static inline const float *levels_of(const struct product *p, size_t i)
  * largest of which is not above the row's largest; by column, each in the unit of its codebook. */
 static inline void expect(struct product *p)
 {
-    double most = 0; /* units are 1/127 to 1/64 of the largest level */
-    for (size_t i = 0; i < p->k; i++)
-        most = larger(most, largest_of(levels_of(p, i), p->bits[i]) / 64);
+    double most = 0, widest = 0;
+    for (size_t i = 0; i < p->k; i++) {
+        most = larger(most, unit_of(levels_of(p, i), p->bits[i]));
+        widest = larger(widest, most * (p->bits[i] < 3 ? 31 : p->bits[i] == 3 ? 63 : 127));
+    }
     p->exact = allocate(p->m * p->n * sizeof *p->exact);
     p->bound = allocate(p->m * p->n * sizeof *p->bound);
     for (size_t r = 0; r < p->m; r++) {
@@ -76,8 +85,8 @@ static inline void expect(struct product *p)
                     p->groups > 0 ? (double)p->scales[j * p->groups + (p->group ? p->group[i] : 0)]
                                   : 1;
                 const double level = (double)levels_of(p, i)[p->codes[j * p->k + c]];
-                const double unit = largest_of(levels_of(p, i), bits) / 64;
-                const double steps = p->column_levels != NULL ? 127 * most : fabs(level) + unit;
+                const double unit = unit_of(levels_of(p, i), bits);
+                const double steps = p->column_levels != NULL ? widest : fabs(level) + unit;
                 sum += scale * level * (double)x[c];
                 sizes += scale * steps * amax;
                 /* half a step of the activation, half a unit of the level, scale in f16 */

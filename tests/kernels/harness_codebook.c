@@ -75,16 +75,27 @@ static void make_runs(struct codebook_case *c, bool by_column, struct rng *rng)
     c->book = (struct mb_codebook){c->runs, RUNS, c->tables, (size_t)chunk * MB_CHUNK_K, by_column};
 }
 
-/* What a code stands for is within 127 of 128. */
-static uint8_t make_level(enum fill fill, struct rng *rng)
+/* What a code stands for is within 127 of 128, of 3 bits within 63, of fewer within 31. */
+static uint8_t make_level(enum fill fill, unsigned bits, struct rng *rng)
 {
-    const uint8_t random = (uint8_t)(1 + rng_below(rng, 255));
+    const unsigned most = bits < 3 ? 31 : bits == 3 ? 63 : 127;
+    const unsigned random = 128 - most + (unsigned)rng_below(rng, 2 * most + 1);
     switch (fill) {
     case FILL_MAX_PLUS:
-    case FILL_MAX_MINUS: return 255;
-    case FILL_MAX_MIXED: return random < 128 ? 1 : 255;
+    case FILL_MAX_MINUS: return (uint8_t)(128 + most);
+    case FILL_MAX_MIXED: return (uint8_t)(random < 128 ? 128 - most : 128 + most);
     case FILL_ZERO_CODES: return 128;
-    default: return random;
+    default: return (uint8_t)random;
+    }
+}
+
+/* The table that starts at a byte is that of the last run which does. */
+static void make_tables(struct codebook_case *c, struct rng *rng)
+{
+    for (size_t r = 0; r < RUNS; r++) {
+        const size_t end = r + 1 < RUNS ? c->runs[r + 1].table : c->table_bytes;
+        for (size_t i = c->runs[r].table; i < (end > c->runs[r].table ? end : c->table_bytes); i++)
+            c->tables[i] = make_level(c->fill, c->runs[r].bits, rng);
     }
 }
 
@@ -99,15 +110,14 @@ static void make_panels(struct codebook_case *c, struct rng *rng)
 {
     uint8_t code[MOST_CHUNKS * MB_CHUNK_K];
     c->panels = allocate(PANELS * c->panel_bytes);
-    for (size_t i = 0; i < c->table_bytes; i++)
-        c->tables[i] = make_level(c->fill, rng);
+    make_tables(c, rng);
     for (size_t row = 0; row < 16 * PANELS; row++) {
         uint8_t *panel = c->panels + row / 16 * c->panel_bytes, *to = code;
         for (size_t i = 0; i < RUNS; i++) {
             mb_codebook_pack_scale(panel + c->runs[i].scale, row % 16, make_scale(c->fill, rng));
             for (size_t j = 0; j < c->runs[i].chunks * MB_CHUNK_K; j++)
                 *to++ = c->runs[i].coding == MB_CODING_B8
-                            ? make_level(c->fill, rng)
+                            ? make_level(c->fill, 8, rng)
                             : (uint8_t)rng_below(rng, (size_t)1 << c->runs[i].bits);
         }
         mb_codebook_pack_lane(&c->book, panel, row % 16, code);

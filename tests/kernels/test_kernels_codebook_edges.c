@@ -11,35 +11,40 @@ static void test_levels(void **state)
     struct rng rng = rng_seed(rng_test_seed());
     for (int round = 0; round < 200; round++) {
         float levels[32];
-        const size_t count = (size_t)1 << (1 + round % 5);
+        const unsigned bits = 1 + (unsigned)round % 5;
+        const size_t count = (size_t)1 << bits;
+        const int most = bits < 3 ? 31 : bits == 3 ? 63 : 127;
         double largest = 0, off = 0, plain = 0;
         for (size_t i = 0; i < count; i++) {
             levels[i] = ldexpf(rng_gauss(&rng), round % 60 - 30);
             largest = larger(largest, fabs((double)levels[i]));
         }
-        const double unit = (double)mb_codebook_unit(levels, count);
-        assert_true(unit >= largest / 127 * (1 - 1e-6) && unit <= largest / 64 * (1 + 1e-6));
+        const double unit = (double)mb_codebook_unit(levels, bits);
+        assert_true(unit >= largest / most * (1 - 1e-6));
+        assert_true(unit <= largest * 2 / (most + 1) * (1 + 1e-6));
         for (size_t i = 0; i < count; i++) {
-            const int byte = mb_codebook_level(levels[i], (float)unit);
-            const double error = unit * (byte - 128) - (double)levels[i], step = largest / 127,
+            const int byte = mb_codebook_level(levels[i], (float)unit, bits);
+            const double error = unit * (byte - 128) - (double)levels[i], step = largest / most,
                          other = step * rint((double)levels[i] / step) - (double)levels[i];
-            assert_true(byte >= 1 && byte <= 255);
+            assert_true(byte >= 128 - most && byte <= 128 + most);
             assert_true(fabs(error) <= unit * 0.5001);
             off += error * error;
             plain += other * other;
         }
-        assert_true(off <= plain * 1.0001 + largest * largest * 1e-12); /* never worse than / 127 */
+        assert_true(off <=
+                    plain * 1.0001 + largest * largest * 1e-12); /* never worse than / most */
     }
     const float two[] = {-3, 3, 3, 1}, none[] = {0, 0}, tiny[] = {FLT_TRUE_MIN, -FLT_TRUE_MIN},
                 huge[] = {FLT_MAX, -FLT_MAX};
-    const float unit = mb_codebook_unit(two, 4); /* exact in thirds */
+    const float unit = mb_codebook_unit(two, 2); /* exact in thirds */
     for (size_t i = 0; i < 4; i++)
-        assert_true(fabsf(unit * (float)(mb_codebook_level(two[i], unit) - 128) - two[i]) < 1e-5f);
-    assert_true(mb_codebook_unit(none, 2) == 1);
-    assert_int_equal(mb_codebook_level(0, 1), 128);
-    assert_int_equal(mb_codebook_level(tiny[0], mb_codebook_unit(tiny, 2)), 128);
-    assert_true(isfinite(mb_codebook_unit(huge, 2)));
-    assert_true(mb_codebook_level(huge[0], mb_codebook_unit(huge, 2)) >= 192);
+        assert_true(fabsf(unit * (float)(mb_codebook_level(two[i], unit, 2) - 128) - two[i]) <
+                    1e-5f);
+    assert_true(mb_codebook_unit(none, 1) == 1);
+    assert_int_equal(mb_codebook_level(0, 1, 8), 128);
+    assert_int_equal(mb_codebook_level(tiny[0], mb_codebook_unit(tiny, 1), 1), 128);
+    assert_true(isfinite(mb_codebook_unit(huge, 1)));
+    assert_true(mb_codebook_level(huge[0], mb_codebook_unit(huge, 1), 1) >= 144);
 }
 
 /* All equal, two values, zeros everywhere, scales far apart, one row, one column. */
