@@ -12,11 +12,12 @@
  * Columns are multiplied in the order that they are given in; activations are gathered into it when
  * they are prepared, so they belong to one matrix. Nothing else costs time: outputs are in place.
  *
- * Numeric  levels are kept in int8, in a unit per codebook (the best of 64): at most half a unit,
- * 1/127 to 1/254 of the largest level, is lost. Scales are kept in f16 times a power of two for the
- * matrix: 2^-11 relative down to 2^-29 of the largest, less exact below. Activations, by column
- * times the unit of its codebook, are int8 with a scale per 32 values, in the order of storage;
- * dots are exact. The same bits on every ISA, for every m, range and number of threads. */
+ * Numeric  levels are kept as whole numbers in a unit per codebook, the best of those that give the
+ * largest one 64 to 127, of 3 bits 32 to 63, of fewer 16 to 31: at most half a unit is lost. Scales
+ * are kept in f16 times a power of two for the matrix: 2^-11 relative down to 2^-29 of the largest,
+ * less exact below. Activations, by column times the unit of its codebook, are int8 with a scale
+ * per 32 values, in the order of storage; dots are exact. The same bits on every ISA, for every m,
+ * range and number of threads. */
 #ifndef MIXBIT_CODEBOOK_H
 #define MIXBIT_CODEBOOK_H
 
