@@ -22,6 +22,9 @@
 
 #include <stdbool.h>
 
+/* Codebook matrices are all served alike: the format that kernels of them are asked for by. */
+enum { MB_BACKEND_CODEBOOK = MB_FORMAT_CB4 };
+
 struct mb_backend_device;
 struct mb_backend_weights;
 struct mb_backend_input;
@@ -73,7 +76,7 @@ struct mb_backend {
      * the CPU, which keeps the pointer. MB_ERR_MEMORY when the device has no room. */
     enum mb_status (*upload)(struct mb_backend_device *device, const struct mb_weights *weights,
                              struct mb_backend_weights **uploaded, struct mb_error *error);
-    /* The same of a codebook matrix; kernels and tiles are those of any format of such. Its memory
+    /* The same of a codebook matrix; its kernels are those of MB_BACKEND_CODEBOOK. Its memory
      * stays as long as rows are prepared for it. NULL, and so is input_of_codebook: a backend
      * without kernels for them, or the CPU, which has its own way. */
     enum mb_status (*upload_codebook)(struct mb_backend_device *device,

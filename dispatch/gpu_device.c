@@ -192,8 +192,8 @@ enum mb_status mb_gpu_upload_codebook(struct mb_backend_device *device,
         return mb_error_set(error, MB_ERR_SHAPE, -1,
                             "a codebook matrix that is none, or too large");
     enum mb_status status =
-        cut_into_parts(device, mb_format_info(MB_FORMAT_CB4), weights->n, weights->k,
-                       weights->panel_bytes, room / weights->panel_bytes, &w, error);
+        cut_into_parts(device, mb_format_info((enum mb_format)MB_BACKEND_CODEBOOK), weights->n,
+                       weights->k, weights->panel_bytes, room / weights->panel_bytes, &w, error);
     if (status == MB_OK) {
         w->codebook = *weights;
         w->stored_k = weights->padded_k;

@@ -9,14 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Kernels of codebook matrices are those of any of their formats; what a profile says of one of
- * about four bits is as good as another. */
-enum {
-    BUFFERS_MOST = 64,
-    MANY = 16,
-    MANY_MEASURED = 512,
-    CODEBOOK_FORMAT = MB_FORMAT_CB4,
-};
+enum { BUFFERS_MOST = 64, MANY = 16, MANY_MEASURED = 512 };
 
 struct uploaded {
     const struct mb_weights *host;
@@ -67,7 +60,7 @@ static struct mb_backend_kernel best_kernel(const struct mb_offload_target *targ
 {
     const struct mb_accelerator *a = target->accelerator;
     const enum mb_format format =
-        w->format != MB_FORMAT_NONE ? w->format : (enum mb_format)CODEBOOK_FORMAT;
+        w->format != MB_FORMAT_NONE ? w->format : (enum mb_format)MB_BACKEND_CODEBOOK;
     struct mb_backend_kernel kernel;
     struct mb_cost cost;
     if (target->profile != NULL &&

@@ -13,7 +13,7 @@
 #ifndef MIXBIT_KERNELS_SIMD_DECODE_H
 #define MIXBIT_KERNELS_SIMD_DECODE_H
 
-#include "kernels/panel.h"
+#include "kernels/codebook.h"
 
 /* for i in 0 .. n - 1, unrolled: arrays indexed by i stay in registers. */
 #define MB_EACH(i, n) _Pragma("GCC unroll 64") for (unsigned i = 0; i < (n); i++)
@@ -25,11 +25,12 @@ enum { MB_CHUNK_QUADS = MB_CHUNK_K / 4 };
 MB_INLINE bool mb_is_signed(const unsigned max_code) { return V_SIGNED_CODES && max_code > 127; }
 
 /* Where a dot has no room for level + 128, what of it codebooks of few bits leave out: their levels
- * are small (mb_codebook_largest), and so is level + 32, or + 64 of 3 bits. 0: nothing. */
+ * are small, and so is level + 32, or + 64 of 3 bits. 0: nothing. */
 MB_INLINE unsigned mb_codebook_spare(const enum mb_coding coding)
 {
-    const unsigned bits = mb_coding_bits(coding);
-    return !V_LOW_DOT || !mb_coding_has_own_table(coding) || bits > 3 ? 0 : bits == 3 ? 64 : 96;
+    return V_LOW_DOT && mb_coding_has_own_table(coding)
+               ? 127 - (unsigned)mb_codebook_largest(mb_coding_bits(coding))
+               : 0;
 }
 
 /* What a coding's codes are looked up in, signed where codes are: 16 entries, and 16 more for 5

@@ -45,22 +45,22 @@ MB_INLINE v_int mb_dot(v_int sum, v_code code, v_act act, const unsigned max_cod
 /* Largest code as it is multiplied. */
 MB_INLINE unsigned mb_dot_max(const enum mb_coding coding)
 {
-    const unsigned spare = mb_codebook_spare(coding);
-    return spare == 0 ? mb_coding_max(coding) : spare == 64 ? 127 : 63;
+    return mb_coding_max(coding) - 2 * mb_codebook_spare(coding);
 }
 
-/* Where the dots of the group at weight k of the rows start. The bias is -128 times a sum, of which
- * a quarter or half is due to small codes. */
+/* Where the dots of the group at weight k of the rows start. The bias is -128 times a sum; what
+ * codes spare of the 128 leaves a half or a quarter. */
 MB_INLINE void mb_stream_start(const struct mb_row *row, size_t k, const unsigned rows,
                                const unsigned registers, const enum mb_coding coding,
                                const enum mb_scale_kind scale, mb_tile_int dot)
 {
+    const unsigned spare = mb_codebook_spare(coding);
     MB_EACH (r, rows) {
         v_int start = mb_has_bias(scale, mb_dot_max(coding))
                           ? v_broadcast4(row[r].bias + k / mb_scale_group(scale))
                           : v_zero();
-        if (mb_codebook_spare(coding) > 0)
-            start = v_int_sra(start, mb_codebook_spare(coding) == 64 ? 1 : 2);
+        if (spare > 0)
+            start = v_int_sra(start, (unsigned)__builtin_ctz(128 / (128 - spare)));
         MB_EACH (v, registers)
             dot[r][v] = start;
     }

@@ -10,7 +10,7 @@
 
 #include <stdio.h>
 
-enum { ANY = MB_FORMAT_CB3 }; /* kernels are those of every format of codebooks */
+enum { ANY = MB_BACKEND_CODEBOOK };
 
 struct on_device {
     struct mb_backend_weights *weights;
